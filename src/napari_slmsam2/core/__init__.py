@@ -1,0 +1,1 @@
+"""What the words mean: volumes, prompts, plans, settings, events. numpy only."""

@@ -1,0 +1,335 @@
+"""Settings: one record for the command line, the form in the window and the session file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from napari_slmsam2.core.errors import ConfigError
+
+
+def setting(
+    default: Any,
+    title: str,
+    help: str,  # noqa: A002 - the word that every form and command line uses
+    *,
+    choices: tuple[Any, ...] | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    unit: str | None = None,
+    advanced: bool = False,
+) -> Any:
+    """A dataclass field that knows how to present itself.
+
+    Parameters
+    ----------
+    default : object
+        Immutable default value.
+    title, help : str
+        For forms and command lines.
+    choices : tuple, optional
+        The only values allowed.
+    minimum, maximum : float, optional
+        Inclusive range of numbers. None values are not checked.
+    unit : str, optional
+    advanced : bool
+        True for settings that a form hides at first.
+    """
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "title": title,
+            "help": help,
+            "choices": choices,
+            "minimum": minimum,
+            "maximum": maximum,
+            "unit": unit,
+            "advanced": advanced,
+        },
+    )
+
+
+class Settings:
+    """Base of the frozen settings records: validation and plain-dict round trip."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                value = _tuples(value)
+                object.__setattr__(self, field.name, value)
+            self._check(field, value)
+
+    @staticmethod
+    def _check(field: dataclasses.Field[Any], value: Any) -> None:
+        choices = field.metadata.get("choices")
+        if choices is not None and value not in choices:
+            raise ConfigError(
+                f"setting {field.name}",
+                "is not one of the choices",
+                expected=" | ".join(str(c) for c in choices),
+                found=repr(value),
+            )
+        if value is None or not isinstance(value, int | float) or isinstance(value, bool):
+            return
+        low, high = field.metadata.get("minimum"), field.metadata.get("maximum")
+        if value != value or (low is not None and value < low) or (
+            high is not None and value > high
+        ):
+            raise ConfigError(
+                f"setting {field.name}",
+                "is out of range",
+                expected=f"{'' if low is None else f'at least {low} '}"
+                f"{'' if high is None else f'at most {high}'}".strip(),
+                found=value,
+            )
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some settings changed, checked again."""
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`.
+
+        Raises
+        ------
+        ConfigError
+            A key is not a setting, or a value is not allowed.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(
+                cls.__name__, f"has no setting {unknown[0]!r}", expected=sorted(known)
+            )
+        return cls(**{k: _tuples(v) for k, v in values.items()})
+
+    @classmethod
+    def fields(cls) -> Iterator[dataclasses.Field[Any]]:
+        """The fields with their metadata, in order."""
+        yield from dataclasses.fields(cls)  # type: ignore[arg-type]
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class PropagationConfig(Settings):
+    """How masks are carried through the volume."""
+
+    direction: str = setting(
+        "both",
+        "Direction",
+        "Sweep away from the seeds both ways, or only towards higher (forward) or lower "
+        "(backward) slice numbers.",
+        choices=("both", "forward", "backward"),
+    )
+    merge: str = setting(
+        "auto",
+        "Merge between seeds",
+        "Between two seeds both sweeps are merged, weighted by confidence and by the distance to "
+        "their seeds. 'interpolation' adds the shape interpolated between the seeds as a third "
+        "voice. 'auto' takes what suits the model.",
+        choices=("auto", "sweeps", "interpolation"),
+    )
+    overlap: str = setting(
+        "highest",
+        "Overlap",
+        "Where two labels meet: the more probable one wins ('highest'), the label that is "
+        "already there stays ('keep'), or the new one replaces it ('overwrite'). Seeds always "
+        "stay.",
+        choices=("highest", "keep", "overwrite"),
+    )
+    stop_after_absent: int = setting(
+        3,
+        "Stop after absent slices",
+        "Beyond the outermost seed a sweep ends after this many slices in a row without the "
+        "object.",
+        minimum=1,
+        unit="slices",
+    )
+    order: str = setting(
+        "gaps",
+        "Order of sweeps",
+        "'gaps': every gap between seeds is swept from its own seeds, with a state of its own. "
+        "'upstream': SAM 2's order, one forward and one backward walk that share one state; for "
+        "comparison with SAM 2.",
+        choices=("gaps", "upstream"),
+        advanced=True,
+    )
+    batch_size: int = setting(
+        8,
+        "Labels per batch",
+        "Labels that go through the network at once. Less needs less memory.",
+        minimum=1,
+        unit="labels",
+        advanced=True,
+    )
+    precision: str = setting(
+        "auto",
+        "Precision",
+        "'auto': bfloat16 where the device is fast at it, else float32.",
+        choices=("auto", "float32", "bfloat16"),
+        advanced=True,
+    )
+    memory_dtype: str = setting(
+        "bfloat16",
+        "Precision of stored memory",
+        "SAM 2 stores memory maps in bfloat16; float32 takes twice the space.",
+        choices=("bfloat16", "float32"),
+        advanced=True,
+    )
+    embedding_budget: int = setting(
+        2048,
+        "Memory for image features",
+        "Encoded slices are kept up to this size, so that further labels and corrections need "
+        "not encode them again. 0 keeps none.",
+        minimum=0,
+        unit="MiB",
+        advanced=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Settings):
+    """Every network of this package: SAM 2.1, SLM-SAM 2 on any of its trunks, compact ones.
+
+    Defaults are SAM 2.1 Hiera-T (Ravi et al. 2024, arXiv:2408.00714); the short-term memory is
+    SLM-SAM 2's (Chen et al., arXiv:2505.01854).
+    """
+
+    image_size: int = setting(
+        1024, "Input size", "Side of the square network input.", minimum=32, unit="px"
+    )
+    embed_dim: int = setting(96, "Trunk width", "Channels of the first stage.", minimum=1)
+    trunk_heads: int = setting(1, "Trunk heads", "Attention heads of the first stage.", minimum=1)
+    stages: tuple[int, ...] = setting((1, 2, 7, 2), "Stages", "Blocks of the four stages.")
+    global_attention_blocks: tuple[int, ...] = setting(
+        (5, 7, 9), "Global blocks", "Trunk blocks that attend to the whole slice."
+    )
+    window_spec: tuple[int, ...] = setting(
+        (8, 4, 14, 7), "Windows", "Attention window of each stage, in tokens."
+    )
+    pos_embed_background: tuple[int, int] = setting(
+        (7, 7), "Position grid", "Grid of the trunk's learned position embedding."
+    )
+    model_dim: int = setting(256, "Model width", "Channels of the image feature.", minimum=8)
+    memory_dim: int = setting(64, "Memory width", "Channels of a memory map.", minimum=4)
+    attention_layers: int = setting(4, "Memory attention layers", "Of each memory.", minimum=1)
+    attention_heads: int = setting(1, "Memory attention heads", "Of each memory.", minimum=1)
+    feedforward_dim: int = setting(2048, "Memory attention feed-forward", "Width.", minimum=1)
+    memory_slices: int = setting(
+        7, "Long-term memory", "Rows of the time table: one for seeds, one per past slice.",
+        minimum=2, unit="slices",
+    )
+    max_pointers: int = setting(
+        16, "Object pointers", "Longest distance of a pointer, plus one.", minimum=1
+    )
+    short_memory_slices: int = setting(
+        0,
+        "Short-term memory",
+        "Slices that the short-term memory attention reads. 0: SAM 2, without it.",
+        minimum=0,
+        unit="slices",
+    )
+    short_time_rows: int | None = setting(
+        None,
+        "Own time table",
+        "Rows of the short-term memory's own time table; none: it reads the long-term one.",
+        minimum=1,
+    )
+    fusion: str = setting(
+        "sum",
+        "Fusion",
+        "How the two memories are joined: 'sum' and ConvNeXt blocks as published, or 'gate', "
+        "long + g * (short - long), which starts as SAM 2.",
+        choices=("sum", "gate"),
+    )
+    fuser_layers: int = setting(2, "Fuser blocks", "ConvNeXt blocks after the sum.", minimum=0)
+    fuser_layer_scale: float = setting(
+        1e-6, "Fuser layer scale", "Initial layer scale of the ConvNeXt blocks.", minimum=0
+    )
+    decoder_layers: int = setting(2, "Decoder layers", "Two-way transformer blocks.", minimum=1)
+    decoder_heads: int = setting(8, "Decoder heads", "Attention heads.", minimum=1)
+    decoder_mlp_dim: int = setting(2048, "Decoder feed-forward", "Width.", minimum=1)
+    iou_head_dim: int = setting(256, "IoU head", "Width of the predicted-IoU head.", minimum=1)
+    mask_channels: int = setting(16, "Mask prompt channels", "Width.", minimum=4)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.stages) != 4 or len(self.window_spec) != 4:
+            raise ConfigError(
+                "setting stages", "the trunk has four stages", found=(self.stages, self.window_spec)
+            )
+        self._divides("image_size", self.image_size, 32)
+        self._divides("model_dim", self.model_dim, 8)
+        self._divides("model_dim", self.model_dim, self.memory_dim, "memory_dim")
+        self._divides("model_dim", self.model_dim // 2, self.decoder_heads, "2 * decoder_heads")
+        self._divides("model_dim", self.model_dim // 4, self.attention_heads, "4 * attention_heads")
+        rows = self.short_time_rows or self.memory_slices
+        if self.short_memory_slices > rows:
+            raise ConfigError(
+                "setting short_memory_slices",
+                "is longer than the time table it reads",
+                expected=f"at most {rows}",
+                found=self.short_memory_slices,
+            )
+
+    @staticmethod
+    def _divides(name: str, value: int, divisor: int, what: str | None = None) -> None:
+        if value % divisor:
+            raise ConfigError(
+                f"setting {name}",
+                f"must be a multiple of {what or divisor}",
+                found=value,
+            )
+
+    @property
+    def has_short_memory(self) -> bool:
+        """Whether there is a short-term memory beside the long-term one."""
+        return self.short_memory_slices > 0
+
+
+_TRUNKS: dict[str, dict[str, Any]] = {
+    "tiny": {},
+    "small": {"stages": (1, 2, 11, 2), "global_attention_blocks": (7, 10, 13)},
+    "base_plus": {
+        "embed_dim": 112,
+        "trunk_heads": 2,
+        "stages": (2, 3, 16, 3),
+        "global_attention_blocks": (12, 16, 20),
+        "pos_embed_background": (14, 14),
+    },
+    "large": {
+        "embed_dim": 144,
+        "trunk_heads": 2,
+        "stages": (2, 6, 36, 4),
+        "global_attention_blocks": (23, 33, 43),
+        "pos_embed_background": (7, 7),
+        "window_spec": (8, 4, 16, 8),
+    },
+}
+
+
+def sam2_config(trunk: str = "tiny", **changes: Any) -> ModelConfig:
+    """SAM 2.1 with one of its trunks: ``tiny``, ``small``, ``base_plus`` or ``large``."""
+    if trunk not in _TRUNKS:
+        raise ConfigError("trunk", "is not known", expected=" | ".join(_TRUNKS), found=repr(trunk))
+    return ModelConfig(**{**_TRUNKS[trunk], **changes})
+
+
+def slm_sam2_config(
+    trunk: str = "tiny", *, short_memory_slices: int = 1, fusion: str = "sum", **changes: Any
+) -> ModelConfig:
+    """SLM-SAM 2 on one of SAM 2.1's trunks."""
+    return sam2_config(
+        trunk, short_memory_slices=short_memory_slices, fusion=fusion, **changes
+    )

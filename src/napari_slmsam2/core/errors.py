@@ -1,0 +1,87 @@
+"""The package's exceptions.
+
+None derives from ``RuntimeError``: a generator that runs in a napari worker and raises a
+``RuntimeError`` ends without emitting ``errored`` or ``finished``.
+"""
+
+from __future__ import annotations
+
+
+class SlmSam2Error(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class InputError(SlmSam2Error):
+    """Something the user gave cannot be used.
+
+    Parameters
+    ----------
+    what : str
+        The file, layer, option or field, as the user knows it.
+    problem : str
+        What is wrong with it.
+    expected, found : object, optional
+        Both ends of the mismatch.
+    hint : str, optional
+        What to do about it.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        problem: str,
+        *,
+        expected: object = None,
+        found: object = None,
+        hint: str | None = None,
+    ) -> None:
+        parts = [f"{what}: {problem}"]
+        if expected is not None:
+            parts.append(f"expected {expected}")
+        if found is not None:
+            parts.append(f"found {found}")
+        message = "; ".join(parts) + "."
+        if hint:
+            message += f" {hint}"
+        super().__init__(message)
+        self.what = what
+        self.problem = problem
+        self.expected = expected
+        self.found = found
+        self.hint = hint
+
+
+class VolumeError(InputError):
+    """An image or label volume cannot be read or used."""
+
+
+class GridMismatchError(VolumeError):
+    """Two volumes that must share one grid do not."""
+
+
+class PromptError(InputError):
+    """A seed, point, box or extent does not fit the volume or the model."""
+
+
+class ConfigError(InputError):
+    """A setting is outside its range or contradicts another one."""
+
+
+class OutputError(InputError):
+    """A result cannot be written where the user asked for it."""
+
+
+class CheckpointError(InputError):
+    """A file does not hold the weights that the model needs."""
+
+
+class DownloadError(InputError):
+    """Model weights could not be downloaded or failed their verification."""
+
+
+class DeviceError(InputError):
+    """The requested device is not there or cannot do the work."""
+
+
+class DeviceMemoryError(DeviceError):
+    """The device has not enough memory, also after every fallback."""

@@ -1,0 +1,328 @@
+"""Seeds: what a person said about one slice. Immutable; arrays are copied on entry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_slmsam2.core.errors import PromptError
+
+
+class PromptKind(Enum):
+    """What a seed consists of."""
+
+    MASK = "mask"
+    POINTS = "points"
+    ABSENT = "absent"
+
+
+def _frozen(array: npt.ArrayLike, dtype: npt.DTypeLike) -> np.ndarray:
+    copy = np.array(array, dtype=dtype, order="C")
+    copy.setflags(write=False)
+    return copy
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SlicePrompt:
+    """One annotated slice of one label (SAM 2: a conditioning frame with its prompt).
+
+    Make one with `from_mask`, `from_points`, `from_box` or `absent_at`.
+
+    Attributes
+    ----------
+    label : int
+        Label value, at least 1.
+    index : int
+        Slice index along the propagation axis.
+    kind : PromptKind
+    mask : ndarray of bool, shape (H, W), or None
+        Exactly what the person drew.
+    points : ndarray of float, shape (N, 2), or None
+        ``(row, column)`` in slice pixels; the centre of the first pixel is ``(0, 0)``.
+    point_labels : ndarray of int, shape (N,), or None
+        1 inside the object, 0 outside.
+    box : tuple of float, or None
+        ``(row_min, column_min, row_max, column_max)`` in slice pixels.
+    previous : SlicePrompt or None
+        The prompt that these points refine: its mask logits are fed back to the network.
+    """
+
+    label: int
+    index: int
+    kind: PromptKind
+    mask: npt.NDArray[np.bool_] | None = None
+    points: npt.NDArray[np.float64] | None = None
+    point_labels: npt.NDArray[np.int32] | None = None
+    box: tuple[float, float, float, float] | None = None
+    previous: SlicePrompt | None = None
+
+    def __post_init__(self) -> None:
+        if int(self.label) < 1:
+            raise PromptError(
+                "label", "is not a label value", expected="1 or more", found=self.label
+            )
+        if int(self.index) < 0:
+            raise PromptError(
+                "slice index", "is negative", expected="0 or more", found=self.index
+            )
+
+    @classmethod
+    def from_mask(cls, label: int, index: int, mask: npt.ArrayLike) -> SlicePrompt:
+        """A painted slice; an empty mask says that the object is absent.
+
+        Parameters
+        ----------
+        label, index : int
+        mask : array_like of bool, shape (H, W)
+
+        Raises
+        ------
+        PromptError
+            The mask is not two-dimensional.
+        """
+        array = np.asarray(mask)
+        if array.ndim != 2:
+            raise PromptError(
+                f"mask of label {label} on slice {index}",
+                "is not a slice",
+                expected="2 dimensions",
+                found=f"shape {array.shape}",
+            )
+        frozen = _frozen(array != 0, bool)
+        kind = PromptKind.MASK if frozen.any() else PromptKind.ABSENT
+        return cls(
+            int(label), int(index), kind, mask=frozen if kind is PromptKind.MASK else None
+        )
+
+    @classmethod
+    def absent_at(cls, label: int, index: int) -> SlicePrompt:
+        """The object is not on this slice."""
+        return cls(int(label), int(index), PromptKind.ABSENT)
+
+    @classmethod
+    def from_points(
+        cls,
+        label: int,
+        index: int,
+        points: npt.ArrayLike,
+        point_labels: npt.ArrayLike | None = None,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> SlicePrompt:
+        """Clicks on one slice, with or without a box.
+
+        Parameters
+        ----------
+        label, index : int
+        points : array_like of float, shape (N, 2)
+            ``(row, column)``.
+        point_labels : array_like of int, shape (N,), optional
+            1 inside, 0 outside the object. Default: all inside.
+        box : tuple of float, optional
+            ``(row_min, column_min, row_max, column_max)``.
+
+        Raises
+        ------
+        PromptError
+            The arrays do not fit each other, a point label is neither 0 nor 1, or the box is empty.
+        """
+        where = f"prompt of label {label} on slice {index}"
+        coordinates = _frozen(np.asarray(points, dtype=float).reshape(-1, 2), np.float64)
+        signs = (
+            np.ones(len(coordinates))
+            if point_labels is None
+            else np.asarray(point_labels).reshape(-1)
+        )
+        if len(signs) != len(coordinates):
+            raise PromptError(
+                where,
+                "points and point labels differ in number",
+                expected=f"{len(coordinates)} point labels",
+                found=len(signs),
+            )
+        if not np.isin(signs, (0, 1)).all():
+            raise PromptError(
+                where,
+                "a point label is neither 0 (outside) nor 1 (inside)",
+                found=sorted(set(np.asarray(signs).tolist())),
+            )
+        if box is None and len(coordinates) == 0:
+            raise PromptError(where, "has neither a point nor a box")
+        if not np.isfinite(coordinates).all():
+            raise PromptError(where, "a point is not finite")
+        if box is not None:
+            row_min, column_min, row_max, column_max = (float(v) for v in box)
+            if not (row_min < row_max and column_min < column_max):
+                raise PromptError(
+                    where,
+                    "the box is empty",
+                    expected="(row_min, column_min, row_max, column_max)",
+                    found=box,
+                )
+            box = (row_min, column_min, row_max, column_max)
+        return cls(
+            int(label),
+            int(index),
+            PromptKind.POINTS,
+            points=coordinates,
+            point_labels=_frozen(signs, np.int32),
+            box=box,
+        )
+
+    @classmethod
+    def from_box(
+        cls, label: int, index: int, box: tuple[float, float, float, float]
+    ) -> SlicePrompt:
+        """A box ``(row_min, column_min, row_max, column_max)`` round the object."""
+        return cls.from_points(label, index, np.empty((0, 2)), box=box)
+
+    def refine(
+        self, points: npt.ArrayLike, point_labels: npt.ArrayLike | None = None
+    ) -> SlicePrompt:
+        """Further clicks on the same slice; the mask so far is fed back with them.
+
+        The new prompt holds all points so far: SAM 2 repeats the earlier ones.
+        """
+        if self.kind is not PromptKind.POINTS:
+            raise PromptError(
+                f"prompt of label {self.label} on slice {self.index}",
+                "only points and boxes can be refined by clicks",
+                found=self.kind.value,
+                hint="Replace the seed instead.",
+            )
+        more = self.from_points(self.label, self.index, points, point_labels)
+        assert self.points is not None and self.point_labels is not None
+        assert more.points is not None and more.point_labels is not None
+        return replace(
+            more,
+            points=_frozen(np.concatenate([self.points, more.points]), np.float64),
+            point_labels=_frozen(
+                np.concatenate([self.point_labels, more.point_labels]), np.int32
+            ),
+            box=self.box,
+            previous=self,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PromptSet:
+    """All seeds and extents of a volume.
+
+    Attributes
+    ----------
+    prompts : mapping of (label, index) to SlicePrompt
+    extents : mapping of label to (first, last)
+        First and last slice of a label; outside of it the object is absent.
+    """
+
+    prompts: Mapping[tuple[int, int], SlicePrompt] = field(default_factory=dict)
+    extents: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompts", MappingProxyType(dict(self.prompts)))
+        object.__setattr__(self, "extents", MappingProxyType(dict(self.extents)))
+
+    def __iter__(self) -> Iterator[SlicePrompt]:
+        return iter(self.prompts.values())
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Label values that have at least one seed, ascending."""
+        return tuple(sorted({label for label, _ in self.prompts}))
+
+    def seeds(self, label: int) -> tuple[int, ...]:
+        """Slice indices of the seeds of a label, ascending (absent ones too)."""
+        return tuple(sorted(index for lab, index in self.prompts if lab == label))
+
+    def get(self, label: int, index: int) -> SlicePrompt | None:
+        """The seed of a label on a slice, if there is one."""
+        return self.prompts.get((label, index))
+
+    def on_slice(self, index: int) -> tuple[SlicePrompt, ...]:
+        """All seeds on one slice."""
+        return tuple(p for p in self.prompts.values() if p.index == index)
+
+    def with_prompt(self, prompt: SlicePrompt) -> PromptSet:
+        """A copy with this seed added, in place of an older one of the same label and slice."""
+        extent = self.extents.get(prompt.label)
+        if (
+            extent
+            and prompt.kind is not PromptKind.ABSENT
+            and not extent[0] <= prompt.index <= extent[1]
+        ):
+            raise PromptError(
+                f"seed of label {prompt.label} on slice {prompt.index}",
+                "lies outside the marked extent of the label",
+                expected=f"slices {extent[0]} to {extent[1]}",
+            )
+        prompts = dict(self.prompts)
+        prompts[prompt.label, prompt.index] = prompt
+        return PromptSet(prompts, self.extents)
+
+    def without(self, label: int, index: int) -> PromptSet:
+        """A copy without this seed."""
+        return PromptSet(
+            {key: p for key, p in self.prompts.items() if key != (label, index)},
+            self.extents,
+        )
+
+    def with_extent(self, label: int, first: int, last: int) -> PromptSet:
+        """A copy in which a label begins on slice ``first`` and ends on slice ``last``."""
+        if not 0 <= first <= last:
+            raise PromptError(
+                f"extent of label {label}",
+                "first and last slice are not in order",
+                expected="0 <= first <= last",
+                found=(first, last),
+            )
+        outside = [
+            p.index
+            for p in self
+            if p.label == label
+            and p.kind is not PromptKind.ABSENT
+            and not first <= p.index <= last
+        ]
+        if outside:
+            raise PromptError(
+                f"extent {first} to {last} of label {label}",
+                "leaves out slices that hold a seed",
+                found=f"seeds on {outside}",
+            )
+        return PromptSet(self.prompts, {**self.extents, label: (first, last)})
+
+    def without_extent(self, label: int) -> PromptSet:
+        """A copy in which the ends of a label are not known."""
+        return PromptSet(
+            self.prompts, {key: e for key, e in self.extents.items() if key != label}
+        )
+
+    def check(self, n_slices: int, slice_shape: tuple[int, int]) -> None:
+        """Raise `PromptError` where a seed does not fit a volume of this size."""
+        for prompt in self:
+            where = f"seed of label {prompt.label} on slice {prompt.index}"
+            if prompt.index >= n_slices:
+                raise PromptError(
+                    where, "lies outside the volume", expected=f"a slice from 0 to {n_slices - 1}"
+                )
+            if prompt.mask is not None and prompt.mask.shape != tuple(slice_shape):
+                raise PromptError(
+                    where,
+                    "the mask has another size than the slice",
+                    expected=tuple(slice_shape),
+                    found=prompt.mask.shape,
+                )
+        for label, (first, last) in self.extents.items():
+            if last >= n_slices:
+                raise PromptError(
+                    f"extent of label {label}",
+                    "ends outside the volume",
+                    expected=f"slices from 0 to {n_slices - 1}",
+                    found=(first, last),
+                )

@@ -1,0 +1,234 @@
+"""What the propagator asks of a model, network or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
+
+
+@dataclass(slots=True)
+class MemoryEntry:
+    """What is remembered of one label on one slice.
+
+    Attributes
+    ----------
+    index : int
+    is_seed : bool
+        The slice was annotated (SAM 2: a conditioning frame).
+    content : object
+        The model's own record: memory map and pointer of a network, mask of a classical model.
+        None where only the fact of the visit is left.
+    confidence : float
+    """
+
+    index: int
+    is_seed: bool
+    content: Any
+    confidence: float = 1.0
+
+
+@dataclass(slots=True)
+class MemoryBank:
+    """All that is remembered of one label in one sweep.
+
+    Seeds stay; visited slices are dropped by `retain` when no later slice can read them.
+
+    Attributes
+    ----------
+    label : int
+    seeds : dict of slice index to MemoryEntry
+    visited : dict of slice index to MemoryEntry
+    """
+
+    label: int
+    seeds: dict[int, MemoryEntry] = field(default_factory=dict)
+    visited: dict[int, MemoryEntry] = field(default_factory=dict)
+
+    def add(self, entry: MemoryEntry) -> None:
+        """Store an entry; a seed replaces a visit of the same slice."""
+        if entry.is_seed:
+            self.seeds[entry.index] = entry
+            self.visited.pop(entry.index, None)
+        else:
+            self.visited[entry.index] = entry
+
+    def get(self, index: int) -> MemoryEntry | None:
+        """The entry of a slice: the visit if there is one, else the seed."""
+        return self.visited.get(index) or self.seeds.get(index)
+
+    def retain(self, frontier: int, direction: int, reach: int) -> None:
+        """Forget the visited slices that lie more than ``reach`` behind the frontier.
+
+        Parameters
+        ----------
+        frontier : int
+            The slice that is segmented next.
+        direction : {+1, -1}
+        reach : int
+            Longest distance that the model looks back.
+        """
+        for index in [i for i in self.visited if (frontier - i) * direction > reach]:
+            del self.visited[index]
+
+    def clear_visited(self) -> None:
+        """Forget everything but the seeds."""
+        self.visited.clear()
+
+    def __len__(self) -> int:
+        return len(self.seeds) + len(self.visited)
+
+
+@dataclass(slots=True)
+class SegmentedSlice:
+    """One label on one slice, as the model sees it.
+
+    Attributes
+    ----------
+    logits : ndarray of float32, shape (H, W)
+        Mask logits at the resolution of the slice; above 0 is the object.
+    presence : float
+        Probability that the object is on the slice. Below 0.5 the logits are all negative.
+    predicted_iou : float
+        0 to 1.
+    stability : float
+        0 to 1.
+    content : object
+        What a `MemoryEntry` of this slice shall hold.
+    """
+
+    logits: npt.NDArray[np.float32]
+    presence: float
+    predicted_iou: float
+    stability: float
+    content: Any
+
+
+class SliceSegmenter(Protocol):
+    """A model that carries masks from slice to slice.
+
+    Attributes
+    ----------
+    name : str
+    reach : int
+        How many slices back the memory of visited slices is read.
+    bidirectional : bool
+        Whether the backward sweep of a gap can differ from the forward one. If not, gaps between
+        two seeds are swept once.
+    default_merge : {"sweeps", "interpolation"}
+        What ``merge="auto"`` means for this model.
+    prompt_kinds : frozenset of PromptKind
+        Seeds that the model can read.
+    """
+
+    name: str
+    reach: int
+    bidirectional: bool
+    default_merge: str
+    prompt_kinds: frozenset[PromptKind]
+
+    def encode_image(self, image: npt.NDArray[np.float32]) -> Any:
+        """What all labels share of one slice.
+
+        Parameters
+        ----------
+        image : ndarray of float32, shape (H, W)
+            Intensities scaled to 0..1 by the volume's intensity window.
+
+        Returns
+        -------
+        object
+            An embedding; ``nbytes`` says how much memory it takes.
+        """
+        ...
+
+    def encode_seed(
+        self, embedding: Any, prompt: SlicePrompt, shape: tuple[int, int]
+    ) -> SegmentedSlice:
+        """Read one annotated slice.
+
+        Parameters
+        ----------
+        embedding : object
+            Of the slice, from `encode_image`.
+        prompt : SlicePrompt
+        shape : tuple of int
+            ``(H, W)`` of the slice.
+
+        Returns
+        -------
+        SegmentedSlice
+            For a mask its logits have the mask's sign everywhere; for points and boxes they are
+            the model's answer.
+        """
+        ...
+
+    def segment(
+        self,
+        embedding: Any,
+        index: int,
+        direction: int,
+        banks: Sequence[MemoryBank],
+        context: SweepContext,
+    ) -> list[SegmentedSlice]:
+        """Segment one slice for a batch of labels.
+
+        Parameters
+        ----------
+        embedding : object
+            Of the slice, from `encode_image`.
+        index : int
+        direction : {+1, -1}
+            The sweep comes from ``index - direction``.
+        banks : sequence of MemoryBank
+            One per label.
+        context : SweepContext
+
+        Returns
+        -------
+        list of SegmentedSlice
+            One per bank.
+
+        Raises
+        ------
+        DeviceMemoryError
+            The batch does not fit; the propagator tries a smaller one.
+        """
+        ...
+
+    def relieve_memory(self) -> str | None:
+        """Make room after `DeviceMemoryError` on a single label.
+
+        Returns
+        -------
+        str or None
+            What was done, for the user; None where nothing is left to try.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SweepContext:
+    """What a model may know about the sweep besides its memory.
+
+    Attributes
+    ----------
+    n_slices : int
+        Slices of the volume.
+    shape : tuple of int
+        ``(H, W)`` of a slice.
+    spacing : tuple of float
+        ``(slice, row, column)`` distance of the voxel centres.
+    neighbours : mapping of int to ndarray
+        Scaled images of nearby slices, read on demand.
+    """
+
+    n_slices: int
+    shape: tuple[int, int]
+    spacing: tuple[float, float, float]
+    neighbours: Mapping[int, npt.NDArray[np.float32]] = field(default_factory=dict)

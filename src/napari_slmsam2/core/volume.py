@@ -1,0 +1,107 @@
+"""A 3D image that is read one slice at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_slmsam2.core.errors import VolumeError
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """An array-like 3D image with a propagation axis and its voxel size.
+
+    Attributes
+    ----------
+    data : array_like, shape (I, J, K)
+        numpy, dask, zarr, an image proxy: anything with ``shape``, ``dtype`` and slicing. It is
+        never copied; only the slices asked for are read.
+    axis : int
+        Propagation axis, 0 to 2.
+    spacing : tuple of float
+        Distance of voxel centres along the three axes of ``data``, in ``unit``.
+    unit : str
+    affine : ndarray of float, shape (4, 4), or None
+        Voxel indices to world coordinates, where the file has one.
+    name : str
+        For messages.
+    """
+
+    data: Any
+    axis: int = 0
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    unit: str = "pixel"
+    affine: npt.NDArray[np.float64] | None = None
+    name: str = "image"
+
+    def __post_init__(self) -> None:
+        shape = tuple(getattr(self.data, "shape", ()))
+        if len(shape) != 3:
+            raise VolumeError(
+                self.name, "is not a 3D volume", expected="3 dimensions", found=f"shape {shape}"
+            )
+        if min(shape) < 1:
+            raise VolumeError(self.name, "has no voxels", found=f"shape {shape}")
+        if self.axis not in (0, 1, 2):
+            raise VolumeError(
+                self.name, "has no such propagation axis", expected="0, 1 or 2", found=self.axis
+            )
+        if len(self.spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in self.spacing):
+            raise VolumeError(
+                self.name,
+                "has no usable voxel size",
+                expected="three positive numbers",
+                found=self.spacing,
+            )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the array."""
+        i, j, k = self.data.shape
+        return int(i), int(j), int(k)
+
+    @property
+    def n_slices(self) -> int:
+        """Number of slices along the propagation axis."""
+        return self.shape[self.axis]
+
+    @property
+    def slice_shape(self) -> tuple[int, int]:
+        """``(H, W)`` of one slice."""
+        height, width = (n for a, n in enumerate(self.shape) if a != self.axis)
+        return height, width
+
+    @property
+    def slice_spacing(self) -> tuple[float, float, float]:
+        """``(slice, row, column)`` distances."""
+        row, column = (s for a, s in enumerate(self.spacing) if a != self.axis)
+        return self.spacing[self.axis], row, column
+
+    def take(self, index: int) -> np.ndarray:
+        """Read one slice, shape (H, W), in the dtype of the data."""
+        if not 0 <= index < self.n_slices:
+            raise VolumeError(
+                self.name,
+                "has no such slice",
+                expected=f"0 to {self.n_slices - 1}",
+                found=index,
+            )
+        return np.asarray(self.data[self.slicer(index)])
+
+    def slicer(self, index: int) -> tuple[Any, ...]:
+        """The index expression of a slice, for this grid's image and label arrays alike."""
+        return tuple(index if a == self.axis else slice(None) for a in range(3))
+
+    def with_axis(self, axis: int) -> Volume:
+        """The same data with another propagation axis."""
+        return replace(self, axis=axis)
+
+
+def default_axis(spacing: tuple[float, ...]) -> int:
+    """The axis with the coarsest spacing; of equal ones (to 1 %) the last."""
+    coarsest = max(spacing)
+    return max(a for a, s in enumerate(spacing) if s >= 0.99 * coarsest)

@@ -1,0 +1,1 @@
+"""Propagation of masks through a volume. Runs headless: no napari, no Qt."""
