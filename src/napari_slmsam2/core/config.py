@@ -75,8 +75,10 @@ class Settings:
         if value is None or not isinstance(value, int | float) or isinstance(value, bool):
             return
         low, high = field.metadata.get("minimum"), field.metadata.get("maximum")
-        if value != value or (low is not None and value < low) or (
-            high is not None and value > high
+        if (
+            value != value
+            or (low is not None and value < low)
+            or (high is not None and value > high)
         ):
             raise ConfigError(
                 f"setting {field.name}",
@@ -156,15 +158,6 @@ class PropagationConfig(Settings):
         minimum=1,
         unit="slices",
     )
-    order: str = setting(
-        "gaps",
-        "Order of sweeps",
-        "'gaps': every gap between seeds is swept from its own seeds, with a state of its own. "
-        "'upstream': SAM 2's order, one forward and one backward walk that share one state; for "
-        "comparison with SAM 2.",
-        choices=("gaps", "upstream"),
-        advanced=True,
-    )
     batch_size: int = setting(
         8,
         "Labels per batch",
@@ -227,8 +220,11 @@ class ModelConfig(Settings):
     attention_heads: int = setting(1, "Memory attention heads", "Of each memory.", minimum=1)
     feedforward_dim: int = setting(2048, "Memory attention feed-forward", "Width.", minimum=1)
     memory_slices: int = setting(
-        7, "Long-term memory", "Rows of the time table: one for seeds, one per past slice.",
-        minimum=2, unit="slices",
+        7,
+        "Long-term memory",
+        "Rows of the time table: one for seeds, one per past slice.",
+        minimum=2,
+        unit="slices",
     )
     max_pointers: int = setting(
         16, "Object pointers", "Longest distance of a pointer, plus one.", minimum=1
@@ -330,6 +326,4 @@ def slm_sam2_config(
     trunk: str = "tiny", *, short_memory_slices: int = 1, fusion: str = "sum", **changes: Any
 ) -> ModelConfig:
     """SLM-SAM 2 on one of SAM 2.1's trunks."""
-    return sam2_config(
-        trunk, short_memory_slices=short_memory_slices, fusion=fusion, **changes
-    )
+    return sam2_config(trunk, short_memory_slices=short_memory_slices, fusion=fusion, **changes)

@@ -169,9 +169,7 @@ def clip_gaps(gaps: Iterable[Gap], first: int, last: int) -> tuple[Gap, ...]:
         overlaps = max(start, first) <= min(stop, last)
         if overlaps:
             clipped.append(
-                Gap(
-                    gap.label, start, stop, gap.before, gap.after, gap.from_before, gap.from_after
-                )
+                Gap(gap.label, start, stop, gap.before, gap.after, gap.from_before, gap.from_after)
             )
     return tuple(clipped)
 

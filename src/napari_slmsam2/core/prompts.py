@@ -67,9 +67,7 @@ class SlicePrompt:
                 "label", "is not a label value", expected="1 or more", found=self.label
             )
         if int(self.index) < 0:
-            raise PromptError(
-                "slice index", "is negative", expected="0 or more", found=self.index
-            )
+            raise PromptError("slice index", "is negative", expected="0 or more", found=self.index)
 
     @classmethod
     def from_mask(cls, label: int, index: int, mask: npt.ArrayLike) -> SlicePrompt:
@@ -95,9 +93,7 @@ class SlicePrompt:
             )
         frozen = _frozen(array != 0, bool)
         kind = PromptKind.MASK if frozen.any() else PromptKind.ABSENT
-        return cls(
-            int(label), int(index), kind, mask=frozen if kind is PromptKind.MASK else None
-        )
+        return cls(int(label), int(index), kind, mask=frozen if kind is PromptKind.MASK else None)
 
     @classmethod
     def absent_at(cls, label: int, index: int) -> SlicePrompt:
@@ -200,9 +196,7 @@ class SlicePrompt:
         return replace(
             more,
             points=_frozen(np.concatenate([self.points, more.points]), np.float64),
-            point_labels=_frozen(
-                np.concatenate([self.point_labels, more.point_labels]), np.int32
-            ),
+            point_labels=_frozen(np.concatenate([self.point_labels, more.point_labels]), np.int32),
             box=self.box,
             previous=self,
         )
@@ -285,9 +279,7 @@ class PromptSet:
         outside = [
             p.index
             for p in self
-            if p.label == label
-            and p.kind is not PromptKind.ABSENT
-            and not first <= p.index <= last
+            if p.label == label and p.kind is not PromptKind.ABSENT and not first <= p.index <= last
         ]
         if outside:
             raise PromptError(
@@ -299,9 +291,7 @@ class PromptSet:
 
     def without_extent(self, label: int) -> PromptSet:
         """A copy in which the ends of a label are not known."""
-        return PromptSet(
-            self.prompts, {key: e for key, e in self.extents.items() if key != label}
-        )
+        return PromptSet(self.prompts, {key: e for key, e in self.extents.items() if key != label})
 
     def check(self, n_slices: int, slice_shape: tuple[int, int]) -> None:
         """Raise `PromptError` where a seed does not fit a volume of this size."""

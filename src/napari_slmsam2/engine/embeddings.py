@@ -1,0 +1,52 @@
+"""Encoded slices, kept up to a byte budget."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+
+class EmbeddingStore:
+    """Least recently used embeddings go first.
+
+    One store serves all labels, both sweeps and every re-run on a volume, as long as model and
+    intensity window stay.
+
+    Parameters
+    ----------
+    budget : int
+        Bytes to hold at most. 0 holds nothing.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.nbytes = 0
+        self.encoded = 0
+        self._embeddings: OrderedDict[int, Any] = OrderedDict()
+
+    def get(self, index: int, encode: Callable[[int], Any]) -> Any:
+        """The embedding of a slice, from the store or from ``encode(index)``."""
+        if index in self._embeddings:
+            self._embeddings.move_to_end(index)
+            return self._embeddings[index]
+        embedding = encode(index)
+        self.encoded += 1
+        if embedding.nbytes <= self.budget:
+            self._embeddings[index] = embedding
+            self.nbytes += embedding.nbytes
+            self.shrink(self.budget)
+        return embedding
+
+    def shrink(self, budget: int) -> None:
+        """Forget the least recently used embeddings until the rest fits the budget."""
+        while self.nbytes > budget:
+            _, old = self._embeddings.popitem(last=False)
+            self.nbytes -= old.nbytes
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.shrink(0)
+
+    def __len__(self) -> int:
+        return len(self._embeddings)

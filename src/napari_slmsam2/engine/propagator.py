@@ -1,0 +1,446 @@
+"""Carries seeds through a volume, one slice and one event at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_slmsam2.core.config import PropagationConfig
+from napari_slmsam2.core.errors import DeviceMemoryError, PromptError
+from napari_slmsam2.core.events import (
+    FellBack,
+    Finished,
+    FinishReason,
+    PropagationEvent,
+    SliceSegmented,
+    SweepEnded,
+)
+from napari_slmsam2.core.intensity import IntensityWindow
+from napari_slmsam2.core.overlap import resolve_labels
+from napari_slmsam2.core.plan import BACKWARD, FORWARD, Gap, Step, make_steps
+from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
+from napari_slmsam2.core.quality import SliceQuality
+from napari_slmsam2.core.segmenter import (
+    MemoryBank,
+    MemoryEntry,
+    SegmentedSlice,
+    SliceSegmenter,
+    SweepContext,
+)
+from napari_slmsam2.core.soft_masks import SoftMasks
+from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.engine.embeddings import EmbeddingStore
+from napari_slmsam2.engine.interpolate import interpolated_logits
+from napari_slmsam2.engine.merge import dice, merge_logits, sweep_weights
+
+#: Weight of the interpolated shape against the two sweeps together.
+INTERPOLATION_SHARE = 0.5
+
+_T = TypeVar("_T")
+_Sweep = tuple[Gap, int]
+
+
+@dataclass(slots=True)
+class _SweepState:
+    """One gap in one direction."""
+
+    bank: MemoryBank
+    absent_in_a_row: int = 0
+    ended: bool = False
+
+
+@dataclass(slots=True)
+class PropagationInput:
+    """Everything a run reads.
+
+    Attributes
+    ----------
+    volume : Volume
+    window : IntensityWindow
+    prompts : PromptSet
+    gaps : tuple of Gap
+        What to run, from `napari_slmsam2.core.plan`.
+    read_labels : callable
+        ``read_labels(index)`` gives the labels of a slice as they are, shape (H, W).
+    write_range : tuple of int, optional
+        First and last slice to write. Default: all.
+    current_prompts : callable, optional
+        Gives the seeds as they are now: those that were set while the run goes on are protected
+        too, although the run does not read them. Default: ``prompts``.
+    """
+
+    volume: Volume
+    window: IntensityWindow
+    prompts: PromptSet
+    gaps: tuple[Gap, ...]
+    read_labels: Callable[[int], npt.NDArray[np.integer]]
+    write_range: tuple[int, int] | None = None
+    current_prompts: Callable[[], PromptSet] | None = None
+
+
+@dataclass(slots=True)
+class PropagationResult:
+    """What a run leaves behind; hand it to the next run of the same volume.
+
+    Attributes
+    ----------
+    soft : SoftMasks
+        Logits of every propagated label and slice.
+    quality : dict of label to dict of slice index to SliceQuality
+    seed_masks : dict of (label, index) to ndarray of bool, shape (H, W)
+        What each seed stands for: the mask as drawn, or the model's answer to points.
+    """
+
+    soft: SoftMasks = field(default_factory=SoftMasks)
+    quality: dict[int, dict[int, SliceQuality]] = field(default_factory=dict)
+    seed_masks: dict[tuple[int, int], npt.NDArray[np.bool_]] = field(default_factory=dict)
+
+    def copy(self) -> PropagationResult:
+        """A copy that later runs do not change; the arrays are shared."""
+        return PropagationResult(
+            self.soft.copy(),
+            {label: dict(slices) for label, slices in self.quality.items()},
+            dict(self.seed_masks),
+        )
+
+    def forget(self, label: int, index: int) -> None:
+        """Drop what was propagated for a label to a slice."""
+        self.soft.discard(label, index)
+        self.quality.get(label, {}).pop(index, None)
+        self.seed_masks.pop((label, index), None)
+
+
+class Propagator:
+    """Drives a `SliceSegmenter` along the gaps between seeds.
+
+    Each gap is swept from its own seeds, each direction with a state of its own, so that the
+    result does not depend on the order of sweeps and a gap can be run again alone. Where two
+    sweeps meet they are merged.
+
+    Parameters
+    ----------
+    segmenter : SliceSegmenter
+    task : PropagationInput
+    config : PropagationConfig
+    result : PropagationResult, optional
+        Of earlier runs on the same volume; updated in place.
+    embeddings : EmbeddingStore, optional
+        Shared with other runs of the same model on the same volume.
+    """
+
+    def __init__(
+        self,
+        segmenter: SliceSegmenter,
+        task: PropagationInput,
+        config: PropagationConfig | None = None,
+        *,
+        result: PropagationResult | None = None,
+        embeddings: EmbeddingStore | None = None,
+    ) -> None:
+        self.config = config or PropagationConfig()
+        self.result = PropagationResult() if result is None else result
+        self._segmenter = segmenter
+        self._task = task
+        if embeddings is None:
+            embeddings = EmbeddingStore(self.config.embedding_budget * 2**20)
+        self._embeddings = embeddings
+        self._context = SweepContext(
+            task.volume.n_slices, task.volume.slice_shape, task.volume.slice_spacing
+        )
+        gaps = tuple(self._one_sweep(gap) for gap in task.gaps)
+        self._steps = make_steps(gaps)
+        self._next_step = 0
+        self._running = {gap.label for gap in gaps}
+        self._pending_seeds = [p for p in task.prompts if p.label in self._running]
+        self._total = len(self._steps) + len(self._pending_seeds)
+        self._seeds: dict[int, dict[int, MemoryEntry]] = {}
+        self._sweeps: dict[_Sweep, _SweepState] = {}
+        self._batch_size = self.config.batch_size
+        self._notes: list[str] = []
+        self._check_prompt_kinds()
+
+    def propagate(
+        self, should_stop: Callable[[], bool] | None = None
+    ) -> Iterator[PropagationEvent]:
+        """Run to the end, or until asked to stop; call again to go on where it stopped.
+
+        Parameters
+        ----------
+        should_stop : callable, optional
+            Asked between slices.
+
+        Yields
+        ------
+        PropagationEvent
+            The last one is `Finished`.
+
+        Raises
+        ------
+        DeviceMemoryError
+            Memory ran out and no fallback is left. Finished slices stay.
+        """
+        stopped = should_stop or (lambda: False)
+        while self._pending_seeds or self._next_step < len(self._steps):
+            if stopped():
+                yield Finished(FinishReason.STOPPED)
+                return
+            yield from self._advance()
+            while self._notes:
+                yield FellBack(self._notes.pop(0))
+        yield Finished(FinishReason.COMPLETED)
+
+    @property
+    def done(self) -> int:
+        """Steps done so far, seeds included."""
+        return self._total - len(self._pending_seeds) - len(self._steps) + self._next_step
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run; sweeps that end early make it an upper bound."""
+        return self._total
+
+    def _one_sweep(self, gap: Gap) -> Gap:
+        once = not self._segmenter.bidirectional and gap.from_before and gap.from_after
+        return replace(gap, from_after=False) if once else gap
+
+    def _check_prompt_kinds(self) -> None:
+        for prompt in self._pending_seeds:
+            if prompt.kind not in self._segmenter.prompt_kinds:
+                raise PromptError(
+                    f"seed of label {prompt.label} on slice {prompt.index}",
+                    f"the model {self._segmenter.name!r} cannot read {prompt.kind.value}",
+                    expected=" or ".join(sorted(k.value for k in self._segmenter.prompt_kinds)),
+                    hint="Paint a mask on this slice, or choose a network as the model.",
+                )
+
+    def _advance(self) -> Iterator[PropagationEvent]:
+        if self._pending_seeds:
+            prompt = self._pending_seeds[0]
+            self._read_seed(prompt.label, prompt.index)
+            self._pending_seeds.pop(0)
+            if prompt.kind is PromptKind.POINTS:
+                yield self._slice_event(prompt.index, {}, final=True)
+            return
+        step = self._steps[self._next_step]
+        active = [
+            (gap, step.direction)
+            for gap in step.gaps
+            if not self._sweep((gap, step.direction)).ended
+        ]
+        outputs = self._segment(step, active) if active else []
+        self._next_step += 1
+        if not active:
+            return
+        quality = {
+            sweep[0].label: self._take_over(sweep, step.index, output)
+            for sweep, output in zip(active, outputs, strict=True)
+        }
+        if self._writes(step.index):
+            final = all(self._is_final(gap, direction) for gap, direction in active)
+            yield self._slice_event(step.index, quality, final=final)
+        for sweep in active:
+            if self._sweep(sweep).ended:
+                yield from self._clear_rest(sweep, step.index)
+            if self._sweep(sweep).ended or step.index == sweep[0].indices(sweep[1])[-1]:
+                self._sweep(sweep).bank.clear_visited()
+
+    def _read_seed(self, label: int, index: int) -> None:
+        prompt = self._task.prompts.get(label, index)
+        assert prompt is not None
+        embedding = self._embedding(index)
+        output = self._with_relief(
+            lambda: self._segmenter.encode_seed(embedding, prompt, self._context.shape)
+        )
+        entry = MemoryEntry(index, is_seed=True, content=output.content)
+        self._seeds.setdefault(label, {})[index] = entry
+        self.result.forget(label, index)
+        self.result.seed_masks[label, index] = (
+            prompt.mask if prompt.mask is not None else output.logits > 0
+        )
+
+    def _sweep(self, sweep: _Sweep) -> _SweepState:
+        if sweep not in self._sweeps:
+            label = sweep[0].label
+            self._sweeps[sweep] = _SweepState(MemoryBank(label, dict(self._seeds[label])))
+        return self._sweeps[sweep]
+
+    def _segment(self, step: Step, active: Sequence[_Sweep]) -> list[SegmentedSlice]:
+        embedding = self._embedding(step.index)
+        banks = [self._sweep(sweep).bank for sweep in active]
+        outputs: list[SegmentedSlice] = []
+        while len(outputs) < len(banks):
+            chunk = banks[len(outputs) : len(outputs) + self._batch_size]
+            try:
+                outputs += self._segmenter.segment(
+                    embedding, step.index, step.direction, chunk, self._context
+                )
+            except DeviceMemoryError as error:
+                self._relieve(error, len(chunk))
+        return outputs
+
+    def _embedding(self, index: int) -> object:
+        def encode(i: int) -> object:
+            image = self._task.window.apply(self._task.volume.take(i))
+            return self._with_relief(lambda: self._segmenter.encode_image(image))
+
+        return self._embeddings.get(index, encode)
+
+    def _with_relief(self, compute: Callable[[], _T]) -> _T:
+        while True:
+            try:
+                return compute()
+            except DeviceMemoryError as error:
+                self._relieve(error, 1)
+
+    def _relieve(self, error: DeviceMemoryError, batch: int) -> None:
+        """Make room: smaller batch, then fewer stored embeddings and whatever the model can do."""
+        if batch > 1:
+            self._batch_size = max(1, batch // 2)
+            self._notes.append(f"memory is short: {self._batch_size} labels at a time now")
+            return
+        self._embeddings.clear()
+        note = self._segmenter.relieve_memory()
+        if note is None:
+            raise error
+        self._notes.append(note)
+
+    def _take_over(self, sweep: _Sweep, index: int, output: SegmentedSlice) -> SliceQuality:
+        """Remember a result, judge whether the object is there, merge the two sweeps."""
+        gap, direction = sweep
+        state = self._sweep(sweep)
+        logits = output.logits if output.presence >= 0.5 else np.full_like(output.logits, -8.0)
+        quality = _judge(output, logits)
+        state.bank.add(
+            MemoryEntry(index, is_seed=False, content=output.content, confidence=quality.confidence)
+        )
+        state.bank.retain(index + direction, direction, self._segmenter.reach)
+        state.absent_in_a_row = 0 if quality.area else state.absent_in_a_row + 1
+        state.ended = not gap.closed and state.absent_in_a_row >= self.config.stop_after_absent
+        if not self._writes(index):
+            return quality
+        if gap.closed:
+            logits, quality = self._merge(sweep, index, logits, quality)
+        self.result.soft.put(gap.label, index, logits)
+        self.result.quality.setdefault(gap.label, {})[index] = quality
+        return quality
+
+    def _merge(
+        self,
+        sweep: _Sweep,
+        index: int,
+        logits: npt.NDArray[np.float32],
+        quality: SliceQuality,
+    ) -> tuple[npt.NDArray[np.float32], SliceQuality]:
+        gap, direction = sweep
+        assert gap.before is not None and gap.after is not None
+        voices = []
+        agreement = None
+        met = direction == BACKWARD and gap.from_before
+        if met:
+            earlier = self.result.soft.get(gap.label, index)
+            if earlier is None:
+                earlier = np.full_like(logits, -8.0)
+            earlier_quality = self.result.quality[gap.label][index]
+            agreement = dice(earlier > 0, logits > 0)
+            forward, backward = sweep_weights(
+                index, gap.before, gap.after, earlier_quality.confidence, quality.confidence
+            )
+            voices = [(earlier, forward), (logits, backward)]
+        elif self._is_final(gap, direction):
+            voices = [(logits, 1.0)]
+        else:
+            return logits, quality
+        if self._interpolates(gap):
+            share = INTERPOLATION_SHARE * sum(weight for _, weight in voices)
+            masks = {i: self.result.seed_masks[gap.label, i] for i in (gap.before, gap.after)}
+            voices.append((interpolated_logits(masks, index), share))
+        if len(voices) == 1:
+            return logits, quality
+        merged = merge_logits(voices)
+        if met:
+            quality = _mean_quality(earlier_quality, quality)
+        return merged, _measure(quality, merged, agreement)
+
+    def _interpolates(self, gap: Gap) -> bool:
+        chosen = self.config.merge
+        merge = self._segmenter.default_merge if chosen == "auto" else chosen
+        return merge == "interpolation" and all(
+            self.result.seed_masks[gap.label, i].any()
+            for i in (gap.before, gap.after)
+            if i is not None
+        )
+
+    def _is_final(self, gap: Gap, direction: int) -> bool:
+        return direction == BACKWARD or not gap.from_after
+
+    def _writes(self, index: int) -> bool:
+        first, last = self._task.write_range or (0, self._context.n_slices - 1)
+        return first <= index <= last
+
+    def _clear_rest(self, sweep: _Sweep, index: int) -> Iterator[PropagationEvent]:
+        """Remove what an earlier run left beyond the end that was found now."""
+        gap, direction = sweep
+        yield SweepEnded(gap.label, index, direction)
+        rest = range(index + 1, gap.stop + 1) if direction == FORWARD else range(gap.start, index)
+        for i in rest:
+            self.result.forget(gap.label, i)
+            if self._writes(i) and (self._task.read_labels(i) == gap.label).any():
+                yield self._slice_event(i, {}, final=True)
+
+    def _slice_event(
+        self, index: int, quality: Mapping[int, SliceQuality], *, final: bool
+    ) -> SliceSegmented:
+        existing = self._task.read_labels(index)
+        now = self._task.current_prompts
+        prompts = self._task.prompts if now is None else now()
+        seeds = {
+            p.label: mask
+            for p in prompts.on_slice(index)
+            if (mask := self._seed_mask(p)) is not None
+        }
+        resolved = resolve_labels(
+            existing, self.result.soft.on_slice(index), self._running, seeds, self.config.overlap
+        )
+        changed = resolved != existing
+        rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+        bbox = (
+            (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+            if len(rows)
+            else (slice(0, 0), slice(0, 0))
+        )
+        return SliceSegmented(
+            index, resolved[bbox], bbox, dict(quality), final, self.done, self.total
+        )
+
+    def _seed_mask(self, prompt: SlicePrompt) -> npt.NDArray[np.bool_] | None:
+        if prompt.mask is not None:
+            return prompt.mask
+        if prompt.kind is PromptKind.ABSENT:
+            return np.zeros(self._context.shape, dtype=bool)
+        return self.result.seed_masks.get((prompt.label, prompt.index))
+
+
+def _judge(output: SegmentedSlice, logits: npt.NDArray[np.float32]) -> SliceQuality:
+    quality = SliceQuality(output.presence, output.predicted_iou, output.stability, None, 0, None)
+    return _measure(quality, logits, None)
+
+
+def _measure(
+    quality: SliceQuality, logits: npt.NDArray[np.float32], agreement: float | None
+) -> SliceQuality:
+    rows, columns = np.nonzero(logits > 0)
+    centroid = (float(rows.mean()), float(columns.mean())) if len(rows) else None
+    return replace(quality, agreement=agreement, area=len(rows), centroid=centroid)
+
+
+def _mean_quality(first: SliceQuality, second: SliceQuality) -> SliceQuality:
+    return replace(
+        second,
+        presence=(first.presence + second.presence) / 2,
+        predicted_iou=(first.predicted_iou + second.predicted_iou) / 2,
+        stability=(first.stability + second.stability) / 2,
+    )

@@ -1,0 +1,457 @@
+"""One volume, its seeds and its labels: the headless whole that command line and window share."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_slmsam2.core.config import PropagationConfig
+from napari_slmsam2.core.errors import ConfigError, GridMismatchError, PromptError
+from napari_slmsam2.core.events import (
+    Finished,
+    FinishReason,
+    PropagationEvent,
+    SliceSegmented,
+)
+from napari_slmsam2.core.history import SliceStates
+from napari_slmsam2.core.intensity import IntensityWindow
+from napari_slmsam2.core.plan import (
+    BACKWARD,
+    FORWARD,
+    Gap,
+    clip_gaps,
+    find_gaps,
+    gaps_beside,
+)
+from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
+from napari_slmsam2.core.quality import SliceQuality, Suggestion, rank_slices
+from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.engine.embeddings import EmbeddingStore
+from napari_slmsam2.engine.factory import ReadyModel, make_segmenter
+from napari_slmsam2.engine.propagator import PropagationInput, PropagationResult, Propagator
+
+if TYPE_CHECKING:
+    from napari_slmsam2.engine.download import Progress
+
+_DIRECTIONS = {"both": (FORWARD, BACKWARD), "forward": (FORWARD,), "backward": (BACKWARD,)}
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """One run, so that it can be told and done again.
+
+    Attributes
+    ----------
+    prompts : PromptSet
+        The seeds at its start.
+    gaps : tuple of Gap
+    config : PropagationConfig
+    write_range : tuple of int or None
+    steps : int
+        How far it came, in the propagator's steps.
+    finished : bool
+    seconds : float
+        Time spent computing.
+    """
+
+    prompts: PromptSet
+    gaps: tuple[Gap, ...]
+    config: PropagationConfig
+    write_range: tuple[int, int] | None
+    steps: int = 0
+    finished: bool = False
+    seconds: float = 0.0
+
+
+class SegmentationSession:
+    """Seeds in, labels out.
+
+    Parameters
+    ----------
+    volume : Volume
+    model : str or path-like
+        ``flow``, ``interpolation``, the name of a network, or a file of weights.
+    device : str
+        ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
+    config : PropagationConfig, optional
+    window : IntensityWindow, optional
+        Default: the 0.5 and 99.5 percentiles of the volume.
+    labels : ndarray of int, shape of the volume, optional
+        Labels to start from; written in place. Default: an empty volume.
+    models_folder : path-like, optional
+        Where files of weights are looked for and kept.
+
+    Raises
+    ------
+    GridMismatchError
+        The labels have another shape than the volume.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        *,
+        model: str | os.PathLike[str] = "flow",
+        device: str = "auto",
+        config: PropagationConfig | None = None,
+        window: IntensityWindow | None = None,
+        labels: npt.NDArray[np.integer] | None = None,
+        models_folder: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if labels is not None and tuple(labels.shape) != volume.shape:
+            raise GridMismatchError(
+                "labels",
+                "differ in shape from the image",
+                expected=volume.shape,
+                found=tuple(labels.shape),
+            )
+        self.volume = volume
+        self.labels = np.zeros(volume.shape, dtype=np.uint8) if labels is None else labels
+        self.model = model
+        self.device = device
+        self.config = config or PropagationConfig()
+        self.window = window or IntensityWindow.from_percentiles(volume)
+        self.runs: list[RunRecord] = []
+        self._models_folder = models_folder
+        self._prompts = PromptSet()
+        self._touched: set[tuple[int, int]] = set()
+        self._ready: ReadyModel | None = None
+        self._embeddings = EmbeddingStore(self.config.embedding_budget * 2**20)
+        self._result = PropagationResult()
+        self._undo: list[_Undo] = []
+        self._redo: list[_Undo] = []
+        self._paused: tuple[Propagator, RunRecord] | None = None
+
+    @property
+    def prompts(self) -> PromptSet:
+        """All seeds and extents."""
+        return self._prompts
+
+    @property
+    def quality(self) -> Mapping[int, Mapping[int, SliceQuality]]:
+        """Scores of every propagated slice, by label and slice index."""
+        return self._result.quality
+
+    def add_prompt(self, prompt: SlicePrompt) -> None:
+        """Annotate one slice of one label.
+
+        A mask is written into the labels at once; points and boxes at the next run.
+
+        Raises
+        ------
+        PromptError
+            It does not fit the volume or the extent of its label.
+        """
+        prompts = self._prompts.with_prompt(prompt)
+        prompts.check(self.volume.n_slices, self.volume.slice_shape)
+        self._prompts = prompts
+        self._touch(prompt.label, prompt.index)
+        if prompt.kind is not PromptKind.POINTS:
+            self._write_seed(prompt)
+
+    def add_seed_volume(self, seeds: npt.NDArray[np.integer]) -> None:
+        """Take every non-empty slice of a label volume as a seed, for each label on it.
+
+        Parameters
+        ----------
+        seeds : ndarray of int, shape of the volume
+
+        Raises
+        ------
+        GridMismatchError
+            The shape differs from the volume's.
+        PromptError
+            All voxels are 0.
+        """
+        if tuple(seeds.shape) != self.volume.shape:
+            raise GridMismatchError(
+                "seeds",
+                "differ in shape from the image",
+                expected=self.volume.shape,
+                found=tuple(seeds.shape),
+            )
+        found = False
+        for index in range(self.volume.n_slices):
+            plane = np.asarray(seeds[self.volume.slicer(index)])
+            for label in np.unique(plane[plane != 0]).tolist():
+                self.add_prompt(SlicePrompt.from_mask(label, index, plane == label))
+                found = True
+        if not found:
+            raise PromptError(
+                "seeds",
+                "hold no label",
+                expected="at least one annotated slice",
+                found="only background",
+            )
+
+    def remove_prompt(self, label: int, index: int) -> None:
+        """Take a seed back; the next run fills its slice like any other."""
+        self._prompts = self._prompts.without(label, index)
+        self._touch(label, index)
+
+    def set_extent(self, label: int, first: int, last: int) -> None:
+        """Say on which slices a label begins and ends; what lies outside is removed.
+
+        Raises
+        ------
+        PromptError
+            The extent leaves out a seed or the volume.
+        """
+        prompts = self._prompts.with_extent(label, first, last)
+        prompts.check(self.volume.n_slices, self.volume.slice_shape)
+        self._prompts = prompts
+        for index in range(self.volume.n_slices):
+            if not first <= index <= last:
+                self._result.forget(label, index)
+                plane = self.labels[self.volume.slicer(index)]
+                plane[plane == label] = 0
+        self._touched |= {(label, index) for index in prompts.seeds(label)}
+
+    def clear_extent(self, label: int) -> None:
+        """Say that the ends of a label are not known."""
+        self._prompts = self._prompts.without_extent(label)
+        self._touched |= {(label, index) for index in self._prompts.seeds(label)}
+
+    def load_model(
+        self,
+        *,
+        progress: Progress | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> ReadyModel:
+        """Make the model ready, with a download where needed; done by `propagate` otherwise.
+
+        Parameters
+        ----------
+        progress : callable, optional
+            ``progress(done_bytes, total_bytes)`` of the download.
+        should_stop : callable, optional
+            Asked during the download.
+        """
+        if self._ready is None:
+            self._ready = make_segmenter(
+                self.model,
+                device=self.device,
+                config=self.config,
+                folder=self._models_folder,
+                progress=progress,
+                should_stop=should_stop,
+            )
+        return self._ready
+
+    def use_model(self, model: str | os.PathLike[str] | ReadyModel) -> None:
+        """Change the model; the labels so far stay."""
+        self._ready = model if isinstance(model, ReadyModel) else None
+        self.model = model.name if isinstance(model, ReadyModel) else model
+        self._embeddings.clear()
+        self._paused = None
+
+    def propagate(
+        self,
+        *,
+        labels: Collection[int] | None = None,
+        gaps_only: bool = False,
+        write_range: tuple[int, int] | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> Iterator[PropagationEvent]:
+        """Carry the seeds through the volume; the labels fill as the events come.
+
+        Parameters
+        ----------
+        labels : collection of int, optional
+            Only these labels. Default: all with a seed.
+        gaps_only : bool
+            Only the gaps beside seeds that were added, changed or removed since they were last
+            run.
+        write_range : tuple of int, optional
+            First and last slice to fill. Default: all.
+        should_stop : callable, optional
+            Asked between slices. After a stop the finished slices stay and `resume` goes on.
+
+        Yields
+        ------
+        PropagationEvent
+            The last one is `Finished`.
+
+        Raises
+        ------
+        PromptError
+            There is nothing to propagate from, or the model cannot read a seed.
+        """
+        if write_range is not None and not (
+            0 <= write_range[0] <= write_range[1] < self.volume.n_slices
+        ):
+            raise ConfigError(
+                "range",
+                "is not in the volume",
+                expected=f"0 to {self.volume.n_slices - 1}",
+                found=write_range,
+            )
+        gaps = find_gaps(
+            self._prompts,
+            self.volume.n_slices,
+            labels=labels,
+            directions=_DIRECTIONS[self.config.direction],
+        )
+        if gaps_only:
+            gaps = gaps_beside(gaps, self._touched)
+        if write_range is not None:
+            gaps = clip_gaps(gaps, *write_range)
+        record = RunRecord(self._prompts, gaps, self.config, write_range)
+        return self._run(self._propagator(record), record, should_stop)
+
+    def resume(self, should_stop: Callable[[], bool] | None = None) -> Iterator[PropagationEvent]:
+        """Go on with the run that was stopped; the result is that of an unbroken run.
+
+        Raises
+        ------
+        PromptError
+            No run was stopped, or seeds have changed since.
+        """
+        if self._paused is None:
+            raise PromptError("resume", "there is no stopped run", hint="Propagate instead.")
+        propagator, record = self._paused
+        if record.prompts is not self._prompts:
+            raise PromptError(
+                "resume", "seeds have changed since the run was stopped", hint="Propagate instead."
+            )
+        return self._run(propagator, record, should_stop)
+
+    def replay(self, record: RunRecord) -> Iterator[PropagationEvent]:
+        """Do a recorded run again, as far as it came then."""
+        mine = RunRecord(record.prompts, record.gaps, record.config, record.write_range)
+        propagator = self._propagator(mine)
+        return self._run(propagator, mine, lambda: propagator.done >= record.steps)
+
+    def suggestions(self) -> tuple[Suggestion, ...]:
+        """Slices to look at, most urgent first."""
+        seeds = {label: self._prompts.seeds(label) for label in self._prompts.labels}
+        return rank_slices(self.quality, seeds)
+
+    def undo(self) -> tuple[int, ...]:
+        """Take back the last run, on all slices and labels; seeds stay.
+
+        Returns
+        -------
+        tuple of int
+            The slices that changed. Empty where there was nothing to undo.
+        """
+        return self._swap(self._undo, self._redo)
+
+    def redo(self) -> tuple[int, ...]:
+        """Bring back the run that was undone last."""
+        return self._swap(self._redo, self._undo)
+
+    def _swap(self, source: list[_Undo], target: list[_Undo]) -> tuple[int, ...]:
+        if not source:
+            return ()
+        step = source.pop()
+        before = step.states.swap(self.labels)
+        target.append(_Undo(before, self._result, self.runs))
+        self._result, self.runs = step.result, step.runs
+        self._paused = None
+        for prompt in self._prompts:
+            if prompt.kind is not PromptKind.POINTS:
+                self._write_seed(prompt)
+        return step.states.indices
+
+    def _propagator(self, record: RunRecord) -> Propagator:
+        task = PropagationInput(
+            self.volume,
+            self.window,
+            record.prompts,
+            record.gaps,
+            lambda index: np.asarray(self.labels[self.volume.slicer(index)]),
+            record.write_range,
+            lambda: self._prompts,
+        )
+        highest = max(record.prompts.labels, default=0)
+        if highest > np.iinfo(self.labels.dtype).max:
+            self.labels = self.labels.astype(np.min_scalar_type(highest))
+        propagator = Propagator(
+            self.load_model().segmenter,
+            task,
+            record.config,
+            result=self._result,
+            embeddings=self._embeddings,
+        )
+        before = self._result.copy()
+        self._undo.append(_Undo(SliceStates(self.volume), before, list(self.runs)))
+        self._redo.clear()
+        self.runs.append(record)
+        return propagator
+
+    def _run(
+        self,
+        propagator: Propagator,
+        record: RunRecord,
+        should_stop: Callable[[], bool] | None,
+    ) -> Iterator[PropagationEvent]:
+        self._paused = propagator, record
+        states = self._undo[-1].states
+        events = propagator.propagate(should_stop)
+        while True:
+            started = time.perf_counter()
+            event = next(events)
+            record.seconds += time.perf_counter() - started
+            record.steps = propagator.done
+            if isinstance(event, SliceSegmented):
+                states.keep(self.labels, event.index)
+                self.labels[self.volume.slicer(event.index)][event.bbox] = event.labels
+            if isinstance(event, Finished) and event.reason is FinishReason.COMPLETED:
+                record.finished = True
+                self._paused = None
+                self._touched -= {
+                    (gap.label, index)
+                    for gap in record.gaps
+                    for index in (gap.before, gap.after, *range(gap.start, gap.stop + 1))
+                    if index is not None
+                }
+            yield event
+            if isinstance(event, Finished):
+                return
+
+    def _touch(self, label: int, index: int) -> None:
+        self._touched.add((label, index))
+        self._result.forget(label, index)
+
+    def _write_seed(self, prompt: SlicePrompt) -> None:
+        if prompt.label > np.iinfo(self.labels.dtype).max:
+            self.labels = self.labels.astype(np.min_scalar_type(prompt.label))
+        plane = self.labels[self.volume.slicer(prompt.index)]
+        plane[plane == prompt.label] = 0
+        if prompt.mask is not None:
+            plane[prompt.mask] = prompt.label
+
+    def state(self) -> dict[str, Any]:
+        """What is known of the session besides its arrays, for reports."""
+        ready = self._ready
+        return {
+            "model": {
+                "name": str(self.model) if ready is None else ready.name,
+                "sha256": None if ready is None else ready.sha256,
+                "device": self.device if ready is None else ready.device,
+                "precision": None if ready is None else ready.precision,
+            },
+            "volume": {
+                "name": self.volume.name,
+                "shape": list(self.volume.shape),
+                "axis": self.volume.axis,
+                "spacing": list(self.volume.spacing),
+                "unit": self.volume.unit,
+            },
+            "window": self.window.to_dict(),
+            "config": self.config.to_dict(),
+        }
+
+
+@dataclass(slots=True)
+class _Undo:
+    states: SliceStates
+    result: PropagationResult
+    runs: list[RunRecord]

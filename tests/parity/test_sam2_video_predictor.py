@@ -1,0 +1,141 @@
+"""With the single memory we are SAM 2: same tensors in, same masks out."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+
+from napari_slmsam2.core.prompts import SlicePrompt
+from napari_slmsam2.engine.upstream import UpstreamWalk
+
+TOLERANCE = 1e-4
+SEED = 22
+
+
+def start_sam2(predictor, images, shape):
+    """What ``init_state`` does, with tensors in place of a video file."""
+    state = {
+        "images": images,
+        "num_frames": len(images),
+        "offload_video_to_cpu": False,
+        "offload_state_to_cpu": False,
+        "video_height": shape[0],
+        "video_width": shape[1],
+        "device": torch.device("cpu"),
+        "storage_device": torch.device("cpu"),
+        "obj_id_to_idx": OrderedDict(),
+        "obj_idx_to_id": OrderedDict(),
+        "obj_ids": [],
+    }
+    for name in (
+        "point_inputs_per_obj",
+        "mask_inputs_per_obj",
+        "cached_features",
+        "constants",
+        "output_dict_per_obj",
+        "temp_output_dict_per_obj",
+        "frames_tracked_per_obj",
+    ):
+        state[name] = {}
+    return state
+
+
+def ask_sam2(predictor, state, prompt: SlicePrompt, *, clear_old_points: bool = True) -> None:
+    if prompt.mask is not None:
+        predictor.add_new_mask(state, prompt.index, prompt.label, np.array(prompt.mask))
+        return
+    box = prompt.box and (prompt.box[1], prompt.box[0], prompt.box[3], prompt.box[2])
+    predictor.add_new_points_or_box(
+        state,
+        prompt.index,
+        prompt.label,
+        points=prompt.points[:, ::-1].copy() if len(prompt.points) else None,
+        labels=prompt.point_labels.copy() if len(prompt.points) else None,
+        box=box,
+        clear_old_points=clear_old_points,
+    )
+
+
+@pytest.fixture
+def images(segmenter, volume):
+    return torch.cat([segmenter.preprocessor.image(s) for s in volume])
+
+
+def disc(shape, row, column, radius):
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    return (y - row) ** 2 + (x - column) ** 2 < radius**2
+
+
+SHAPE = (72, 60)
+MASK = SlicePrompt.from_mask(1, SEED, disc(SHAPE, 36, 32, 12))
+CASES = {
+    "mask": [MASK],
+    "points": [
+        SlicePrompt.from_points(1, SEED, [[36, 32], [60, 10], [30, 36]], [1, 0, 1]),
+    ],
+    "one point": [SlicePrompt.from_points(1, SEED, [[36, 32]])],
+    "box": [SlicePrompt.from_box(1, SEED, (20, 18, 50, 44))],
+    "two labels": [MASK, SlicePrompt.from_mask(2, SEED, disc(SHAPE, 15, 12, 8))],
+    "two labels on two slices": [MASK, SlicePrompt.from_mask(2, 30, disc(SHAPE, 15, 12, 8))],
+    "two seeds": [MASK, SlicePrompt.from_mask(1, 31, disc(SHAPE, 40, 34, 10))],
+    "empty seed": [MASK, SlicePrompt.absent_at(1, 40)],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_walks_equal_sam2(name, predictor, segmenter, images, volume, monkeypatch):
+    prompts = CASES[name]
+    if name == "two labels on two slices":
+        # SAM 2 stops with a dtype error in float32 while a label has no pointer yet.
+        attend = predictor.memory_attention.forward
+        monkeypatch.setattr(
+            predictor.memory_attention,
+            "forward",
+            lambda *, memory, **others: attend(memory=memory.float(), **others),
+        )
+    state = start_sam2(predictor, images, SHAPE)
+    walk = UpstreamWalk(
+        segmenter,
+        lambda i: segmenter.encode_image(volume[i]),
+        len(volume),
+        SHAPE,
+        keep_corrections=False,
+    )
+    for prompt in prompts:
+        if prompt.mask is None and prompt.points is None:
+            empty = np.zeros(SHAPE, bool)
+            predictor.add_new_mask(state, prompt.index, prompt.label, empty)
+        else:
+            ask_sam2(predictor, state, prompt)
+        walk.add_prompt(prompt)
+    worst, seen, present, absent = 0.0, 0, 0, 0
+    for reverse in (False, True):
+        theirs = predictor.propagate_in_video(state, reverse=reverse)
+        ours = walk.walk(reverse=reverse)
+        for (index, ids, logits), mine in zip(theirs, ours, strict=True):
+            assert index == mine.index
+            for label, expected in zip(ids, logits[:, 0].numpy(), strict=True):
+                worst = max(worst, float(np.abs(expected - mine.logits[label]).max()))
+                present += bool((expected > 0).any())
+                absent += not (expected > 0).any()
+            seen += 1
+    assert seen == len(volume) + 1
+    assert present > 10
+    assert worst < TOLERANCE
+    print(name, "largest difference", worst, "slices with", present, "and without", absent)
+
+
+def test_clicks_that_refine_a_box_equal_sam2(predictor, segmenter, images, volume):
+    state = start_sam2(predictor, images, SHAPE)
+    box = SlicePrompt.from_box(1, SEED, (20, 18, 50, 44))
+    ask_sam2(predictor, state, box)
+    click = SlicePrompt.from_points(1, SEED, [[36, 32]], [0])
+    ask_sam2(predictor, state, click, clear_old_points=False)
+    refined = box.refine([[36, 32]], [0])
+    seed = segmenter.encode_seed(segmenter.encode_image(volume[SEED]), refined, SHAPE)
+    index, _, expected = next(predictor.propagate_in_video(state))
+    assert index == SEED
+    np.testing.assert_allclose(seed.logits, expected[0, 0].numpy(), atol=TOLERANCE)
