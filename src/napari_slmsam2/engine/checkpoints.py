@@ -1,0 +1,274 @@
+"""Files of weights: strict reading, writing and conversion.
+
+torch is imported only where tensors are touched, so that listing and downloading models stays
+cheap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_slmsam2.core.errors import CheckpointError, ConfigError, OutputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+#: SAM 2.1 weights for an SLM-SAM 2 network: the long-term attention's, copied.
+SAM2_TO_SLM_SAM2 = "sam2.1->slm-sam2"
+
+_METADATA_KEY = "napari_slmsam2"
+_KEYS_SHOWN = 4
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, as lower-case hexadecimal digits.
+
+    Raises
+    ------
+    CheckpointError
+        The file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(str(path), f"cannot be read ({error.strerror})") from error
+
+
+def load_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint, on the CPU; no code in the file is run.
+
+    Parameters
+    ----------
+    path : path-like
+        ``.safetensors``, or a file of ``torch.save`` that holds a state dict or
+        ``{"model": state dict, ...}``.
+
+    Raises
+    ------
+    CheckpointError
+        The file is not there, is damaged, is no checkpoint, or holds code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(str(path), "is not there" if not path.exists() else "is not a file")
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    return _tensors(path, _unpickle_safely(path))
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(str(path), "is not a safetensors file", found=str(error)) from error
+
+
+def _unpickle_safely(path: Path) -> Any:
+    import pickle
+
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            str(path),
+            "is not a checkpoint, or holds more than tensors; nothing in it was run",
+            expected="a file that torch.load(weights_only=True) reads",
+            hint="Only use weights from a source that you trust.",
+        ) from error
+    except Exception as error:  # damaged files break torch's reader in any way
+        raise CheckpointError(
+            str(path),
+            "is not a checkpoint, or is damaged",
+            expected="a .safetensors file or a state dict of torch.save",
+            found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+        ) from error
+
+
+def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
+    from torch import Tensor
+
+    state = content
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        state = content["model"]
+    if not isinstance(state, Mapping) or not state:
+        raise CheckpointError(
+            str(path), "holds no weights", expected="a state dict", found=type(state).__name__
+        )
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise CheckpointError(
+                str(path),
+                "is not a state dict",
+                expected="names with tensors",
+                found=f"{key!r}: {type(value).__name__}",
+            )
+    return dict(state)
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, what: str) -> None:
+    """Fill a module with weights; every key must be there, none may be left over.
+
+    Parameters
+    ----------
+    module : nn.Module
+    state : mapping of str to Tensor
+    what : str
+        The file or model, for the message.
+
+    Raises
+    ------
+    CheckpointError
+        Keys are missing or unexpected, or shapes differ. The module is unchanged.
+    """
+    own = module.state_dict()
+    problems = {
+        "missing": sorted(own.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - own.keys()),
+        "of another shape": [
+            f"{key} (expected {tuple(own[key].shape)}, found {tuple(state[key].shape)})"
+            for key in sorted(own.keys() & state.keys())
+            if own[key].shape != state[key].shape
+        ],
+    }
+    found = "; ".join(
+        f"{len(keys)} {kind}: {_first(keys)}" for kind, keys in problems.items() if keys
+    )
+    if found:
+        raise CheckpointError(
+            what,
+            "does not hold the weights of this network",
+            expected=f"{len(own)} tensors of {type(module).__name__}",
+            found=found,
+            hint="Choose the model that these weights were made for, or ask for a conversion.",
+        )
+    module.load_state_dict(state, strict=True)
+
+
+def _first(keys: Iterable[str]) -> str:
+    keys = list(keys)
+    more = len(keys) - _KEYS_SHOWN
+    return ", ".join(keys[:_KEYS_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def convert_state(
+    state: Mapping[str, Tensor], conversion: str, module: nn.Module
+) -> dict[str, Tensor]:
+    """Turn the weights of one kind of network into those of another.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+    conversion : {"sam2.1->slm-sam2"}
+        As SLM-SAM 2's training starts (Chen et al., arXiv:2505.01854): the short-term memory
+        attention is a copy of the long-term one, the unused short-term time table is zero; the
+        fuser or gate keeps the module's initial values.
+    module : nn.Module
+        The network that the weights are for.
+
+    Returns
+    -------
+    dict of str to Tensor
+        For `load_weights`, which still checks every key.
+
+    Raises
+    ------
+    ConfigError
+        The conversion is not known.
+    CheckpointError
+        The weights are not those of SAM 2.1.
+    """
+    if conversion != SAM2_TO_SLM_SAM2:
+        raise ConfigError(
+            "conversion", "is not known", expected=SAM2_TO_SLM_SAM2, found=repr(conversion)
+        )
+    already = [key for key in state if key.startswith(("recent_memory_", "rec_maskmem_"))]
+    if already:
+        raise CheckpointError(
+            f"conversion {conversion}",
+            "the weights are not those of SAM 2.1",
+            found=_first(already),
+            hint="They are SLM-SAM 2's: load them without a conversion.",
+        )
+    converted = dict(state)
+    for key, value in state.items():
+        if key.startswith("memory_attention."):
+            converted[f"recent_{key}"] = value.clone()
+    for key, value in module.state_dict().items():
+        if key == "rec_maskmem_tpos_enc":
+            converted[key] = value.new_zeros(value.shape)
+        elif key.startswith(("recent_memory_fuser.", "recent_memory_gate.")):
+            converted[key] = value.clone()
+    return converted
+
+
+def save_weights(
+    path: str | os.PathLike[str], state: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> None:
+    """Write weights as safetensors: whole or not at all.
+
+    Parameters
+    ----------
+    path : path-like
+        Must end in ``.safetensors``.
+    state : mapping of str to Tensor
+        Of `torch.nn.Module.state_dict`.
+    metadata : mapping
+        Values that JSON can hold; ``config`` (`ModelConfig.to_dict`) describes the network, the
+        rest says where the weights come from.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise OutputError(str(path), "has another suffix", expected=".safetensors")
+    # Copies: safetensors refuses tensors that share memory.
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    header = {"format": "pt", _METADATA_KEY: json.dumps(metadata)}
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, unfinished, metadata=header)
+        os.replace(unfinished, path)
+    except (SafetensorError, OSError) as error:
+        raise OutputError(str(path), "cannot be written", found=str(error)) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `save_weights` noted about the weights; empty for safetensors of other programs.
+
+    Raises
+    ------
+    CheckpointError
+        The file is not there or not safetensors.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        noted = json.loads(header.get(_METADATA_KEY, "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(str(path), "is not a safetensors file", found=str(error)) from error
+    if not isinstance(noted, dict):
+        raise CheckpointError(
+            str(path), "has damaged metadata", expected="a JSON object", found=repr(noted)[:80]
+        )
+    return noted
