@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from napari_slmsam2.core.config import ModelConfig
 from napari_slmsam2.engine.network import SliceNetwork
@@ -17,10 +16,12 @@ TINY = {
     "embed_dim": 16,
     "stages": (1, 2, 3, 2),
     "global_attention_blocks": (4,),
+    "attention_layers": 2,
+    "feedforward_dim": 128,
 }
 
 
-def randomise(module: nn.Module, seed: int) -> None:
+def randomise(module: SliceNetwork, seed: int) -> None:
     """Draw weights that make every branch matter: no zero layer scale, no silent table."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
@@ -34,6 +35,10 @@ def randomise(module: nn.Module, seed: int) -> None:
         else:
             noise *= 0.2
         parameter.data.copy_(noise)
+    module.sam_mask_decoder.pred_obj_score_head.layers[2].bias.data += 4
+    for name, buffer in module.named_buffers():
+        if name.endswith("gaussian_matrix"):
+            buffer.copy_(torch.randn(buffer.shape, generator=generator))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -69,6 +74,8 @@ def predictor(sam2_network):
                 "++model.image_encoder.trunk.stages=[1,2,3,2]",
                 "++model.image_encoder.trunk.global_att_blocks=[4]",
                 "++model.image_encoder.neck.backbone_channel_list=[128,64,32,16]",
+                "++model.memory_attention.num_layers=2",
+                "++model.memory_attention.layer.dim_feedforward=128",
                 "++model.fill_hole_area=0",
             ],
         )

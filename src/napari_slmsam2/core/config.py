@@ -180,6 +180,14 @@ class PropagationConfig(Settings):
         choices=("bfloat16", "float32"),
         advanced=True,
     )
+    memory_pooling: int = setting(
+        1,
+        "Pooling of memory",
+        "1 is exact. 2 averages 2 x 2 neighbouring memory tokens, which makes the memory attention "
+        "of large networks up to four times faster and its result approximate.",
+        choices=(1, 2, 4),
+        advanced=True,
+    )
     embedding_budget: int = setting(
         2048,
         "Memory for image features",
@@ -264,6 +272,14 @@ class ModelConfig(Settings):
         if len(self.stages) != 4 or len(self.window_spec) != 4:
             raise ConfigError(
                 "setting stages", "the trunk has four stages", found=(self.stages, self.window_spec)
+            )
+        openers = {sum(self.stages[:i]) for i in (1, 2, 3)}
+        if openers & set(self.global_attention_blocks):
+            raise ConfigError(
+                "setting global_attention_blocks",
+                "names a block that opens a stage; those pool within windows",
+                expected=f"none of {sorted(openers)}",
+                found=self.global_attention_blocks,
             )
         self._divides("image_size", self.image_size, 32)
         self._divides("model_dim", self.model_dim, 8)

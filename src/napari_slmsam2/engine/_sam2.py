@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 _hydra_was_running = GlobalHydra.instance().is_initialized()
 
-from sam2.modeling.backbones.hieradet import Hiera  # noqa: E402
+from sam2.modeling.backbones.hieradet import Hiera, MultiScaleAttention  # noqa: E402
 from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder  # noqa: E402
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer  # noqa: E402
 from sam2.modeling.memory_encoder import (  # noqa: E402
@@ -20,11 +20,11 @@ from sam2.modeling.memory_encoder import (  # noqa: E402
     MemoryEncoder,
 )
 from sam2.modeling.position_encoding import PositionEmbeddingSine  # noqa: E402
-from sam2.modeling.sam2_base import SAM2Base  # noqa: E402
-from sam2.modeling.sam2_utils import MLP, get_1d_sine_pe  # noqa: E402
 from sam2.modeling.sam.mask_decoder import MaskDecoder  # noqa: E402
 from sam2.modeling.sam.prompt_encoder import PromptEncoder  # noqa: E402
 from sam2.modeling.sam.transformer import RoPEAttention, TwoWayTransformer  # noqa: E402
+from sam2.modeling.sam2_base import SAM2Base  # noqa: E402
+from sam2.modeling.sam2_utils import MLP, get_1d_sine_pe  # noqa: E402
 
 if not _hydra_was_running:
     GlobalHydra.instance().clear()
@@ -41,6 +41,7 @@ __all__ = [
     "MemoryAttention",
     "MemoryAttentionLayer",
     "MemoryEncoder",
+    "MultiScaleAttention",
     "PositionEmbeddingSine",
     "PromptEncoder",
     "RoPEAttention",

@@ -82,6 +82,7 @@ def make_segmenter(
             dtype=dtype,
             memory_dtype=getattr(torch, config.memory_dtype),
         )
+        loaded.network.pool_memory(config.memory_pooling)
     precision = str(dtype).removeprefix("torch.")
     return ReadyModel(segmenter, loaded.name, loaded.sha256, str(torch_device), precision)
 

@@ -24,11 +24,9 @@ def merge_logits(
     -------
     ndarray of float32, shape (H, W)
     """
-    total, weight = 0.0, 0.0
-    for logits, share in voices:
-        total = total + share * sigmoid(logits)
-        weight += share
-    probability = np.clip(total / max(weight, _EPSILON), _EPSILON, 1 - _EPSILON)
+    logits, weights = zip(*voices, strict=True)
+    total = sum(share * sigmoid(one) for one, share in zip(logits, weights, strict=True))
+    probability = np.clip(total / max(sum(weights), _EPSILON), _EPSILON, 1 - _EPSILON)
     return np.log(probability / (1 - probability)).astype(np.float32)
 
 

@@ -28,11 +28,11 @@ from napari_slmsam2.engine._sam2 import (
     MemoryEncoder,
     PositionEmbeddingSine,
     PromptEncoder,
-    RoPEAttention,
     SAM2Base,
     TwoWayTransformer,
     get_1d_sine_pe,
 )
+from napari_slmsam2.engine.attention import BlockwiseTrunkAttention, MemoryRoPEAttention
 
 
 @dataclass(slots=True)
@@ -170,8 +170,8 @@ class SliceNetwork(SAM2Base):
                 )
             else:
                 self.recent_memory_gate = nn.Conv2d(2 * config.model_dim, config.model_dim, 1)
-                nn.init.zeros_(self.recent_memory_gate.weight)
-                nn.init.zeros_(self.recent_memory_gate.bias)
+                for parameter in self.recent_memory_gate.parameters():
+                    nn.init.zeros_(parameter)
             rows = config.short_time_rows or config.memory_slices
             self.rec_maskmem_tpos_enc = nn.Parameter(torch.zeros(rows, 1, 1, config.memory_dim))
         grid = config.image_size // 16
@@ -217,6 +217,12 @@ class SliceNetwork(SAM2Base):
         self.obj_ptr_proj = MLP(c.model_dim, c.model_dim, c.model_dim, 3)
         self.obj_ptr_tpos_proj = nn.Linear(c.model_dim, c.memory_dim)
 
+    def pool_memory(self, size: int) -> None:
+        """Average ``size`` x ``size`` memory tokens in the memory attentions; 1 is exact."""
+        for module in self.modules():
+            if isinstance(module, MemoryAttentionLayer):
+                module.cross_attn_image.pooling = size
+
     def encode_image(self, image: Tensor) -> ImageEmbedding:
         """Encode one slice.
 
@@ -238,8 +244,7 @@ class SliceNetwork(SAM2Base):
             0 or 1. An empty mask says that the object is absent.
         """
         feature, high_res = _expand(embedding, len(masks))
-        heads = self._use_mask_as_output(feature, high_res, masks)
-        return _output(heads)
+        return _output(self._use_mask_as_output(feature, high_res, masks))
 
     def prompt_points(
         self,
@@ -428,15 +433,18 @@ def _sine_position(channels: int, grid: int) -> Tensor:
 
 def _image_encoder(c: ModelConfig) -> nn.Module:
     channels = [c.embed_dim * 2**stage for stage in (3, 2, 1, 0)]
+    trunk = Hiera(
+        embed_dim=c.embed_dim,
+        num_heads=c.trunk_heads,
+        stages=c.stages,
+        global_att_blocks=c.global_attention_blocks,
+        window_pos_embed_bkg_spatial_size=c.pos_embed_background,
+        window_spec=c.window_spec,
+    )
+    for block in trunk.blocks:
+        block.attn.__class__ = BlockwiseTrunkAttention
     return ImageEncoder(
-        trunk=Hiera(
-            embed_dim=c.embed_dim,
-            num_heads=c.trunk_heads,
-            stages=c.stages,
-            global_att_blocks=c.global_attention_blocks,
-            window_pos_embed_bkg_spatial_size=c.pos_embed_background,
-            window_spec=c.window_spec,
-        ),
+        trunk=trunk,
         neck=FpnNeck(
             position_encoding=_NoPosition(),
             d_model=c.model_dim,
@@ -463,11 +471,11 @@ def _memory_attention(c: ModelConfig) -> nn.Module:
         dim_feedforward=c.feedforward_dim,
         dropout=0.1,
         pos_enc_at_attn=False,
-        self_attention=RoPEAttention(**shared),
+        self_attention=MemoryRoPEAttention(**shared),
         d_model=c.model_dim,
         pos_enc_at_cross_attn_keys=True,
         pos_enc_at_cross_attn_queries=False,
-        cross_attention=RoPEAttention(rope_k_repeat=True, kv_in_dim=c.memory_dim, **shared),
+        cross_attention=MemoryRoPEAttention(rope_k_repeat=True, kv_in_dim=c.memory_dim, **shared),
     )
     return MemoryAttention(
         d_model=c.model_dim, pos_enc_at_input=True, layer=layer, num_layers=c.attention_layers

@@ -72,7 +72,8 @@ class SlicePreprocessor:
         labels : Tensor of int32, shape (1, P)
             1 inside, 0 outside, 2 and 3 the corners of the box.
         """
-        assert prompt.points is not None and prompt.point_labels is not None
+        assert prompt.points is not None
+        assert prompt.point_labels is not None
         points, labels = prompt.points, prompt.point_labels
         if prompt.box is not None:
             corners = np.array(prompt.box, dtype=np.float64).reshape(2, 2)
