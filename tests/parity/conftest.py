@@ -10,6 +10,8 @@ from napari_slmsam2.core.config import ModelConfig
 from napari_slmsam2.engine.network import SliceNetwork
 from napari_slmsam2.engine.segmenter import NetworkSegmenter
 
+from ..random_weights import randomise
+
 SIZE = 128
 TINY = {
     "image_size": SIZE,
@@ -19,26 +21,6 @@ TINY = {
     "attention_layers": 2,
     "feedforward_dim": 128,
 }
-
-
-def randomise(module: SliceNetwork, seed: int) -> None:
-    """Draw weights that make every branch matter: no zero layer scale, no silent table."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in module.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        if parameter.ndim >= 2 and "embed" not in name and "tpos" not in name:
-            noise /= np.sqrt(max(1, parameter[0].numel()))
-        elif "norm" in name and name.endswith("weight"):
-            noise = 1 + 0.1 * noise
-        elif "gamma" in name:
-            noise *= 0.3
-        else:
-            noise *= 0.2
-        parameter.data.copy_(noise)
-    module.sam_mask_decoder.pred_obj_score_head.layers[2].bias.data += 4
-    for name, buffer in module.named_buffers():
-        if name.endswith("gaussian_matrix"):
-            buffer.copy_(torch.randn(buffer.shape, generator=generator))
 
 
 @pytest.fixture(autouse=True, scope="session")

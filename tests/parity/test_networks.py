@@ -12,7 +12,8 @@ from napari_slmsam2.engine.network import SliceNetwork
 from napari_slmsam2.engine.segmenter import NetworkSegmenter
 from napari_slmsam2.engine.upstream import UpstreamWalk
 
-from .conftest import TINY, randomise
+from ..random_weights import randomise
+from .conftest import TINY
 
 
 @pytest.mark.parametrize(
@@ -125,3 +126,11 @@ def test_bfloat16_and_pooled_memory_stay_close(volume):
 
 def dice(first, second):
     return 2 * (first & second).sum() / (first.sum() + second.sum())
+
+
+def test_one_set_of_weights_serves_every_input_size(sam2_network, volume):
+    smaller = SliceNetwork(sam2_network.config.replace(image_size=64))
+    smaller.load_state_dict(sam2_network.state_dict(), strict=True)
+    logits = walk_logits(smaller, volume[:8])
+    assert logits.shape == (4, *volume.shape[1:])
+    assert np.isfinite(logits).all()

@@ -73,7 +73,13 @@ def make_segmenter(
     config = config or PropagationConfig()
     torch_device = choose_device(device)
     dtype = choose_dtype(torch_device, config.precision)
-    loaded = load_network(model, folder=folder, progress=progress, should_stop=should_stop)
+    loaded = load_network(
+        model,
+        image_size=config.image_size,
+        folder=folder,
+        progress=progress,
+        should_stop=should_stop,
+    )
     with computing(torch_device, torch.float32):
         segmenter = NetworkSegmenter(
             loaded.network,

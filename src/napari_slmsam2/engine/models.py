@@ -55,6 +55,7 @@ def load_network(
     *,
     config: ModelConfig | None = None,
     conversion: str | None = None,
+    image_size: int | None = None,
     folder: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -71,6 +72,8 @@ def load_network(
         SAM 2.1 or SLM-SAM 2 network that the weights look like.
     conversion : str, optional
         Of the weights of a file, see `convert_state`; needs ``config``.
+    image_size : int, optional
+        Side of the network's input in pixels. Default: the model's own.
     folder, progress, should_stop : optional
         See `napari_slmsam2.engine.download.fetch_weights`.
 
@@ -83,7 +86,7 @@ def load_network(
     CheckpointError
         The file is not there, is no checkpoint, or does not fit the network.
     """
-    if _is_file(model):
+    if is_weights_file(model):
         path = Path(model)
         name, sha256 = path.name, file_sha256(path)
         state = load_state(path)
@@ -98,14 +101,15 @@ def load_network(
         name, sha256 = card.name, card.weights.sha256
         config, conversion = card.config, card.conversion
         state = load_state(path)
-    network = _build(config)
+    network = _build(config if image_size is None else config.replace(image_size=image_size))
     if conversion is not None:
         state = convert_state(state, conversion, network)
     load_weights(network, state, what=str(path))
     return LoadedNetwork(network, name, path, sha256)
 
 
-def _is_file(model: str | os.PathLike[str]) -> bool:
+def is_weights_file(model: str | os.PathLike[str]) -> bool:
+    """Whether a model is asked for by its file of weights instead of its name."""
     return not isinstance(model, str) or model.endswith(_SUFFIXES) or os.sep in model
 
 

@@ -1,0 +1,334 @@
+"""Speed, memory and masks against SAM 2's own video predictor, with the same random weights.
+
+    python benchmarks/against_sam2.py speed --labels 1
+    python benchmarks/against_sam2.py speed --labels 10 --slices 12
+    python benchmarks/against_sam2.py memory --slices 24 96
+
+Both predictors advance in turn, slice by slice, in one process, so that the ratio of each pair is
+free of the machine's drift. No trained weights are needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+os.environ["TQDM_DISABLE"] = "1"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.random_weights import randomise
+
+from napari_slmsam2.core.config import PropagationConfig, sam2_config
+from napari_slmsam2.core.events import SliceSegmented
+from napari_slmsam2.core.intensity import IntensityWindow
+from napari_slmsam2.core.prompts import SlicePrompt
+from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.engine.device import choose_device, choose_dtype
+from napari_slmsam2.engine.factory import ReadyModel
+from napari_slmsam2.engine.network import SliceNetwork
+from napari_slmsam2.engine.segmenter import NetworkSegmenter
+from napari_slmsam2.session import SegmentationSession
+
+SHAPE = (256, 256)
+FULL_BANK = 8  # from this slice on the memory holds seven maps
+
+
+def make_volume(n_slices: int) -> np.ndarray:
+    """Discs that drift through textured slices, float32 in 0..1, shape (n_slices, 256, 256)."""
+    rng = np.random.default_rng(1)
+    volume = np.empty((n_slices, *SHAPE), dtype=np.float32)
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    for z in range(n_slices):
+        image = 0.3 + rng.normal(0, 0.05, SHAPE)
+        for k in range(10):
+            image[disc(x, y, z, k)] += 0.3
+        volume[z] = np.clip(image, 0, 1)
+    return volume
+
+
+def disc(x: np.ndarray, y: np.ndarray, z: int, k: int) -> np.ndarray:
+    """The k-th of ten objects on slice z."""
+    row, column = 60 + 130 * (k // 5), 28 + 50 * (k % 5)
+    return (y - row - 0.5 * z) ** 2 + (x - column - 0.2 * z) ** 2 < (20 - 0.1 * z) ** 2
+
+
+def make_network(size: int) -> SliceNetwork:
+    """SAM 2.1 Hiera-T with random weights."""
+    network = SliceNetwork(sam2_config("tiny", image_size=size))
+    randomise(network, 0)
+    return network
+
+
+def make_sam2(network: SliceNetwork, size: int):
+    """SAM 2's own predictor with the same weights."""
+    from hydra import initialize_config_module
+    from sam2.build_sam import build_sam2_video_predictor
+
+    with initialize_config_module("sam2", version_base="1.2"):
+        predictor = build_sam2_video_predictor(
+            "configs/sam2.1/sam2.1_hiera_t.yaml",
+            device=network.device.type,
+            hydra_overrides_extra=[f"++model.image_size={size}"],
+        )
+    predictor.load_state_dict(network.state_dict())
+    predictor.fill_hole_area = 0
+    return predictor
+
+
+def sam2_state(predictor, images: torch.Tensor) -> dict:
+    """What SAM 2's ``init_state`` makes, with tensors in place of a video file."""
+    device = predictor.device
+    state = {
+        "images": images,
+        "num_frames": len(images),
+        "offload_video_to_cpu": False,
+        "offload_state_to_cpu": False,
+        "video_height": SHAPE[0],
+        "video_width": SHAPE[1],
+        "device": device,
+        "storage_device": device,
+        "obj_id_to_idx": OrderedDict(),
+        "obj_idx_to_id": OrderedDict(),
+        "obj_ids": [],
+    }
+    for name in (
+        "point_inputs_per_obj",
+        "mask_inputs_per_obj",
+        "cached_features",
+        "constants",
+        "output_dict_per_obj",
+        "temp_output_dict_per_obj",
+        "frames_tracked_per_obj",
+    ):
+        state[name] = {}
+    return state
+
+
+class Theirs:
+    """SAM 2's predictor over a volume, all labels annotated on slice 0."""
+
+    def __init__(self, network: SliceNetwork, size: int, volume: np.ndarray, labels: int) -> None:
+        self.predictor = make_sam2(network, size)
+        preprocessor = NetworkSegmenter(network, name="", device=network.device).preprocessor
+        self.state = sam2_state(
+            self.predictor, torch.cat([preprocessor.image(slice_) for slice_ in volume])
+        )
+        for k, mask in enumerate(seeds(labels)):
+            self.predictor.add_new_mask(self.state, 0, k + 1, mask)
+
+    def run(self):
+        """Yield seconds and masks of every slice, shape (labels, H, W)."""
+        walk = self.predictor.propagate_in_video(self.state, start_frame_idx=0)
+        while True:
+            started = time.perf_counter()
+            try:
+                _, _, logits = next(walk)
+            except StopIteration:
+                return
+            masks = logits[:, 0].cpu().numpy() > 0
+            yield time.perf_counter() - started, masks
+
+
+class Ours:
+    """This package over the same volume."""
+
+    def __init__(
+        self, network: SliceNetwork, volume: np.ndarray, labels: int, config: PropagationConfig
+    ) -> None:
+        device = network.device
+        dtype = choose_dtype(device, config.precision)
+        network.pool_memory(config.memory_pooling)
+        segmenter = NetworkSegmenter(network, name="sam2", device=device, dtype=dtype)
+        self.session = SegmentationSession(
+            Volume(volume), config=config, window=IntensityWindow.from_limits(0.0, 1.0)
+        )
+        self.session.use_model(ReadyModel(segmenter, "sam2", None, str(device), str(dtype)))
+        for k, mask in enumerate(seeds(labels)):
+            self.session.add_prompt(SlicePrompt.from_mask(k + 1, 0, mask))
+
+    def run(self, **options):
+        """Yield seconds and slice index of every segmented slice."""
+        events = self.session.propagate(**options)
+        while True:
+            started = time.perf_counter()
+            event = next(events, None)
+            if event is None:
+                return
+            if isinstance(event, SliceSegmented):
+                yield time.perf_counter() - started, event.index
+
+    def masks(self, index: int, labels: int) -> np.ndarray:
+        """Soft masks cut at 0 before overlaps are resolved, shape (labels, H, W)."""
+        found = self.session.logits_on_slice(index)
+        empty = np.full(SHAPE, -1.0)
+        return np.stack([found.get(k + 1, empty) > 0 for k in range(labels)])
+
+
+def seeds(labels: int) -> list[np.ndarray]:
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    return [disc(x, y, 0, k) for k in range(labels)]
+
+
+def dice(first: np.ndarray, second: np.ndarray) -> float:
+    """Dice of the objects or of the background, whichever is lower."""
+    return min(_dice(first, second), _dice(~first, ~second))
+
+
+def _dice(first: np.ndarray, second: np.ndarray) -> float:
+    total = first.sum() + second.sum()
+    return 1.0 if total == 0 else float(2 * (first & second).sum() / total)
+
+
+def speed(arguments: argparse.Namespace) -> None:
+    """Advance both by turns and print medians of the times and of the ratios."""
+    volume = make_volume(arguments.slices)
+    network = make_network(arguments.size).to(choose_device(arguments.device)).eval()
+    config = PropagationConfig(
+        direction="forward",
+        stop_after_absent=arguments.slices,
+        precision=arguments.precision,
+        memory_pooling=arguments.pooling,
+        batch_size=max(8, arguments.labels),
+    )
+    theirs = Theirs(network, arguments.size, volume, arguments.labels)
+    ours = Ours(network, volume, arguments.labels, config)
+    their_walk, our_walk = theirs.run(), ours.run()
+    next(their_walk)
+    started = time.perf_counter()
+    rows, overlap = [], []
+    for their_seconds, their_masks in their_walk:
+        our_seconds, index = next(our_walk)
+        rows.append((their_seconds, our_seconds))
+        overlap.append(dice(their_masks, ours.masks(index, arguments.labels)))
+        print(
+            f"slice {index}: sam2 {their_seconds:.2f} s, here {our_seconds:.2f} s, "
+            f"Dice {overlap[-1]:.4f}, {their_masks.mean():.1%} foreground",
+            file=sys.stderr,
+        )
+    full = rows[FULL_BANK - 1 :] or rows
+    their_median = statistics.median(t for t, _ in full)
+    result = {
+        "size": arguments.size,
+        "labels": arguments.labels,
+        "slices": arguments.slices,
+        "precision": str(ours.session.load_model().precision),
+        "pooling": arguments.pooling,
+        "threads": torch.get_num_threads(),
+        "sam2_seconds_per_slice": their_median,
+        "our_seconds_per_slice": statistics.median(o for _, o in full),
+        "ratio": statistics.median(t / o for t, o in full),
+        "whole_run_ratio": sum(t for t, _ in rows) / sum(o for _, o in rows),
+        "dice_min": min(overlap),
+        "dice_mean": statistics.mean(overlap),
+        "seconds": time.perf_counter() - started,
+    }
+    result |= rerun(ours, arguments, sum(t for t, _ in rows))
+    print(json.dumps(result, indent=1))
+
+
+def rerun(ours: Ours, arguments: argparse.Namespace, their_whole_run: float) -> dict:
+    """Correct one slice and fill only the gap between it and the first seed.
+
+    SAM 2 has no way to run a part of the volume again, so that its whole walk is the comparison.
+    """
+    middle = arguments.slices // 4
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    last = arguments.slices - 1
+    for k in range(arguments.labels):
+        mask = disc(x, y, last, k)
+        ours.session.add_prompt(SlicePrompt.from_mask(k + 1, last, mask))
+    for _ in ours.run(gaps_only=True):
+        pass
+    for k in range(arguments.labels):
+        ours.session.add_prompt(SlicePrompt.from_mask(k + 1, middle, disc(x, y, middle, k)))
+    encoded = ours.session.encoded_slices
+    seconds = [s for s, _ in ours.run(gaps_only=True, write_range=(0, middle))]
+    return {
+        "rerun_slices": middle - 1,
+        "rerun_seconds": sum(seconds),
+        "rerun_encoded_again": ours.session.encoded_slices - encoded,
+        "rerun_ratio": their_whole_run / sum(seconds),
+    }
+
+
+def memory(arguments: argparse.Namespace) -> None:
+    """Peak resident memory of whole processes, at several numbers of slices."""
+    peaks: dict[str, list[float]] = {}
+    for who in ("sam2", "here"):
+        for n in arguments.slices:
+            command = [sys.executable, __file__, "one", who, str(n), str(arguments.size)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            peaks.setdefault(who, []).append(float(done.stdout.split()[-1]))
+            print(who, n, "slices:", peaks[who][-1], "MiB", file=sys.stderr)
+    span = arguments.slices[-1] - arguments.slices[0]
+    growth = {who: (p[-1] - p[0]) / span for who, p in peaks.items()}
+    print(
+        json.dumps(
+            {
+                "size": arguments.size,
+                "slices": arguments.slices,
+                "peak_MiB": peaks,
+                "growth_MiB_per_slice": growth,
+                "share": growth["here"] / growth["sam2"],
+            },
+            indent=1,
+        )
+    )
+
+
+def one(arguments: argparse.Namespace) -> None:
+    """One whole run of one predictor; prints the peak memory in MiB."""
+    import resource
+
+    volume = make_volume(arguments.slices)
+    network = make_network(arguments.size).eval()
+    if arguments.who == "sam2":
+        for _ in Theirs(network, arguments.size, volume, 1).run():
+            pass
+    else:
+        config = PropagationConfig(
+            direction="forward", stop_after_absent=arguments.slices, embedding_budget=64
+        )
+        for _ in Ours(network, volume, 1, config).run():
+            pass
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("speed")
+    command.add_argument("--labels", type=int, default=1)
+    command.add_argument("--slices", type=int, default=24)
+    command.add_argument("--size", type=int, default=1024)
+    command.add_argument("--precision", default="auto")
+    command.add_argument("--pooling", type=int, default=1)
+    command.add_argument("--device", default="cpu")
+    command.set_defaults(run=speed)
+    command = commands.add_parser("memory")
+    command.add_argument("--slices", type=int, nargs="+", default=[24, 96])
+    command.add_argument("--size", type=int, default=1024)
+    command.set_defaults(run=memory)
+    command = commands.add_parser("one")
+    command.add_argument("who", choices=("sam2", "here"))
+    command.add_argument("slices", type=int)
+    command.add_argument("size", type=int)
+    command.set_defaults(run=one)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()

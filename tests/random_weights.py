@@ -1,0 +1,28 @@
+"""Random weights under which every branch of a network matters."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from napari_slmsam2.engine.network import SliceNetwork
+
+
+def randomise(network: SliceNetwork, seed: int) -> None:
+    """Draw weights: no zero layer scale, no silent table, objects mostly present."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in network.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if parameter.ndim >= 2 and "embed" not in name and "tpos" not in name:
+            noise /= np.sqrt(max(1, parameter[0].numel()))
+        elif "norm" in name and name.endswith("weight"):
+            noise = 1 + 0.1 * noise
+        elif "gamma" in name:
+            noise *= 0.3
+        else:
+            noise *= 0.2
+        parameter.data.copy_(noise)
+    network.sam_mask_decoder.pred_obj_score_head.layers[2].bias.data += 4
+    for name, buffer in network.named_buffers():
+        if name.endswith("gaussian_matrix"):
+            buffer.copy_(torch.randn(buffer.shape, generator=generator))
