@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_slmsam2.core.errors import VolumeError
+from napari_slmsam2.core.errors import SlmSam2Error, VolumeError
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +83,18 @@ class Volume:
         return self.spacing[self.axis], row, column
 
     def take(self, index: int) -> np.ndarray:
-        """Read one slice, shape (H, W), in the dtype of the data."""
+        """Read one slice, in the dtype of the data.
+
+        Returns
+        -------
+        ndarray, shape (H, W)
+
+        Raises
+        ------
+        VolumeError
+            There is no such slice, or the data behind it cannot be read (a file that is damaged
+            or gone, too little memory).
+        """
         if not 0 <= index < self.n_slices:
             raise VolumeError(
                 self.name,
@@ -90,7 +102,16 @@ class Volume:
                 expected=f"0 to {self.n_slices - 1}",
                 found=index,
             )
-        return np.asarray(self.data[self.slicer(index)])
+        try:
+            return np.asarray(self.data[self.slicer(index)])
+        except SlmSam2Error:
+            raise
+        except Exception as error:
+            raise VolumeError(
+                self.name,
+                f"slice {index} along axis {self.axis} cannot be read",
+                found=f"{type(error).__name__}: {error}",
+            ) from error
 
     def slicer(self, index: int) -> tuple[Any, ...]:
         """The index expression of a slice, for this grid's image and label arrays alike."""
@@ -101,7 +122,22 @@ class Volume:
         return replace(self, axis=axis)
 
 
-def default_axis(spacing: tuple[float, ...]) -> int:
-    """The axis with the coarsest spacing; of equal ones (to 1 %) the last."""
+def default_axis(spacing: Sequence[float], *, ties: Literal["first", "last"] = "last") -> int:
+    """The axis with the coarsest spacing.
+
+    Parameters
+    ----------
+    spacing : sequence of float
+        Distance of voxel centres along the axes of the array.
+    ties : {"last", "first"}
+        Which of several equally coarse axes (to 1 %) is taken: the one along which slices are
+        stacked in the file. That is the last axis of NIfTI and its kin (x, y, z) and the first
+        one of TIFF, Zarr and numpy stacks (z, y, x).
+
+    Returns
+    -------
+    int
+    """
     coarsest = max(spacing)
-    return max(a for a, s in enumerate(spacing) if s >= 0.99 * coarsest)
+    candidates = [a for a, s in enumerate(spacing) if s >= 0.99 * coarsest]
+    return candidates[0 if ties == "first" else -1]

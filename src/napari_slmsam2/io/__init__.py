@@ -1,0 +1,18 @@
+"""Files: images and labels with their geometry, and writing that is all or nothing."""
+
+from __future__ import annotations
+
+from napari_slmsam2.io.atomic import atomic_write, check_writable
+from napari_slmsam2.io.images import LoadedImage, describe, read_image
+from napari_slmsam2.io.labels import check_same_grid, read_labels, write_labels
+
+__all__ = [
+    "LoadedImage",
+    "atomic_write",
+    "check_same_grid",
+    "check_writable",
+    "describe",
+    "read_image",
+    "read_labels",
+    "write_labels",
+]

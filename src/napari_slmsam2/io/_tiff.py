@@ -1,0 +1,256 @@
+"""TIFF, OME-TIFF and ImageJ stacks, with their voxel size."""
+
+from __future__ import annotations
+
+import math
+import struct
+import weakref
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from napari_slmsam2.core.errors import VolumeError
+from napari_slmsam2.io.raw import ArrayLike, Geometry, RawImage, check_size, raw_array
+from napari_slmsam2.io.units import IN_MM, NO_UNIT, unit_name
+
+MAX_IN_MEMORY = 2**30
+"""Bytes up to which a compressed stack is read at once; larger ones are read page by page."""
+
+_MAX_RATIO = 20_000
+_MAX_TAGS = 4096
+_IMAGEJ_LIMIT = 2**32 - 2**25
+_IMAGEJ_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
+_OME_UNITS = {"um": "µm", "inch": "in"}
+_STACK_AXES = "IQRT"  # Pages without a stated meaning; ImageJ often says time for depth.
+_DAMAGED = "The file is damaged or was not copied completely."
+
+
+class PageStack:
+    """A compressed TIFF stack that decodes only the pages asked for.
+
+    Parameters
+    ----------
+    series : tifffile.TiffPageSeries
+        Its file must stay open.
+    shape : tuple of int
+        Ends with the shape of a page.
+    """
+
+    def __init__(self, series: Any, shape: tuple[int, ...]) -> None:
+        self.series = series
+        self.shape = shape
+        self.dtype = np.dtype(series.dtype)
+        self.page_shape = tuple(int(n) for n in series.keyframe.shape)
+        self.stack_shape = self.shape[: len(self.shape) - len(self.page_shape)]
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        keys = key if isinstance(key, tuple) else (key,)
+        n_stack = len(self.stack_shape)
+        pages = np.arange(math.prod(self.stack_shape)).reshape(self.stack_shape)
+        wanted = np.asarray(pages[keys[:n_stack]])
+        parts = [self._page(int(i))[keys[n_stack:]] for i in wanted.ravel()]
+        return np.stack(parts).reshape(wanted.shape + parts[0].shape)
+
+    def _page(self, index: int) -> npt.NDArray[Any]:
+        return np.asarray(self.series.pages[index].asarray()).reshape(self.page_shape)
+
+
+def read(path: Path) -> RawImage:
+    """Open the first image series of a file."""
+    tif = tifffile.TiffFile(path)
+    try:
+        _check_directories(tif, path)
+        series = tif.series[0]
+        axes, shape = _dimensions(series)
+        geometry, template = _voxel_size(tif)
+        data, keep_open = _data(tif, series, shape, path)
+        names = _ome_channel_names(tif) if tif.is_ome else ()
+    except BaseException:
+        tif.close()
+        raise
+    if keep_open:
+        weakref.finalize(data, tif.close)
+    else:
+        tif.close()
+    kind = "OME-TIFF" if tif.is_ome else "ImageJ TIFF" if tif.is_imagej else "TIFF"
+    return RawImage(
+        data, _roles(axes), "zyx", kind, geometry=geometry, template=template, channel_names=names
+    )
+
+
+def _check_directories(tif: Any, path: Path) -> None:
+    """Refuse damage to the page directories that tifffile follows for ever or only logs.
+
+    A chain of pages that leads back into itself never ends. The description of the first page
+    often stands at the end of the file: a file that was cut there keeps its voxels and loses their
+    size.
+    """
+    layout, file = tif.tiff, tif.filehandle
+    offset = first = tif.pages[0].offset
+    seen: set[int] = set()
+    while 0 < offset < file.size:
+        if offset in seen:
+            raise VolumeError(str(path), "its pages lead in a circle", hint=_DAMAGED)
+        seen.add(offset)
+        file.seek(offset)
+        try:
+            (n_tags,) = struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))
+            entries = file.read(min(n_tags, _MAX_TAGS) * layout.tagsize)
+            (following,) = struct.unpack(layout.offsetformat, file.read(layout.offsetsize))
+        except struct.error:
+            break  # The end of the file: tifffile notices.
+        if offset == first and 270 not in tif.pages[0].tags:
+            places = range(0, len(entries), layout.tagsize)
+            tags = [struct.unpack_from(f"{tif.byteorder}H", entries, i)[0] for i in places]
+            if 270 in tags:
+                raise VolumeError(
+                    str(path), "its description of the voxels cannot be read", hint=_DAMAGED
+                )
+        offset = following
+
+
+def _dimensions(series: Any) -> tuple[str, tuple[int, ...]]:
+    """Axes and shape, with the Z of a stack of one slice, which tifffile leaves out."""
+    squeeze = any(a in series.axes for a in ("Z", *_STACK_AXES))
+    squeeze = squeeze or "Z" not in series.get_axes(squeeze=False)
+    shape = tuple(int(n) for n in series.get_shape(squeeze=squeeze))
+    return series.get_axes(squeeze=squeeze), shape
+
+
+def _data(tif: Any, series: Any, shape: tuple[int, ...], path: Path) -> tuple[ArrayLike, bool]:
+    """The voxels, and whether the file must stay open for them."""
+    dtype = np.dtype(series.dtype)
+    n_bytes = math.prod(shape) * dtype.itemsize
+    offset = series.dataoffset
+    if offset is not None and not series.is_multifile:
+        return raw_array(path, shape, dtype.newbyteorder(tif.byteorder), offset, "C"), False
+    missing = sum(page is None for page in series.pages)
+    if missing:
+        raise VolumeError(
+            str(path),
+            "lacks pages that its metadata speak of",
+            expected=f"{len(series.pages)} pages",
+            found=f"{len(series.pages) - missing}",
+            hint="It is damaged, or a file that belongs to it is missing.",
+        )
+    if not series.is_multifile:
+        check_size(path, n_bytes, compressed=True, ratio=_MAX_RATIO)
+    page_shape = tuple(series.keyframe.shape)
+    stacked = shape[len(shape) - len(page_shape) :] == page_shape
+    if n_bytes <= MAX_IN_MEMORY or not stacked:
+        data: np.ndarray = series.asarray()
+        return data.reshape(shape), False
+    return PageStack(series, shape), True
+
+
+def _roles(axes: str) -> str:
+    """Which dimensions are space, channel, time.
+
+    Without a Z dimension the last stack of pages is taken as the slices.
+    """
+    spatial = {"Z", "Y", "X"}
+    stack = [a for a in axes if a in _STACK_AXES]
+    if "Z" not in axes and stack:
+        position = max(i for i, a in enumerate(axes) if a in _STACK_AXES)
+    else:
+        position = -1
+    letters = {"C": "c", "S": "c", "T": "t"}
+    return "".join(
+        "s" if a in spatial or i == position else letters.get(a, "?") for i, a in enumerate(axes)
+    )
+
+
+def _voxel_size(tif: Any) -> tuple[Geometry, dict[str, Any]]:
+    """The geometry, and the metadata that give labels the same one."""
+    if tif.is_ome:
+        return _ome_voxel_size(tif.ome_metadata)
+    if tif.is_imagej:
+        return _imagej_voxel_size(tif.pages[0].tags, tif.imagej_metadata)
+    return Geometry(), {}
+
+
+def _ome_pixels(xml: str) -> Any:
+    for element in ElementTree.fromstring(xml).iter():
+        if element.tag.rpartition("}")[2] == "Pixels":
+            return element
+    return None
+
+
+def _ome_voxel_size(xml: str) -> tuple[Geometry, dict[str, Any]]:
+    pixels = _ome_pixels(xml)
+    attributes: Mapping[str, str] = {} if pixels is None else pixels.attrib
+    sizes = [attributes.get(f"PhysicalSize{a}") for a in "ZYX"]
+    if sizes[1] is None or sizes[2] is None:
+        return Geometry(), {"flavour": "ome"}
+    units = [unit_name(attributes.get(f"PhysicalSize{a}Unit", "µm")) for a in "ZYX"]
+    unit = units[2]
+    if not all(u in IN_MM for u in units):
+        units, unit = [NO_UNIT] * 3, NO_UNIT
+    z, y, x = (
+        float(s) * (IN_MM[u] / IN_MM[unit] if u != unit else 1.0) if s is not None else 1.0
+        for s, u in zip(sizes, units, strict=True)
+    )
+    return _usable(z, y, x, unit), {"flavour": "ome"}
+
+
+def _ome_channel_names(tif: Any) -> tuple[str, ...]:
+    pixels = _ome_pixels(tif.ome_metadata)
+    if pixels is None:
+        return ()
+    channels = [e for e in pixels if e.tag.rpartition("}")[2] == "Channel"]
+    names = tuple(c.get("Name", "") for c in channels)
+    return names if all(names) else ()
+
+
+def _imagej_voxel_size(tags: Any, metadata: Mapping[str, Any]) -> tuple[Geometry, dict[str, Any]]:
+    resolution = [tags[name].value if name in tags else (1, 1) for name in
+                  ("XResolution", "YResolution")]  # fmt: skip
+    x, y = (d / n if n and d else 1.0 for n, d in resolution)
+    z = float(metadata.get("spacing", 1.0))
+    kept = {k: metadata[k] for k in ("unit", "spacing") if k in metadata}
+    unit = unit_name(str(metadata.get("unit", "")))
+    template = {"flavour": "imagej", "resolution": tuple(resolution), "metadata": kept}
+    return _usable(abs(z), y, x, unit), template
+
+
+def _usable(z: float, y: float, x: float, unit: str) -> Geometry:
+    if not all(math.isfinite(s) and s > 0 for s in (z, y, x)):
+        return Geometry()
+    return Geometry((z, y, x), unit)
+
+
+def write(path: Path, labels: npt.NDArray[Any], geometry: Geometry, template: Any) -> None:
+    """Write labels as an ImageJ stack if the image is one and can be, else as OME-TIFF.
+
+    OME-TIFF holds every label dtype, any size and the voxel size to the last digit.
+    """
+    if _as_imagej(path, labels, template):
+        tifffile.imwrite(
+            path, labels, imagej=True, photometric="minisblack",
+            resolution=template["resolution"], metadata={"axes": "ZYX", **template["metadata"]},
+        )  # fmt: skip
+        return
+    metadata: dict[str, Any] = {"axes": "ZYX"}
+    for axis, size in zip("ZYX", geometry.spacing, strict=True):
+        metadata[f"PhysicalSize{axis}"] = size
+        unit = _OME_UNITS.get(geometry.unit, geometry.unit)
+        metadata[f"PhysicalSize{axis}Unit"] = unit
+    tifffile.imwrite(
+        path, labels, ome=True, photometric="minisblack", compression="zlib",
+        bigtiff=labels.nbytes > _IMAGEJ_LIMIT, metadata=metadata,
+    )  # fmt: skip
+
+
+def _as_imagej(path: Path, labels: npt.NDArray[Any], template: Any) -> bool:
+    return (
+        isinstance(template, dict)
+        and template.get("flavour") == "imagej"
+        and ".ome." not in path.name.lower()
+        and labels.dtype in _IMAGEJ_DTYPES
+        and labels.nbytes < _IMAGEJ_LIMIT
+    )
