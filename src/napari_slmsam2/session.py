@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.core.config import PropagationConfig
-from napari_slmsam2.core.errors import ConfigError, GridMismatchError, PromptError
+from napari_slmsam2.core.errors import (
+    CheckpointError,
+    ConfigError,
+    GridMismatchError,
+    PromptError,
+)
 from napari_slmsam2.core.events import (
     Finished,
     FinishReason,
     PropagationEvent,
     SliceSegmented,
 )
-from napari_slmsam2.core.history import SliceStates
+from napari_slmsam2.core.history import RunRecord, SliceStates, edits_since, slice_digest
 from napari_slmsam2.core.intensity import IntensityWindow
 from napari_slmsam2.core.plan import (
     BACKWARD,
@@ -35,38 +40,12 @@ from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.embeddings import EmbeddingStore
 from napari_slmsam2.engine.factory import ReadyModel, make_segmenter
 from napari_slmsam2.engine.propagator import PropagationInput, PropagationResult, Propagator
+from napari_slmsam2.engine.registry import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from napari_slmsam2.engine.download import Progress
 
 _DIRECTIONS = {"both": (FORWARD, BACKWARD), "forward": (FORWARD,), "backward": (BACKWARD,)}
-
-
-@dataclass(slots=True)
-class RunRecord:
-    """One run, so that it can be told and done again.
-
-    Attributes
-    ----------
-    prompts : PromptSet
-        The seeds at its start.
-    gaps : tuple of Gap
-    config : PropagationConfig
-    write_range : tuple of int or None
-    steps : int
-        How far it came, in the propagator's steps.
-    finished : bool
-    seconds : float
-        Time spent computing.
-    """
-
-    prompts: PromptSet
-    gaps: tuple[Gap, ...]
-    config: PropagationConfig
-    write_range: tuple[int, int] | None
-    steps: int = 0
-    finished: bool = False
-    seconds: float = 0.0
 
 
 class SegmentationSession:
@@ -97,7 +76,7 @@ class SegmentationSession:
         self,
         volume: Volume,
         *,
-        model: str | os.PathLike[str] = "flow",
+        model: str | os.PathLike[str] = DEFAULT_MODEL,
         device: str = "auto",
         config: PropagationConfig | None = None,
         window: IntensityWindow | None = None,
@@ -132,6 +111,26 @@ class SegmentationSession:
     def prompts(self) -> PromptSet:
         """All seeds and extents."""
         return self._prompts
+
+    @property
+    def touched(self) -> frozenset[tuple[int, int]]:
+        """``(label, index)`` of the seeds that changed since they were last run."""
+        return frozenset(self._touched)
+
+    @property
+    def encoded_slices(self) -> int:
+        """How often an image was encoded so far; stored embeddings are not encoded again."""
+        return self._embeddings.encoded
+
+    def logits_on_slice(self, index: int) -> dict[int, npt.NDArray[np.float32]]:
+        """Mask logits of every label that was propagated to a slice, before overlaps.
+
+        Returns
+        -------
+        dict of label to ndarray of float32, shape (H, W)
+            Within -8 and 8; above 0 is the object.
+        """
+        return self._result.soft.on_slice(index)
 
     @property
     def quality(self) -> Mapping[int, Mapping[int, SliceQuality]]:
@@ -302,7 +301,7 @@ class SegmentationSession:
             gaps = gaps_beside(gaps, self._touched)
         if write_range is not None:
             gaps = clip_gaps(gaps, *write_range)
-        record = RunRecord(self._prompts, gaps, self.config, write_range)
+        record = self._record(self._prompts, gaps, self.config, write_range)
         return self._run(self._propagator(record), record, should_stop)
 
     def resume(self, should_stop: Callable[[], bool] | None = None) -> Iterator[PropagationEvent]:
@@ -323,10 +322,74 @@ class SegmentationSession:
         return self._run(propagator, record, should_stop)
 
     def replay(self, record: RunRecord) -> Iterator[PropagationEvent]:
-        """Do a recorded run again, as far as it came then."""
-        mine = RunRecord(record.prompts, record.gaps, record.config, record.write_range)
+        """Do a recorded run again, as far as it came then.
+
+        The labels must be as the run before it left them; its edits and seeds are brought back
+        first.
+
+        Raises
+        ------
+        CheckpointError
+            The model has other weights than then.
+        """
+        if str(self.model) != record.model:
+            self.use_model(record.model)
+        sha256 = self.load_model().sha256
+        if sha256 != record.sha256:
+            raise CheckpointError(
+                f"model {self.model}",
+                "is not the one of the recorded run",
+                expected=f"SHA-256 {record.sha256}",
+                found=sha256,
+            )
+        self._widen(max(record.prompts.labels, default=0))
+        record.edits.write(self.labels)
+        self._prompts = record.prompts
+        for label, index in self._result.known() - record.known:
+            self._result.forget(label, index)
+        mine = self._record(record.prompts, record.gaps, record.config, record.write_range)
         propagator = self._propagator(mine)
         return self._run(propagator, mine, lambda: propagator.done >= record.steps)
+
+    def replay_all(self) -> Iterator[PropagationEvent]:
+        """Do all runs again, from empty labels on; seeds and labels end as they are now.
+
+        Every run ends with its own `Finished`. Whoever leaves in between leaves the session in
+        between.
+        """
+        runs, prompts, touched = self.runs, self._prompts, self._touched
+        last = runs[-1] if runs else None
+        edits, _ = edits_since(self.volume, self.labels, last.digests if last else None)
+        self.labels[...] = 0
+        self._result = PropagationResult()
+        self.restore(PromptSet(), ())
+        for record in runs:
+            yield from self.replay(record)
+        edits.write(self.labels)
+        for prompt in prompts:
+            if last and last.prompts.get(prompt.label, prompt.index) is not prompt:
+                self._result.forget(prompt.label, prompt.index)
+        self._prompts, self._touched = prompts, touched
+
+    def restore(
+        self,
+        prompts: PromptSet,
+        runs: Iterable[RunRecord],
+        touched: Iterable[tuple[int, int]] = (),
+    ) -> None:
+        """Take over the seeds and records of an earlier session; the labels stay as they are.
+
+        Parameters
+        ----------
+        prompts : PromptSet
+        runs : iterable of RunRecord
+        touched : iterable of (label, index)
+            Seeds that changed since they were last run, see `touched`.
+        """
+        self._prompts, self.runs, self._touched = prompts, list(runs), set(touched)
+        self._undo.clear()
+        self._redo.clear()
+        self._paused = None
 
     def suggestions(self) -> tuple[Suggestion, ...]:
         """Slices to look at, most urgent first."""
@@ -360,6 +423,25 @@ class SegmentationSession:
                 self._write_seed(prompt)
         return step.states.indices
 
+    def _record(
+        self,
+        prompts: PromptSet,
+        gaps: tuple[Gap, ...],
+        config: PropagationConfig,
+        write_range: tuple[int, int] | None,
+    ) -> RunRecord:
+        before = self.runs[-1].digests if self.runs else None
+        return RunRecord(
+            prompts,
+            gaps,
+            config,
+            write_range,
+            str(self.model),
+            self.load_model().sha256,
+            *edits_since(self.volume, self.labels, before),
+            self._result.known(),
+        )
+
     def _propagator(self, record: RunRecord) -> Propagator:
         task = PropagationInput(
             self.volume,
@@ -370,9 +452,7 @@ class SegmentationSession:
             record.write_range,
             lambda: self._prompts,
         )
-        highest = max(record.prompts.labels, default=0)
-        if highest > np.iinfo(self.labels.dtype).max:
-            self.labels = self.labels.astype(np.min_scalar_type(highest))
+        self._widen(max(record.prompts.labels, default=0))
         propagator = Propagator(
             self.load_model().segmenter,
             task,
@@ -403,6 +483,7 @@ class SegmentationSession:
             if isinstance(event, SliceSegmented):
                 states.keep(self.labels, event.index)
                 self.labels[self.volume.slicer(event.index)][event.bbox] = event.labels
+                record.digests[event.index] = slice_digest(self.volume, self.labels, event.index)
             if isinstance(event, Finished) and event.reason is FinishReason.COMPLETED:
                 record.finished = True
                 self._paused = None
@@ -420,9 +501,12 @@ class SegmentationSession:
         self._touched.add((label, index))
         self._result.forget(label, index)
 
+    def _widen(self, label: int) -> None:
+        if label > np.iinfo(self.labels.dtype).max:
+            self.labels = self.labels.astype(np.min_scalar_type(label))
+
     def _write_seed(self, prompt: SlicePrompt) -> None:
-        if prompt.label > np.iinfo(self.labels.dtype).max:
-            self.labels = self.labels.astype(np.min_scalar_type(prompt.label))
+        self._widen(prompt.label)
         plane = self.labels[self.volume.slicer(prompt.index)]
         plane[plane == prompt.label] = 0
         if prompt.mask is not None:

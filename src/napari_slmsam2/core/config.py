@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Self
 
 from napari_slmsam2.core.errors import ConfigError
@@ -72,7 +73,14 @@ class Settings:
                 expected=" | ".join(str(c) for c in choices),
                 found=repr(value),
             )
-        if value is None or not isinstance(value, int | float) or isinstance(value, bool):
+        if not _is_like(value, field.default):
+            raise ConfigError(
+                f"setting {field.name}",
+                "has the wrong type",
+                expected=_TYPE_NAMES[type(field.default)],
+                found=repr(value),
+            )
+        if not isinstance(value, Real):
             return
         low, high = field.metadata.get("minimum"), field.metadata.get("maximum")
         if (
@@ -117,6 +125,27 @@ class Settings:
     def fields(cls) -> Iterator[dataclasses.Field[Any]]:
         """The fields with their metadata, in order."""
         yield from dataclasses.fields(cls)  # type: ignore[arg-type]
+
+
+_TYPE_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple: "whole numbers",
+    type(None): "a whole number or none",
+}
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a value has the type of a default; None stands for an optional whole number."""
+    if default is None:
+        return value is None or _is_like(value, 0)
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and all(_is_like(v, default[0]) for v in value)
+    if isinstance(value, bool):
+        return False
+    kinds = {int: Integral, float: Real}
+    return isinstance(value, kinds.get(type(default), type(default)))
 
 
 def _tuples(value: Any) -> Any:

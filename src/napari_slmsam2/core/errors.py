@@ -79,6 +79,10 @@ class DownloadError(InputError):
     """Model weights could not be downloaded or failed their verification."""
 
 
+class SessionFileError(InputError):
+    """A session file cannot be read, or does not belong to the image or model at hand."""
+
+
 class DeviceError(InputError):
     """The requested device is not there or cannot do the work."""
 

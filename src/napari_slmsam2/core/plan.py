@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -124,7 +125,7 @@ def _gaps_of_label(
         )
     first, last = prompts.extents.get(label, (0, n_slices - 1))
     bounds: list[int | None] = [None, *seeds, None]
-    for before, after in zip(bounds[:-1], bounds[1:], strict=True):
+    for before, after in itertools.pairwise(bounds):
         start = max(first, 0 if before is None else before + 1)
         stop = min(last, n_slices - 1 if after is None else after - 1)
         from_before = FORWARD in directions and before is not None and present[before]

@@ -127,7 +127,16 @@ class SlicePrompt:
             The arrays do not fit each other, a point label is neither 0 nor 1, or the box is empty.
         """
         where = f"prompt of label {label} on slice {index}"
-        coordinates = _frozen(np.asarray(points, dtype=float).reshape(-1, 2), np.float64)
+        coordinates = _frozen(points, np.float64)
+        if coordinates.size == 0:
+            coordinates = coordinates.reshape(0, 2)
+        if coordinates.ndim != 2 or coordinates.shape[1] != 2:
+            raise PromptError(
+                where,
+                "the points are not a list of (row, column)",
+                expected="shape (N, 2)",
+                found=f"shape {coordinates.shape}",
+            )
         signs = (
             np.ones(len(coordinates))
             if point_labels is None
@@ -160,6 +169,8 @@ class SlicePrompt:
                     found=box,
                 )
             box = (row_min, column_min, row_max, column_max)
+            if not np.isfinite(box).all():
+                raise PromptError(where, "the box is not finite", found=box)
         return cls(
             int(label),
             int(index),
@@ -191,8 +202,10 @@ class SlicePrompt:
                 hint="Replace the seed instead.",
             )
         more = self.from_points(self.label, self.index, points, point_labels)
-        assert self.points is not None and self.point_labels is not None
-        assert more.points is not None and more.point_labels is not None
+        assert self.points is not None
+        assert self.point_labels is not None
+        assert more.points is not None
+        assert more.point_labels is not None
         return replace(
             more,
             points=_frozen(np.concatenate([self.points, more.points]), np.float64),
@@ -200,6 +213,27 @@ class SlicePrompt:
             box=self.box,
             previous=self,
         )
+
+
+def _check_points(prompt: SlicePrompt, where: str, slice_shape: tuple[int, int]) -> None:
+    """Raise `PromptError` where a point, or the whole box, lies outside the slice."""
+    rim = np.asarray(slice_shape) - 0.5
+    if prompt.points is not None and ((prompt.points < -0.5) | (prompt.points > rim)).any():
+        raise PromptError(
+            where,
+            "a point lies outside the slice",
+            expected=f"(row, column) within a slice of {tuple(slice_shape)}",
+            found=prompt.points.tolist(),
+        )
+    if prompt.box is not None:
+        low, high = np.array(prompt.box).reshape(2, 2)
+        if (high < -0.5).any() or (low > rim).any():
+            raise PromptError(
+                where,
+                "the box lies outside the slice",
+                expected=f"a box that meets a slice of {tuple(slice_shape)}",
+                found=prompt.box,
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -257,6 +291,8 @@ class PromptSet:
                 expected=f"slices {extent[0]} to {extent[1]}",
             )
         prompts = dict(self.prompts)
+        # The latest comes last: where seeds overlap, it is on top.
+        prompts.pop((prompt.label, prompt.index), None)
         prompts[prompt.label, prompt.index] = prompt
         return PromptSet(prompts, self.extents)
 
@@ -308,6 +344,7 @@ class PromptSet:
                     expected=tuple(slice_shape),
                     found=prompt.mask.shape,
                 )
+            _check_points(prompt, where, slice_shape)
         for label, (first, last) in self.extents.items():
             if last >= n_slices:
                 raise PromptError(

@@ -224,11 +224,11 @@ class SweepContext:
         ``(H, W)`` of a slice.
     spacing : tuple of float
         ``(slice, row, column)`` distance of the voxel centres.
-    neighbours : mapping of int to ndarray
-        Scaled images of nearby slices, read on demand.
+    extents : mapping of label to (first, last)
+        First and last slice of the labels whose ends the person marked.
     """
 
     n_slices: int
     shape: tuple[int, int]
     spacing: tuple[float, float, float]
-    neighbours: Mapping[int, npt.NDArray[np.float32]] = field(default_factory=dict)
+    extents: Mapping[int, tuple[int, int]] = field(default_factory=dict)

@@ -69,8 +69,8 @@ class PropagationInput:
     write_range : tuple of int, optional
         First and last slice to write. Default: all.
     current_prompts : callable, optional
-        Gives the seeds as they are now: those that were set while the run goes on are protected
-        too, although the run does not read them. Default: ``prompts``.
+        Gives the seeds and extents as they are now: those that were set while the run goes on
+        are kept to, although the run does not read them. Default: ``prompts``.
     """
 
     volume: Volume
@@ -113,6 +113,11 @@ class PropagationResult:
         self.quality.get(label, {}).pop(index, None)
         self.seed_masks.pop((label, index), None)
 
+    def known(self) -> frozenset[tuple[int, int]]:
+        """``(label, index)`` of everything that is remembered."""
+        scored = {(label, index) for label, slices in self.quality.items() for index in slices}
+        return frozenset(scored | self.seed_masks.keys() | set(self.soft))
+
 
 class Propagator:
     """Drives a `SliceSegmenter` along the gaps between seeds.
@@ -149,18 +154,25 @@ class Propagator:
             embeddings = EmbeddingStore(self.config.embedding_budget * 2**20)
         self._embeddings = embeddings
         self._context = SweepContext(
-            task.volume.n_slices, task.volume.slice_shape, task.volume.slice_spacing
+            task.volume.n_slices,
+            task.volume.slice_shape,
+            task.volume.slice_spacing,
+            task.prompts.extents,
         )
         gaps = tuple(self._one_sweep(gap) for gap in task.gaps)
         self._steps = make_steps(gaps)
         self._next_step = 0
         self._running = {gap.label for gap in gaps}
-        self._pending_seeds = [p for p in task.prompts if p.label in self._running]
+        self._pending_seeds = [
+            p for p in task.prompts if p.label in self._running or self._unanswered(p)
+        ]
         self._total = len(self._steps) + len(self._pending_seeds)
         self._seeds: dict[int, dict[int, MemoryEntry]] = {}
+        self._seed_masks: dict[tuple[int, int], npt.NDArray[np.bool_]] = {}
         self._sweeps: dict[_Sweep, _SweepState] = {}
         self._batch_size = self.config.batch_size
         self._notes: list[str] = []
+        self._events: Iterator[PropagationEvent] = iter(())
         self._check_prompt_kinds()
 
     def propagate(
@@ -184,14 +196,19 @@ class Propagator:
             Memory ran out and no fallback is left. Finished slices stay.
         """
         stopped = should_stop or (lambda: False)
-        while self._pending_seeds or self._next_step < len(self._steps):
+        while True:
+            # Not "yield from": that would close the step when a reader leaves in the middle of it.
+            for event in self._events:
+                yield event
+            while self._notes:
+                yield FellBack(self._notes.pop(0))
+            if not self._pending_seeds and self._next_step == len(self._steps):
+                yield Finished(FinishReason.COMPLETED)
+                return
             if stopped():
                 yield Finished(FinishReason.STOPPED)
                 return
-            yield from self._advance()
-            while self._notes:
-                yield FellBack(self._notes.pop(0))
-        yield Finished(FinishReason.COMPLETED)
+            self._events = self._advance()
 
     @property
     def done(self) -> int:
@@ -206,6 +223,14 @@ class Propagator:
     def _one_sweep(self, gap: Gap) -> Gap:
         once = not self._segmenter.bidirectional and gap.from_before and gap.from_after
         return replace(gap, from_after=False) if once else gap
+
+    def _unanswered(self, prompt: SlicePrompt) -> bool:
+        """Whether these are points that no run has turned into a mask yet."""
+        return (
+            prompt.kind is PromptKind.POINTS
+            and prompt.kind in self._segmenter.prompt_kinds
+            and (prompt.label, prompt.index) not in self.result.seed_masks
+        )
 
     def _check_prompt_kinds(self) -> None:
         for prompt in self._pending_seeds:
@@ -235,11 +260,12 @@ class Propagator:
         self._next_step += 1
         if not active:
             return
-        quality = {
-            sweep[0].label: self._take_over(sweep, step.index, output)
-            for sweep, output in zip(active, outputs, strict=True)
-        }
-        if self._writes(step.index):
+        quality = {}
+        for sweep, output in zip(active, outputs, strict=True):
+            score = self._take_over(sweep, step.index, output)
+            if score is not None:
+                quality[sweep[0].label] = score
+        if quality:
             final = all(self._is_final(gap, direction) for gap, direction in active)
             yield self._slice_event(step.index, quality, final=final)
         for sweep in active:
@@ -257,10 +283,11 @@ class Propagator:
         )
         entry = MemoryEntry(index, is_seed=True, content=output.content)
         self._seeds.setdefault(label, {})[index] = entry
-        self.result.forget(label, index)
-        self.result.seed_masks[label, index] = (
-            prompt.mask if prompt.mask is not None else output.logits > 0
-        )
+        mask = prompt.mask if prompt.mask is not None else output.logits > 0
+        self._seed_masks[label, index] = mask
+        if self._prompts_now().get(label, index) is prompt:
+            self.result.forget(label, index)
+            self.result.seed_masks[label, index] = mask
 
     def _sweep(self, sweep: _Sweep) -> _SweepState:
         if sweep not in self._sweeps:
@@ -300,7 +327,8 @@ class Propagator:
         """Make room: smaller batch, then fewer stored embeddings and whatever the model can do."""
         if batch > 1:
             self._batch_size = max(1, batch // 2)
-            self._notes.append(f"memory is short: {self._batch_size} labels at a time now")
+            labels = "1 label" if self._batch_size == 1 else f"{self._batch_size} labels"
+            self._notes.append(f"memory is short: {labels} at a time now")
             return
         self._embeddings.clear()
         note = self._segmenter.relieve_memory()
@@ -308,8 +336,16 @@ class Propagator:
             raise error
         self._notes.append(note)
 
-    def _take_over(self, sweep: _Sweep, index: int, output: SegmentedSlice) -> SliceQuality:
-        """Remember a result, judge whether the object is there, merge the two sweeps."""
+    def _take_over(
+        self, sweep: _Sweep, index: int, output: SegmentedSlice
+    ) -> SliceQuality | None:
+        """Remember a result, judge whether the object is there, merge the two sweeps.
+
+        Returns
+        -------
+        SliceQuality or None
+            None where the label is not to be written on this slice.
+        """
         gap, direction = sweep
         state = self._sweep(sweep)
         logits = output.logits if output.presence >= 0.5 else np.full_like(output.logits, -8.0)
@@ -320,8 +356,8 @@ class Propagator:
         state.bank.retain(index + direction, direction, self._segmenter.reach)
         state.absent_in_a_row = 0 if quality.area else state.absent_in_a_row + 1
         state.ended = not gap.closed and state.absent_in_a_row >= self.config.stop_after_absent
-        if not self._writes(index):
-            return quality
+        if not self._writes(gap.label, index):
+            return None
         if gap.closed:
             logits, quality = self._merge(sweep, index, logits, quality)
         self.result.soft.put(gap.label, index, logits)
@@ -336,40 +372,40 @@ class Propagator:
         quality: SliceQuality,
     ) -> tuple[npt.NDArray[np.float32], SliceQuality]:
         gap, direction = sweep
-        assert gap.before is not None and gap.after is not None
-        voices = []
+        assert gap.before is not None
+        assert gap.after is not None
+        if not self._is_final(gap, direction):
+            return logits, quality
+        voices = [(logits, 1.0)]
         agreement = None
-        met = direction == BACKWARD and gap.from_before
-        if met:
+        first = None
+        if direction == BACKWARD and gap.from_before:
+            # None where a seed was set and taken back since the forward sweep.
+            first = self.result.quality.get(gap.label, {}).get(index)
+        if first is not None:
             earlier = self.result.soft.get(gap.label, index)
             if earlier is None:
                 earlier = np.full_like(logits, -8.0)
-            earlier_quality = self.result.quality[gap.label][index]
             agreement = dice(earlier > 0, logits > 0)
             forward, backward = sweep_weights(
-                index, gap.before, gap.after, earlier_quality.confidence, quality.confidence
+                index, gap.before, gap.after, first.confidence, quality.confidence
             )
             voices = [(earlier, forward), (logits, backward)]
-        elif self._is_final(gap, direction):
-            voices = [(logits, 1.0)]
-        else:
-            return logits, quality
+            quality = _mean_quality(first, quality)
         if self._interpolates(gap):
             share = INTERPOLATION_SHARE * sum(weight for _, weight in voices)
-            masks = {i: self.result.seed_masks[gap.label, i] for i in (gap.before, gap.after)}
+            masks = {i: self._seed_masks[gap.label, i] for i in (gap.before, gap.after)}
             voices.append((interpolated_logits(masks, index), share))
         if len(voices) == 1:
             return logits, quality
         merged = merge_logits(voices)
-        if met:
-            quality = _mean_quality(earlier_quality, quality)
         return merged, _measure(quality, merged, agreement)
 
     def _interpolates(self, gap: Gap) -> bool:
         chosen = self.config.merge
         merge = self._segmenter.default_merge if chosen == "auto" else chosen
         return merge == "interpolation" and all(
-            self.result.seed_masks[gap.label, i].any()
+            self._seed_masks[gap.label, i].any()
             for i in (gap.before, gap.after)
             if i is not None
         )
@@ -377,9 +413,21 @@ class Propagator:
     def _is_final(self, gap: Gap, direction: int) -> bool:
         return direction == BACKWARD or not gap.from_after
 
-    def _writes(self, index: int) -> bool:
-        first, last = self._task.write_range or (0, self._context.n_slices - 1)
-        return first <= index <= last
+    def _writes(self, label: int, index: int) -> bool:
+        """Whether a slice of a gap is to be filled: in the range, and not marked otherwise since."""
+        everything = (0, self._context.n_slices - 1)
+        prompts = self._prompts_now()
+        return prompts.get(label, index) is None and all(
+            first <= index <= last
+            for first, last in (
+                self._task.write_range or everything,
+                prompts.extents.get(label, everything),
+            )
+        )
+
+    def _prompts_now(self) -> PromptSet:
+        now = self._task.current_prompts
+        return self._task.prompts if now is None else now()
 
     def _clear_rest(self, sweep: _Sweep, index: int) -> Iterator[PropagationEvent]:
         """Remove what an earlier run left beyond the end that was found now."""
@@ -387,19 +435,19 @@ class Propagator:
         yield SweepEnded(gap.label, index, direction)
         rest = range(index + 1, gap.stop + 1) if direction == FORWARD else range(gap.start, index)
         for i in rest:
+            if not self._writes(gap.label, i):
+                continue
             self.result.forget(gap.label, i)
-            if self._writes(i) and (self._task.read_labels(i) == gap.label).any():
+            if (self._task.read_labels(i) == gap.label).any():
                 yield self._slice_event(i, {}, final=True)
 
     def _slice_event(
         self, index: int, quality: Mapping[int, SliceQuality], *, final: bool
     ) -> SliceSegmented:
         existing = self._task.read_labels(index)
-        now = self._task.current_prompts
-        prompts = self._task.prompts if now is None else now()
         seeds = {
             p.label: mask
-            for p in prompts.on_slice(index)
+            for p in self._prompts_now().on_slice(index)
             if (mask := self._seed_mask(p)) is not None
         }
         resolved = resolve_labels(

@@ -1,0 +1,52 @@
+"""Errors become one line on stderr and an exit code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+from napari_slmsam2.cli._console import print_line
+from napari_slmsam2.core.errors import ConfigError, PromptError, SlmSam2Error
+
+FAILED = 1
+BAD_USAGE = 2
+
+
+class ReportingGroup(TyperGroup):
+    """The whole command line; every command runs inside its `invoke`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command and tell what went wrong, without a traceback."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # the reader of our output has gone; typer ends quietly
+            raise
+        except (SlmSam2Error, OSError, MemoryError) as error:
+            if ctx.params.get("debug"):
+                raise
+            show_error(message_of(error))
+            usage = isinstance(error, ConfigError | PromptError)
+            raise typer.Exit(BAD_USAGE if usage else FAILED) from error
+        except KeyboardInterrupt as error:
+            show_error("interrupted.")
+            raise typer.Exit(FAILED) from error
+
+
+def message_of(error: Exception) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        return f"{where}{error.strerror}."
+    if isinstance(error, MemoryError):
+        return f"the computer's memory is too small. {error}".strip()
+    return " ".join(str(error).split())
+
+
+def show_error(message: str) -> None:
+    """One line on stderr."""
+    line = Text.assemble(("Error: ", "bold red"), message)
+    print_line(Console(stderr=True, highlight=False), line)

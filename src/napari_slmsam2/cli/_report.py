@@ -1,0 +1,128 @@
+"""What a run did: the report file, the table per label, the slices to look at."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from napari_slmsam2.session import SegmentationSession
+
+SUGGESTIONS_SHOWN = 3
+_SUGGESTIONS_REPORTED = 50
+
+
+def label_facts(session: SegmentationSession) -> dict[int, dict[str, Any]]:
+    """What became of every label, by label value.
+
+    Returns
+    -------
+    dict
+        ``seeds``, ``extent``, ``slices`` (with the label), ``first``, ``last``, ``voxels``,
+        ``mean_confidence`` (over its propagated slices; None without any).
+    """
+    import numpy as np
+
+    volume = session.volume
+    counts = {label: np.zeros(volume.n_slices, int) for label in session.prompts.labels}
+    for index in range(volume.n_slices):
+        plane = np.asarray(session.labels[volume.slicer(index)])
+        for label, area in zip(*np.unique(plane, return_counts=True), strict=True):
+            if label:
+                counts.setdefault(int(label), np.zeros(volume.n_slices, int))[index] = area
+    facts = {}
+    for label in sorted(counts):
+        present = np.flatnonzero(counts[label])
+        scores = [q.confidence for q in session.quality.get(label, {}).values() if q.area]
+        facts[label] = {
+            "seeds": list(session.prompts.seeds(label)),
+            "extent": session.prompts.extents.get(label),
+            "slices": len(present),
+            "first": int(present[0]) if len(present) else None,
+            "last": int(present[-1]) if len(present) else None,
+            "voxels": int(counts[label].sum()),
+            "mean_confidence": float(np.mean(scores)) if scores else None,
+        }
+    return facts
+
+
+def label_table(facts: Mapping[int, Mapping[str, Any]]) -> Table:
+    """One row per label."""
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for name in ("label", "seeds", "slices", "first", "last", "voxels", "mean confidence"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for label, fact in facts.items():
+        confidence = fact["mean_confidence"]
+        cells = (
+            label,
+            len(fact["seeds"]),
+            fact["slices"],
+            "-" if fact["first"] is None else fact["first"],
+            "-" if fact["last"] is None else fact["last"],
+            fact["voxels"],
+            "-" if confidence is None else f"{confidence:.2f}",
+        )
+        table.add_row(*map(str, cells))
+    return table
+
+
+def suggestion_text(session: SegmentationSession) -> str | None:
+    """The slices most worth a look, in words."""
+    best = [s for s in session.suggestions() if s.score > 0][:SUGGESTIONS_SHOWN]
+    if not best:
+        return None
+    return "; ".join(f"slice {s.index} of label {s.label} ({s.reason})" for s in best)
+
+
+def session_report(session: SegmentationSession) -> dict[str, Any]:
+    """What there is to know of a session after its runs, for a report file."""
+    from napari_slmsam2.session_file import provenance
+
+    labels: dict[str, dict[str, Any]] = {}
+    for label, facts in label_facts(session).items():
+        quality = {
+            str(index): {**asdict(q), "confidence": q.confidence}
+            for index, q in sorted(session.quality.get(label, {}).items())
+        }
+        labels[str(label)] = {**facts, "quality": quality}
+    return {
+        **session.state(),
+        "labels": labels,
+        "suggestions": [asdict(s) for s in session.suggestions()[:_SUGGESTIONS_REPORTED]],
+        "memory": peak_memory(),
+        "versions": provenance(),
+    }
+
+
+def peak_memory() -> dict[str, int | None]:
+    """The most memory that this process has held, in bytes; None where it is not known."""
+    peak: int | None
+    if sys.platform == "win32":
+        import psutil
+
+        peak = psutil.Process().memory_info().peak_wset
+    else:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak *= 1 if sys.platform == "darwin" else 1024
+    cuda: int | None = None
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        cuda = torch.cuda.max_memory_allocated()
+    return {"peak_resident_bytes": peak, "peak_cuda_bytes": cuda}
+
+
+def write_json(path: Path, content: Mapping[str, Any], *, force: bool) -> None:
+    """Write a JSON file, completely or not at all."""
+    from napari_slmsam2.io import atomic_write
+
+    text = json.dumps(content, indent=1) + "\n"
+    atomic_write(path, lambda file: file.write_text(text, encoding="utf-8"), overwrite=force)

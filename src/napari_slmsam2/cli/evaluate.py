@@ -1,0 +1,149 @@
+"""``napari-slmsam2 evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from napari_slmsam2.cli._options import Axis, Force, LabelSlice, parse_label_slice
+
+if TYPE_CHECKING:
+    from napari_slmsam2.evaluate import EvaluationReport
+    from napari_slmsam2.io import LoadedImage
+
+EPILOG = """
+[bold]Examples[/bold]
+
+  napari-slmsam2 evaluate labels.nii.gz truth.nii.gz
+
+Leave the annotated slices out, of which nothing had to be predicted:
+
+  napari-slmsam2 evaluate labels.nii.gz truth.nii.gz --seeds seeds.nii.gz --json scores.json
+"""
+
+
+def parse_labels(text: str) -> list[int]:
+    """Read ``1,2,5``."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(f"expected label values such as 1,2,5, found {text!r}.")
+    return [int(part) for part in parts]
+
+
+def evaluate(
+    prediction: Annotated[
+        Path, typer.Argument(metavar="PREDICTION", help="The label map to judge.")
+    ],
+    reference: Annotated[
+        Path, typer.Argument(metavar="REFERENCE", help="The true label map, on the same grid.")
+    ],
+    axis: Axis = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="LABEL,...", help="Judge these labels only. Default: all."),
+    ] = None,
+    exclude: Annotated[
+        list[LabelSlice] | None,
+        typer.Option(
+            parser=parse_label_slice,
+            metavar="LABEL:SLICE",
+            help="An annotated slice to leave out. May be repeated.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        Path | None,
+        typer.Option(help="Leave out the slices on which this label map is annotated."),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Of the normalised surface Dice, in the unit of the voxel size. "
+            "Default: 2 mm, or one voxel.",
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all scores as JSON.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="PNG: scores per label, and Dice along the axis.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Compare a label map with the truth.
+
+    Dice, normalised surface Dice (NSD), 95 % Hausdorff distance (HD95) and mean surface distance
+    (ASSD) per label, and whether the label is found on the right slices: presence F1, and slices
+    too many or too few at both ends.
+    """
+    from napari_slmsam2.cli._console import say, show
+    from napari_slmsam2.cli._outputs import check_outputs, check_suffix
+    from napari_slmsam2.cli._report import write_json
+    from napari_slmsam2.evaluate import plot_report, render_table
+    from napari_slmsam2.io import atomic_write, read_image
+
+    inputs = [prediction, reference, *([seeds] if seeds else [])]
+    check_suffix("--plot", plot, ".png")
+    check_outputs({"--json": json_file, "--plot": plot}, inputs, force=force)
+    wanted = None if labels is None else parse_labels(labels)
+    grid = read_image(reference, axis=axis)
+    left_out = _left_out(grid, seeds, exclude or ())
+    report = _scores(grid, prediction, reference, wanted, left_out, tolerance)
+    show(render_table(report))
+    if json_file is not None:
+        paths = {"prediction": str(prediction), "reference": str(reference)}
+        write_json(json_file, {**paths, **report.to_dict()}, force=force)
+        say("Wrote", json_file)
+    if plot is not None:
+        atomic_write(plot, lambda file: plot_report(report, file), overwrite=force)
+        say("Wrote", plot)
+
+
+def _left_out(
+    grid: LoadedImage, seeds: Path | None, exclude: list[LabelSlice] | tuple[()]
+) -> dict[int, set[int]]:
+    """Annotated slices by label."""
+    import numpy as np
+
+    from napari_slmsam2.io import read_labels
+
+    found: dict[int, set[int]] = {}
+    for mark in exclude:
+        found.setdefault(mark.label, set()).add(mark.index)
+    if seeds is not None:
+        array = read_labels(seeds, like=grid)
+        for index in range(grid.volume.n_slices):
+            for label in np.unique(array[grid.volume.slicer(index)]).tolist():
+                if label:
+                    found.setdefault(label, set()).add(index)
+    return found
+
+
+def _scores(
+    grid: LoadedImage,
+    prediction: Path,
+    reference: Path,
+    labels: list[int] | None,
+    left_out: dict[int, set[int]],
+    tolerance: float | None,
+) -> EvaluationReport:
+    from napari_slmsam2.core.errors import VolumeError
+    from napari_slmsam2.evaluate import evaluate_labels
+    from napari_slmsam2.io import read_labels
+
+    predicted = read_labels(prediction, like=grid)
+    truth = read_labels(reference, like=grid)
+    if not truth.any() and not predicted.any():
+        raise VolumeError(str(reference), "holds no label, and neither does the prediction")
+    return evaluate_labels(
+        predicted,
+        truth,
+        spacing=grid.volume.spacing,
+        unit=grid.volume.unit,
+        axis=grid.volume.axis,
+        labels=labels,
+        exclude=left_out,
+        tolerance=tolerance,
+    )

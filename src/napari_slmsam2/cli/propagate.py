@@ -1,0 +1,167 @@
+"""``napari-slmsam2 propagate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from napari_slmsam2.cli._options import (
+    Axis,
+    Channel,
+    Device,
+    Extent,
+    Force,
+    LabelSlice,
+    ModelsFolder,
+    Out,
+    SliceRange,
+    Time,
+    parse_channel,
+    parse_extent,
+    parse_label_slice,
+    parse_range,
+    with_settings,
+)
+from napari_slmsam2.core.config import PropagationConfig
+from napari_slmsam2.engine.registry import DEFAULT_MODEL
+
+_RESULTS = "More results"
+
+EPILOG = """
+[bold]Examples[/bold]
+
+One annotated slice, everything else by itself:
+
+  napari-slmsam2 propagate scan.nii.gz seeds.nii.gz -o labels.nii.gz
+
+Label 1 reaches from slice 20 to slice 61, label 2 is not on slice 40:
+
+  napari-slmsam2 propagate ct.nii seeds.nii -o out.nii --extent 1:20:61 --absent 2:40
+
+A CT in its soft-tissue window, with SAM 2.1:
+
+  napari-slmsam2 propagate ct.nii seeds.nii -o out.nii --window soft_tissue --model sam2.1-tiny
+
+A quality report, a picture to look at, and a session to do it again:
+
+  napari-slmsam2 propagate ct.nii seeds.nii -o out.nii --report report.json --qc overview.png --session ct.slmsam2
+
+Slices are counted from 0 along the propagation axis, in the voxel order of the file.
+"""  # noqa: E501 - a command stands on one line
+
+
+@with_settings
+def propagate(
+    image: Annotated[
+        Path,
+        typer.Argument(metavar="IMAGE", help="The scan: NIfTI, MGH, NRRD, TIFF, NPY, Zarr ..."),
+    ],
+    seeds: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SEEDS",
+            help="A label map on the same grid. Its non-empty slices along the axis are the seeds.",
+        ),
+    ],
+    out: Out,
+    extent: Annotated[
+        list[Extent] | None,
+        typer.Option(
+            parser=parse_extent,
+            metavar="LABEL:FIRST:LAST",
+            help="First and last slice of a label. May be repeated.",
+        ),
+    ] = None,
+    absent: Annotated[
+        list[LabelSlice] | None,
+        typer.Option(
+            parser=parse_label_slice,
+            metavar="LABEL:SLICE",
+            help="A slice on which a label is not. May be repeated.",
+        ),
+    ] = None,
+    axis: Axis = None,
+    model: Annotated[
+        str,
+        typer.Option(help="A name of `models list`, or a file of weights (.safetensors, .pt)."),
+    ] = DEFAULT_MODEL,
+    device: Device = "auto",
+    window: Annotated[
+        str | None,
+        typer.Option(
+            help="Intensities that become black and white: percentiles (0.5-99.5%), a CT preset "
+            "(soft_tissue, lung, bone, brain) or LOW,HIGH. Default: 0.5-99.5%.",
+        ),
+    ] = None,
+    slices: Annotated[
+        SliceRange | None,
+        typer.Option(
+            "--range",
+            parser=parse_range,
+            metavar="FIRST:LAST",
+            help="Fill these slices only.",
+        ),
+    ] = None,
+    channel: Channel = None,
+    time: Time = None,
+    models_folder: ModelsFolder = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSON: quality of every slice, what to check, timings, versions.",
+            rich_help_panel=_RESULTS,
+        ),
+    ] = None,
+    qc: Annotated[
+        Path | None,
+        typer.Option(
+            help="PNG: a contact sheet of slices with outlines.", rich_help_panel=_RESULTS
+        ),
+    ] = None,
+    session: Annotated[
+        Path | None,
+        typer.Option(
+            help="Session file (.slmsam2), for `replay` and to go on later.",
+            rich_help_panel=_RESULTS,
+        ),
+    ] = None,
+    keep_partial: Annotated[
+        bool,
+        typer.Option("--keep-partial", help="After Ctrl-C, write what was done so far."),
+    ] = False,
+    force: Force = False,
+    *,
+    config: PropagationConfig,
+) -> None:
+    """Carry annotated slices through the whole volume.
+
+    Every slice that is annotated in SEEDS comes back exactly as it was drawn. The result has the
+    grid of IMAGE. Ctrl-C stops after the slice at hand, and nothing is written.
+    """
+    from napari_slmsam2.cli._propagation import PropagationJob, run_job
+
+    run_job(
+        PropagationJob(
+            image=image,
+            seeds=seeds,
+            out=out,
+            extents=extent or (),
+            absents=absent or (),
+            axis=axis,
+            model=model,
+            device=device,
+            window=window,
+            slices=slices,
+            config=config,
+            channel=None if channel is None else parse_channel(channel),
+            time=time,
+            models_folder=models_folder,
+            report=report,
+            qc=qc,
+            session=session,
+            keep_partial=keep_partial,
+            force=force,
+        )
+    )

@@ -1,0 +1,140 @@
+"""A small scan in files, and the command line run on it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from napari_slmsam2.cli import app
+
+SHAPE = (30, 26, 16)
+AFFINE = np.diag([0.8, 0.9, 4.0, 1.0])
+
+
+def save(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
+    image = nibabel.Nifti1Image(array, affine)
+    image.header.set_xyzt_units("mm")
+    image.to_filename(path)
+    return path
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def flat_err(self) -> str:
+        """Without the frame and the line breaks of a usage error."""
+        return " ".join(self.err.replace("│", " ").split())
+
+
+@pytest.fixture
+def cli():
+    """Run the command line in this process."""
+
+    def run(*arguments: object) -> Result:
+        done = CliRunner().invoke(app, [str(a) for a in arguments])
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return Result(done.exit_code, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """Run the command line as a user does."""
+
+    def run(*arguments: object, **variables: str) -> Result:
+        command = [sys.executable, "-c", "from napari_slmsam2.cli import main; main()"]
+        done = subprocess.run(
+            [*command, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
+            timeout=120,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@dataclass(frozen=True)
+class Scene:
+    folder: Path
+    image: Path
+    seeds: Path
+    truth: Path
+    array: np.ndarray
+    labels: np.ndarray
+    seeded: np.ndarray
+
+
+@pytest.fixture
+def scene(tmp_path) -> Scene:
+    """Two balls in noise; label 1 is annotated on slices 4 and 11, label 2 on slice 7."""
+    rng = np.random.default_rng(3)
+    x, y, z = np.meshgrid(*map(np.arange, SHAPE), indexing="ij")
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[((z - 7) / 6) ** 2 + ((x - 10) / 7) ** 2 + ((y - 9) / 6) ** 2 < 1] = 1
+    labels[((z - 8) / 6) ** 2 + ((x - 20) / 6) ** 2 + ((y - 17) / 7) ** 2 < 1] = 2
+    image = 100 + 300 * (labels == 1) + 600 * (labels == 2) + rng.normal(0, 20, SHAPE)
+    array = image.astype(np.int16)
+    seeds = np.zeros_like(labels)
+    for label, index in ((1, 4), (1, 11), (2, 7)):
+        seeds[..., index][labels[..., index] == label] = label
+    folder = tmp_path / "scan"
+    folder.mkdir()
+    return Scene(
+        folder,
+        save(folder / "image.nii.gz", array),
+        save(folder / "seeds.nii.gz", seeds),
+        save(folder / "truth.nii.gz", labels),
+        array,
+        labels,
+        seeds,
+    )
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> Path:
+    """A tiny SLM-SAM 2 network of random weights."""
+    import torch
+
+    from napari_slmsam2.core.config import ModelConfig
+    from napari_slmsam2.engine.checkpoints import save_weights
+    from napari_slmsam2.engine.network import SliceNetwork
+
+    config = ModelConfig(
+        image_size=64,
+        embed_dim=8,
+        stages=(1, 1, 2, 1),
+        global_attention_blocks=(3,),
+        short_memory_slices=1,
+        attention_layers=1,
+        feedforward_dim=32,
+        model_dim=64,
+        memory_dim=16,
+        decoder_mlp_dim=32,
+        iou_head_dim=32,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(11)
+        network = SliceNetwork(config)
+        for parameter in network.parameters():
+            parameter.data += 0.05 * torch.randn(parameter.shape)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(path, network.state_dict(), {"config": config.to_dict()})
+    return path
