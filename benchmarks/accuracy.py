@@ -52,10 +52,9 @@ def run_volume(folder: Path, arguments: argparse.Namespace, scratch: Path) -> di
     call(command)
     seconds = time.perf_counter() - started
     scores_path = scratch / "scores.json"
-    call(
-        ["evaluate", result_path, truth_path, "--axis", axis, "--seeds", seeds_path]
-        + ["--labels", ",".join(map(str, labels)), "--json", scores_path, "--force"]
-    )
+    command = ["evaluate", result_path, truth_path, "--axis", axis, "--seeds", seeds_path]
+    command += ["--labels", ",".join(map(str, labels)), "--json", scores_path]
+    call(command)
     report = json.loads(scores_path.read_text())
     found = {
         "dice": mean(one["scores"]["overlap"]["dice"] for one in report["labels"]),
@@ -66,12 +65,12 @@ def run_volume(folder: Path, arguments: argparse.Namespace, scratch: Path) -> di
     }
     human = meta["label_origin"].lower().startswith("human")
     group = GROUPS[folder.name.split("_")[0]] if human else f"not human: {folder.name}"
-    per_label = {
-        str(one["label"]): one["scores"]["overlap"]["dice"] for one in report["labels"]
-    }
-    return {"group": group, "labels": len(labels), "seconds": seconds} | found | {
-        "dice_per_label": per_label
-    }
+    per_label = {str(one["label"]): one["scores"]["overlap"]["dice"] for one in report["labels"]}
+    return (
+        {"group": group, "labels": len(labels), "seconds": seconds}
+        | found
+        | {"dice_per_label": per_label}
+    )
 
 
 def call(command: list) -> None:
@@ -114,6 +113,7 @@ def print_table(volumes: dict[str, dict]) -> dict:
 
 
 def main() -> None:
+    """Read the command line and run."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
