@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +39,8 @@ from napari_slmsam2.core.quality import SliceQuality, Suggestion, rank_slices
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.embeddings import EmbeddingStore
 from napari_slmsam2.engine.factory import ReadyModel, make_segmenter
-from napari_slmsam2.engine.propagator import PropagationInput, PropagationResult, Propagator
+from napari_slmsam2.engine.propagation import PropagationInput, PropagationResult
+from napari_slmsam2.engine.propagator import Propagator
 from napari_slmsam2.engine.registry import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class SegmentationSession:
     window : IntensityWindow, optional
         Default: the 0.5 and 99.5 percentiles of the volume.
     labels : ndarray of int, shape of the volume, optional
-        Labels to start from; written in place. Default: an empty volume.
+        Labels to start from; written in place, until a label does not fit their dtype: then
+        `labels` becomes a wider copy. Default: an empty volume.
     models_folder : path-like, optional
         Where files of weights are looked for and kept.
 
@@ -205,11 +207,7 @@ class SegmentationSession:
         prompts = self._prompts.with_extent(label, first, last)
         prompts.check(self.volume.n_slices, self.volume.slice_shape)
         self._prompts = prompts
-        for index in range(self.volume.n_slices):
-            if not first <= index <= last:
-                self._result.forget(label, index)
-                plane = self.labels[self.volume.slicer(index)]
-                plane[plane == label] = 0
+        self._clear_outside(label, first, last)
         self._touched |= {(label, index) for index in prompts.seeds(label)}
 
     def clear_extent(self, label: int) -> None:
@@ -397,18 +395,23 @@ class SegmentationSession:
         return rank_slices(self.quality, seeds)
 
     def undo(self) -> tuple[int, ...]:
-        """Take back the last run, on all slices and labels; seeds stay.
+        """Take back the last run, on all slices and labels; seeds and extents stay.
 
         Returns
         -------
         tuple of int
             The slices that changed. Empty where there was nothing to undo.
         """
+        if self._undo:
+            self._touched |= self._undo[-1].settled
         return self._swap(self._undo, self._redo)
 
     def redo(self) -> tuple[int, ...]:
         """Bring back the run that was undone last."""
-        return self._swap(self._redo, self._undo)
+        changed = self._swap(self._redo, self._undo)
+        if changed and self.runs[-1].finished:
+            self._undo[-1].settled = self._settle(self.runs[-1])
+        return changed
 
     def _swap(self, source: list[_Undo], target: list[_Undo]) -> tuple[int, ...]:
         if not source:
@@ -418,6 +421,10 @@ class SegmentationSession:
         target.append(_Undo(before, self._result, self.runs))
         self._result, self.runs = step.result, step.runs
         self._paused = None
+        for label, index in self._touched:
+            self._result.forget(label, index)
+        for label, (first, last) in self._prompts.extents.items():
+            self._clear_outside(label, first, last)
         for prompt in self._prompts:
             if prompt.kind is not PromptKind.POINTS:
                 self._write_seed(prompt)
@@ -473,7 +480,7 @@ class SegmentationSession:
         should_stop: Callable[[], bool] | None,
     ) -> Iterator[PropagationEvent]:
         self._paused = propagator, record
-        states = self._undo[-1].states
+        step = self._undo[-1]
         events = propagator.propagate(should_stop)
         while True:
             started = time.perf_counter()
@@ -481,21 +488,45 @@ class SegmentationSession:
             record.seconds += time.perf_counter() - started
             record.steps = propagator.done
             if isinstance(event, SliceSegmented):
-                states.keep(self.labels, event.index)
+                step.states.keep(self.labels, event.index)
                 self.labels[self.volume.slicer(event.index)][event.bbox] = event.labels
                 record.digests[event.index] = slice_digest(self.volume, self.labels, event.index)
             if isinstance(event, Finished) and event.reason is FinishReason.COMPLETED:
                 record.finished = True
                 self._paused = None
-                self._touched -= {
-                    (gap.label, index)
-                    for gap in record.gaps
-                    for index in (gap.before, gap.after, *range(gap.start, gap.stop + 1))
-                    if index is not None
-                }
+                step.settled = self._settle(record)
             yield event
             if isinstance(event, Finished):
                 return
+
+    def _settle(self, record: RunRecord) -> set[tuple[int, int]]:
+        """Take the seeds that a run has read, as they are now, off the touched ones.
+
+        Returns
+        -------
+        set of (label, index)
+        """
+        now, then = self._prompts, record.prompts
+        if record.write_range is not None:
+            return set()
+        settled = {
+            (gap.label, index)
+            for gap in record.gaps
+            for index in (gap.before, gap.after, *range(gap.start, gap.stop + 1))
+            if index is not None
+            and now.get(gap.label, index) is then.get(gap.label, index)
+            and now.extents.get(gap.label) == then.extents.get(gap.label)
+        }
+        settled &= self._touched
+        self._touched -= settled
+        return settled
+
+    def _clear_outside(self, label: int, first: int, last: int) -> None:
+        for index in range(self.volume.n_slices):
+            if not first <= index <= last:
+                self._result.forget(label, index)
+                plane = self.labels[self.volume.slicer(index)]
+                plane[plane == label] = 0
 
     def _touch(self, label: int, index: int) -> None:
         self._touched.add((label, index))
@@ -536,6 +567,9 @@ class SegmentationSession:
 
 @dataclass(slots=True)
 class _Undo:
+    """What a run changed; ``settled`` are the seeds that it took off the touched ones."""
+
     states: SliceStates
     result: PropagationResult
     runs: list[RunRecord]
+    settled: set[tuple[int, int]] = field(default_factory=set)

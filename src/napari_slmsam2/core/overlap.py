@@ -41,14 +41,16 @@ def resolve_labels(
     contenders = [
         label for label in logits if label not in seeds and (label in running or rule == "highest")
     ]
-    if contenders:
-        stack = np.stack([logits[label] for label in contenders])
-        best = stack.argmax(axis=0)
-        winner = np.asarray(contenders)[best].astype(resolved.dtype)
-        claimed = np.take_along_axis(stack, best[None], axis=0)[0] > 0
-        if rule != "overwrite":
-            claimed &= (resolved == 0) | np.isin(resolved, contenders)
-        resolved[claimed] = winner[claimed]
+    best = np.zeros(existing.shape, np.float32)
+    winner = np.zeros_like(existing)
+    for label in contenders:
+        higher = logits[label] > best
+        np.copyto(best, logits[label], where=higher, casting="same_kind")
+        winner[higher] = label
+    claimed = winner > 0
+    if rule != "overwrite":
+        claimed &= (resolved == 0) | np.isin(resolved, contenders)
+    resolved[claimed] = winner[claimed]
     for label, mask in seeds.items():
         resolved[(resolved == label) & ~mask] = 0
         resolved[mask] = label

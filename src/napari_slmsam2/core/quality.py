@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,9 @@ class SliceQuality:
     presence: float
     predicted_iou: float
     stability: float
-    agreement: float | None
-    area: int
-    centroid: tuple[float, float] | None
+    agreement: float | None = None
+    area: int = 0
+    centroid: tuple[float, float] | None = None
 
     @property
     def confidence(self) -> float:
@@ -44,6 +45,23 @@ class SliceQuality:
         else:
             value = self.presence * self.predicted_iou * self.stability
         return float(value if self.agreement is None else value * self.agreement)
+
+
+def measured(quality: SliceQuality, logits: npt.NDArray[np.floating]) -> SliceQuality:
+    """The same scores with area and centroid of a mask, from its logits of shape (H, W)."""
+    rows, columns = np.nonzero(logits > 0)
+    centroid = (float(rows.mean()), float(columns.mean())) if len(rows) else None
+    return replace(quality, area=len(rows), centroid=centroid)
+
+
+def mean_quality(first: SliceQuality, second: SliceQuality) -> SliceQuality:
+    """The mean of two sweeps' scores; agreement, area and centroid of the second."""
+    return replace(
+        second,
+        presence=(first.presence + second.presence) / 2,
+        predicted_iou=(first.predicted_iou + second.predicted_iou) / 2,
+        stability=(first.stability + second.stability) / 2,
+    )
 
 
 @dataclass(frozen=True, slots=True)

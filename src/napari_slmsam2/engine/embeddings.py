@@ -16,7 +16,14 @@ class EmbeddingStore:
     Parameters
     ----------
     budget : int
-        Bytes to hold at most. 0 holds nothing.
+        Bytes to hold at most. 0 holds nothing that takes space.
+
+    Attributes
+    ----------
+    nbytes : int
+        Bytes held.
+    encoded : int
+        How often an image was encoded.
     """
 
     def __init__(self, budget: int) -> None:
@@ -35,18 +42,15 @@ class EmbeddingStore:
         if embedding.nbytes <= self.budget:
             self._embeddings[index] = embedding
             self.nbytes += embedding.nbytes
-            self.shrink(self.budget)
-        return embedding
-
-    def shrink(self, budget: int) -> None:
-        """Forget the least recently used embeddings until the rest fits the budget."""
-        while self.nbytes > budget:
+        while self.nbytes > self.budget:
             _, old = self._embeddings.popitem(last=False)
             self.nbytes -= old.nbytes
+        return embedding
 
     def clear(self) -> None:
-        """Forget everything."""
-        self.shrink(0)
+        """Forget everything, also what takes no space."""
+        self._embeddings.clear()
+        self.nbytes = 0
 
     def __len__(self) -> int:
         return len(self._embeddings)

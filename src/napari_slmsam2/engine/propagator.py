@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -19,11 +19,10 @@ from napari_slmsam2.core.events import (
     SliceSegmented,
     SweepEnded,
 )
-from napari_slmsam2.core.intensity import IntensityWindow
 from napari_slmsam2.core.overlap import resolve_labels
 from napari_slmsam2.core.plan import BACKWARD, FORWARD, Gap, Step, make_steps
 from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
-from napari_slmsam2.core.quality import SliceQuality
+from napari_slmsam2.core.quality import SliceQuality, mean_quality, measured
 from napari_slmsam2.core.segmenter import (
     MemoryBank,
     MemoryEntry,
@@ -31,11 +30,10 @@ from napari_slmsam2.core.segmenter import (
     SliceSegmenter,
     SweepContext,
 )
-from napari_slmsam2.core.soft_masks import SoftMasks
-from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.embeddings import EmbeddingStore
 from napari_slmsam2.engine.interpolate import interpolated_logits
 from napari_slmsam2.engine.merge import dice, merge_logits, sweep_weights
+from napari_slmsam2.engine.propagation import PropagationInput, PropagationResult
 
 #: Weight of the interpolated shape against the two sweeps together.
 INTERPOLATION_SHARE = 0.5
@@ -51,72 +49,6 @@ class _SweepState:
     bank: MemoryBank
     absent_in_a_row: int = 0
     ended: bool = False
-
-
-@dataclass(slots=True)
-class PropagationInput:
-    """Everything a run reads.
-
-    Attributes
-    ----------
-    volume : Volume
-    window : IntensityWindow
-    prompts : PromptSet
-    gaps : tuple of Gap
-        What to run, from `napari_slmsam2.core.plan`.
-    read_labels : callable
-        ``read_labels(index)`` gives the labels of a slice as they are, shape (H, W).
-    write_range : tuple of int, optional
-        First and last slice to write. Default: all.
-    current_prompts : callable, optional
-        Gives the seeds and extents as they are now: those that were set while the run goes on
-        are kept to, although the run does not read them. Default: ``prompts``.
-    """
-
-    volume: Volume
-    window: IntensityWindow
-    prompts: PromptSet
-    gaps: tuple[Gap, ...]
-    read_labels: Callable[[int], npt.NDArray[np.integer]]
-    write_range: tuple[int, int] | None = None
-    current_prompts: Callable[[], PromptSet] | None = None
-
-
-@dataclass(slots=True)
-class PropagationResult:
-    """What a run leaves behind; hand it to the next run of the same volume.
-
-    Attributes
-    ----------
-    soft : SoftMasks
-        Logits of every propagated label and slice.
-    quality : dict of label to dict of slice index to SliceQuality
-    seed_masks : dict of (label, index) to ndarray of bool, shape (H, W)
-        What each seed stands for: the mask as drawn, or the model's answer to points.
-    """
-
-    soft: SoftMasks = field(default_factory=SoftMasks)
-    quality: dict[int, dict[int, SliceQuality]] = field(default_factory=dict)
-    seed_masks: dict[tuple[int, int], npt.NDArray[np.bool_]] = field(default_factory=dict)
-
-    def copy(self) -> PropagationResult:
-        """A copy that later runs do not change; the arrays are shared."""
-        return PropagationResult(
-            self.soft.copy(),
-            {label: dict(slices) for label, slices in self.quality.items()},
-            dict(self.seed_masks),
-        )
-
-    def forget(self, label: int, index: int) -> None:
-        """Drop what was propagated for a label to a slice."""
-        self.soft.discard(label, index)
-        self.quality.get(label, {}).pop(index, None)
-        self.seed_masks.pop((label, index), None)
-
-    def known(self) -> frozenset[tuple[int, int]]:
-        """``(label, index)`` of everything that is remembered."""
-        scored = {(label, index) for label, slices in self.quality.items() for index in slices}
-        return frozenset(scored | self.seed_masks.keys() | set(self.soft))
 
 
 class Propagator:
@@ -198,7 +130,7 @@ class Propagator:
         stopped = should_stop or (lambda: False)
         while True:
             # Not "yield from": that would close the step when a reader leaves in the middle of it.
-            for event in self._events:
+            for event in self._events:  # noqa: UP028
                 yield event
             while self._notes:
                 yield FellBack(self._notes.pop(0))
@@ -336,9 +268,7 @@ class Propagator:
             raise error
         self._notes.append(note)
 
-    def _take_over(
-        self, sweep: _Sweep, index: int, output: SegmentedSlice
-    ) -> SliceQuality | None:
+    def _take_over(self, sweep: _Sweep, index: int, output: SegmentedSlice) -> SliceQuality | None:
         """Remember a result, judge whether the object is there, merge the two sweeps.
 
         Returns
@@ -349,7 +279,9 @@ class Propagator:
         gap, direction = sweep
         state = self._sweep(sweep)
         logits = output.logits if output.presence >= 0.5 else np.full_like(output.logits, -8.0)
-        quality = _judge(output, logits)
+        quality = measured(
+            SliceQuality(output.presence, output.predicted_iou, output.stability), logits
+        )
         state.bank.add(
             MemoryEntry(index, is_seed=False, content=output.content, confidence=quality.confidence)
         )
@@ -391,30 +323,28 @@ class Propagator:
                 index, gap.before, gap.after, first.confidence, quality.confidence
             )
             voices = [(earlier, forward), (logits, backward)]
-            quality = _mean_quality(first, quality)
+            quality = mean_quality(first, quality)
         if self._interpolates(gap):
             share = INTERPOLATION_SHARE * sum(weight for _, weight in voices)
-            masks = {i: self._seed_masks[gap.label, i] for i in (gap.before, gap.after)}
+            masks = {i: m for (label, i), m in self._seed_masks.items() if label == gap.label}
             voices.append((interpolated_logits(masks, index), share))
         if len(voices) == 1:
             return logits, quality
         merged = merge_logits(voices)
-        return merged, _measure(quality, merged, agreement)
+        return merged, replace(measured(quality, merged), agreement=agreement)
 
     def _interpolates(self, gap: Gap) -> bool:
         chosen = self.config.merge
         merge = self._segmenter.default_merge if chosen == "auto" else chosen
         return merge == "interpolation" and all(
-            self._seed_masks[gap.label, i].any()
-            for i in (gap.before, gap.after)
-            if i is not None
+            self._seed_masks[gap.label, i].any() for i in (gap.before, gap.after) if i is not None
         )
 
     def _is_final(self, gap: Gap, direction: int) -> bool:
         return direction == BACKWARD or not gap.from_after
 
     def _writes(self, label: int, index: int) -> bool:
-        """Whether a slice of a gap is to be filled: in the range, and not marked otherwise since."""
+        """Whether a slice of a gap is to be filled: in the range, and not annotated since."""
         everything = (0, self._context.n_slices - 1)
         prompts = self._prompts_now()
         return prompts.get(label, index) is None and all(
@@ -470,25 +400,3 @@ class Propagator:
         if prompt.kind is PromptKind.ABSENT:
             return np.zeros(self._context.shape, dtype=bool)
         return self.result.seed_masks.get((prompt.label, prompt.index))
-
-
-def _judge(output: SegmentedSlice, logits: npt.NDArray[np.float32]) -> SliceQuality:
-    quality = SliceQuality(output.presence, output.predicted_iou, output.stability, None, 0, None)
-    return _measure(quality, logits, None)
-
-
-def _measure(
-    quality: SliceQuality, logits: npt.NDArray[np.float32], agreement: float | None
-) -> SliceQuality:
-    rows, columns = np.nonzero(logits > 0)
-    centroid = (float(rows.mean()), float(columns.mean())) if len(rows) else None
-    return replace(quality, agreement=agreement, area=len(rows), centroid=centroid)
-
-
-def _mean_quality(first: SliceQuality, second: SliceQuality) -> SliceQuality:
-    return replace(
-        second,
-        presence=(first.presence + second.presence) / 2,
-        predicted_iou=(first.predicted_iou + second.predicted_iou) / 2,
-        stability=(first.stability + second.stability) / 2,
-    )

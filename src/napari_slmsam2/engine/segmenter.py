@@ -178,8 +178,9 @@ class NetworkSegmenter:
         """What to keep of each label of a batch; call it inside `computing`."""
         maps = self.network.encode_memory(embedding, output, prompted=prompted)
         maps = maps.to(device=self._storage, dtype=self.memory_dtype)
+        # Copies: a view would keep the whole batch alive.
         return [
-            SliceMemory(memory_map.clone(), pointer)
+            SliceMemory(memory_map.clone(), pointer.clone())
             for memory_map, pointer in zip(maps, output.pointer, strict=True)
         ]
 

@@ -1,0 +1,82 @@
+"""What a propagation run reads, and what it leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_slmsam2.core.intensity import IntensityWindow
+from napari_slmsam2.core.plan import Gap
+from napari_slmsam2.core.prompts import PromptSet
+from napari_slmsam2.core.quality import SliceQuality
+from napari_slmsam2.core.soft_masks import SoftMasks
+from napari_slmsam2.core.volume import Volume
+
+
+@dataclass(slots=True)
+class PropagationInput:
+    """Everything a run reads.
+
+    Attributes
+    ----------
+    volume : Volume
+    window : IntensityWindow
+    prompts : PromptSet
+    gaps : tuple of Gap
+        What to run, from `napari_slmsam2.core.plan`.
+    read_labels : callable
+        ``read_labels(index)`` gives the labels of a slice as they are, shape (H, W).
+    write_range : tuple of int, optional
+        First and last slice to write. Default: all.
+    current_prompts : callable, optional
+        Gives the seeds and extents as they are now: those that were set while the run goes on
+        are kept to, although the run does not read them. Default: ``prompts``.
+    """
+
+    volume: Volume
+    window: IntensityWindow
+    prompts: PromptSet
+    gaps: tuple[Gap, ...]
+    read_labels: Callable[[int], npt.NDArray[np.integer]]
+    write_range: tuple[int, int] | None = None
+    current_prompts: Callable[[], PromptSet] | None = None
+
+
+@dataclass(slots=True)
+class PropagationResult:
+    """What a run leaves behind; hand it to the next run of the same volume.
+
+    Attributes
+    ----------
+    soft : SoftMasks
+        Logits of every propagated label and slice.
+    quality : dict of label to dict of slice index to SliceQuality
+    seed_masks : dict of (label, index) to ndarray of bool, shape (H, W)
+        What each seed stands for: the mask as drawn, or the model's answer to points.
+    """
+
+    soft: SoftMasks = field(default_factory=SoftMasks)
+    quality: dict[int, dict[int, SliceQuality]] = field(default_factory=dict)
+    seed_masks: dict[tuple[int, int], npt.NDArray[np.bool_]] = field(default_factory=dict)
+
+    def copy(self) -> PropagationResult:
+        """A copy that later runs do not change; the arrays are shared."""
+        return PropagationResult(
+            self.soft.copy(),
+            {label: dict(slices) for label, slices in self.quality.items()},
+            dict(self.seed_masks),
+        )
+
+    def forget(self, label: int, index: int) -> None:
+        """Drop what was propagated for a label to a slice."""
+        self.soft.discard(label, index)
+        self.quality.get(label, {}).pop(index, None)
+        self.seed_masks.pop((label, index), None)
+
+    def known(self) -> frozenset[tuple[int, int]]:
+        """``(label, index)`` of everything that is remembered."""
+        scored = {(label, index) for label, slices in self.quality.items() for index in slices}
+        return frozenset(scored | self.seed_masks.keys() | set(self.soft))

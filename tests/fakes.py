@@ -1,0 +1,193 @@
+"""A model whose answers are known by heart, and volumes to run it on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from napari_slmsam2.core.config import PropagationConfig
+from napari_slmsam2.core.errors import DeviceMemoryError
+from napari_slmsam2.core.events import PropagationEvent, SliceSegmented
+from napari_slmsam2.core.intensity import IntensityWindow
+from napari_slmsam2.core.plan import find_gaps
+from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
+from napari_slmsam2.core.segmenter import (
+    MemoryBank,
+    SegmentedSlice,
+    SliceSegmenter,
+    SweepContext,
+)
+from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.engine.embeddings import EmbeddingStore
+from napari_slmsam2.engine.propagation import PropagationInput, PropagationResult
+from napari_slmsam2.engine.propagator import Propagator
+
+SLICE = (16, 24)
+WINDOW = IntensityWindow(0.0, 1.0)
+
+
+@dataclass(slots=True)
+class FakeSegmenter:
+    """Moves the mask of the slice before by one column per slice; nothing is in the dark.
+
+    The logit inside the mask falls with the distance from the seed, so that overlaps and merges
+    have something to decide.
+
+    Attributes
+    ----------
+    fits : int
+        Largest batch that does not run out of memory.
+    reliefs : list of str
+        What `relieve_memory` has left to do.
+    fail_at : set of (index, direction)
+        Where memory runs out, whatever the batch, until it is relieved.
+    """
+
+    name: str = "fake"
+    reach: int = 1
+    bidirectional: bool = True
+    default_merge: str = "sweeps"
+    prompt_kinds: frozenset[PromptKind] = frozenset(PromptKind)
+    fits: int = 10**6
+    reliefs: list[str] = field(default_factory=list)
+    fail_at: set[tuple[int, int]] = field(default_factory=set)
+    visits: list[tuple[int, int, int]] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
+    encoded: int = 0
+    longest_bank: int = 0
+    contexts: list[SweepContext] = field(default_factory=list)
+
+    def encode_image(self, image: np.ndarray) -> np.ndarray:
+        self.encoded += 1
+        return image
+
+    def encode_seed(
+        self, embedding: np.ndarray, prompt: SlicePrompt, shape: tuple[int, int]
+    ) -> SegmentedSlice:
+        mask = np.zeros(shape, bool) if prompt.mask is None else np.array(prompt.mask)
+        if prompt.kind is PromptKind.POINTS:
+            mask[2:6, 3:8] = True
+        return self._answer(mask, 8.0, float(mask.any()))
+
+    def segment(
+        self,
+        embedding: np.ndarray,
+        index: int,
+        direction: int,
+        banks: Sequence[MemoryBank],
+        context: SweepContext,
+    ) -> list[SegmentedSlice]:
+        self.contexts.append(context)
+        if len(banks) > self.fits or (index, direction) in self.fail_at:
+            raise DeviceMemoryError("device fake", "ran out of memory")
+        self.batches.append(len(banks))
+        self.visits += [(bank.label, index, direction) for bank in banks]
+        self.longest_bank = max(self.longest_bank, *(len(bank.visited) for bank in banks))
+        return [self._track(embedding, index, direction, bank) for bank in banks]
+
+    def relieve_memory(self) -> str | None:
+        if not self.reliefs:
+            return None
+        self.fail_at.clear()
+        self.fits = 10**6
+        return self.reliefs.pop(0)
+
+    def _track(
+        self, image: np.ndarray, index: int, direction: int, bank: MemoryBank
+    ) -> SegmentedSlice:
+        previous = bank.get(index - direction)
+        assert previous is not None, "the slice before is no longer in the bank"
+        mask, strength = previous.content
+        return self._answer(np.roll(mask, direction, 1), 0.95 * strength, float(image.mean() > 0.1))
+
+    @staticmethod
+    def _answer(mask: np.ndarray, strength: float, presence: float) -> SegmentedSlice:
+        logits = np.where(mask, np.float32(strength), np.float32(-4.5))
+        if presence < 0.5:
+            logits = np.full(mask.shape, -8, np.float32)
+        return SegmentedSlice(logits, presence, 0.9, 0.9, (mask, strength))
+
+
+def bright_volume(n_slices: int, *, dark: Sequence[int] = (), axis: int = 0) -> Volume:
+    """Bright slices with a little texture, and dark ones, stacked along an axis."""
+    rng = np.random.default_rng(0)
+    data = np.clip(0.6 + 0.05 * rng.normal(size=(n_slices, *SLICE)), 0, 1).astype(np.float32)
+    data[list(dark)] = 0
+    return Volume(np.moveaxis(data, 0, axis), axis)
+
+
+def rectangle(top: int, left: int, height: int = 5, width: int = 6) -> np.ndarray:
+    """A mask of the size of a slice."""
+    mask = np.zeros(SLICE, bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+@dataclass(slots=True)
+class Drive:
+    """Runs a `Propagator` by hand and writes what it says into an array."""
+
+    segmenter: SliceSegmenter
+    volume: Volume
+    prompts: PromptSet
+    config: PropagationConfig = field(default_factory=PropagationConfig)
+    labels: np.ndarray | None = None
+    result: PropagationResult = field(default_factory=PropagationResult)
+    store: EmbeddingStore = field(default_factory=lambda: EmbeddingStore(2**30))
+    events: list[PropagationEvent] = field(default_factory=list)
+    propagator: Propagator | None = None
+
+    def __post_init__(self) -> None:
+        if self.labels is None:
+            self.labels = np.zeros(self.volume.shape, np.uint16)
+        for prompt in self.prompts:
+            if prompt.mask is not None:
+                self.labels[self.volume.slicer(prompt.index)][prompt.mask] = prompt.label
+
+    def plan(self, gaps=None, *, write_range=None) -> Drive:
+        task = PropagationInput(
+            self.volume,
+            WINDOW,
+            self.prompts,
+            find_gaps(self.prompts, self.volume.n_slices) if gaps is None else gaps,
+            lambda i: self.labels[self.volume.slicer(i)],
+            write_range,
+        )
+        self.propagator = Propagator(
+            self.segmenter, task, self.config, result=self.result, embeddings=self.store
+        )
+        return self
+
+    def go(self, should_stop=None) -> np.ndarray:
+        """The labels after the run."""
+        for event in self.propagator.propagate(should_stop):
+            self.events.append(event)
+            if isinstance(event, SliceSegmented):
+                self.labels[self.volume.slicer(event.index)][event.bbox] = event.labels
+        return self.labels
+
+    def of(self, kind: type) -> list:
+        """All events of one kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def run(segmenter, volume, prompts, **options) -> Drive:
+    """A whole run from empty labels."""
+    drive = Drive(segmenter, volume, prompts, **options).plan()
+    drive.go()
+    return drive
+
+
+def prompts_of(*prompts: SlicePrompt) -> PromptSet:
+    whole = PromptSet()
+    for prompt in prompts:
+        whole = whole.with_prompt(prompt)
+    return whole
+
+
+def stop_after(n: int):
+    """A ``should_stop`` that says yes after n steps."""
+    asked = iter(range(10**9))
+    return lambda: next(asked) >= n
