@@ -595,3 +595,41 @@ def test_the_image_is_read_slice_by_slice():
     run(session)
     run(session)
     assert sorted(data.read) == list(range(9))
+
+
+def test_inside_a_marked_extent_a_sweep_goes_on_over_slices_without_the_object():
+    dark = (6, 7, 8, 9)
+    unknown = make_session(16, dark=dark)
+    paint(unknown, 1, 3)
+    run(unknown)
+    assert max(present(unknown)) == 5
+    known = make_session(16, dark=dark)
+    paint(known, 1, 3)
+    known.set_extent(1, 0, 13)
+    visited = {e.index for e in run(known) if isinstance(e, SliceSegmented)}
+    assert visited == set(range(14)) - {3}
+
+
+def test_another_window_encodes_the_images_again():
+    session = make_session(8)
+    paint(session, 1, 3)
+    run(session)
+    encoded = session.encoded_slices
+    run(session)
+    assert session.encoded_slices == encoded
+    session.window = replace(WINDOW, high=WINDOW.high * 2)
+    run(session)
+    assert session.encoded_slices == 2 * encoded
+
+
+def test_settings_that_are_built_into_a_model_load_it_anew():
+    session = SegmentationSession(bright_volume(6), window=WINDOW, model="interpolation")
+    first = session.load_model()
+    session.config = session.config.replace(overlap="keep")
+    assert session.load_model() is first
+    session.config = session.config.replace(precision="float32")
+    assert session.load_model() is not first
+    given = make_session(6)
+    handed_over = given.load_model()
+    given.config = given.config.replace(precision="float32")
+    assert given.load_model() is handed_over

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_slmsam2.annotated import AnnotatedVolume
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.errors import (
     CheckpointError,
     ConfigError,
-    GridMismatchError,
     PromptError,
 )
 from napari_slmsam2.core.events import (
@@ -34,8 +34,7 @@ from napari_slmsam2.core.plan import (
     find_gaps,
     gaps_beside,
 )
-from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
-from napari_slmsam2.core.quality import SliceQuality, Suggestion, rank_slices
+from napari_slmsam2.core.prompts import PromptKind, PromptSet
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.embeddings import EmbeddingStore
 from napari_slmsam2.engine.factory import ReadyModel, make_segmenter
@@ -46,10 +45,18 @@ from napari_slmsam2.engine.registry import DEFAULT_MODEL
 if TYPE_CHECKING:
     from napari_slmsam2.engine.download import Progress
 
+#: Settings that are built into a loaded model or its stored embeddings.
+_MODEL_SETTINGS = (
+    "precision",
+    "memory_dtype",
+    "memory_pooling",
+    "image_size",
+    "embedding_budget",
+)
 _DIRECTIONS = {"both": (FORWARD, BACKWARD), "forward": (FORWARD,), "backward": (BACKWARD,)}
 
 
-class SegmentationSession:
+class SegmentationSession(AnnotatedVolume):
     """Seeds in, labels out.
 
     Parameters
@@ -85,135 +92,48 @@ class SegmentationSession:
         labels: npt.NDArray[np.integer] | None = None,
         models_folder: str | os.PathLike[str] | None = None,
     ) -> None:
-        if labels is not None and tuple(labels.shape) != volume.shape:
-            raise GridMismatchError(
-                "labels",
-                "differ in shape from the image",
-                expected=volume.shape,
-                found=tuple(labels.shape),
-            )
-        self.volume = volume
-        self.labels = np.zeros(volume.shape, dtype=np.uint8) if labels is None else labels
+        super().__init__(volume, labels)
         self.model = model
         self.device = device
-        self.config = config or PropagationConfig()
-        self.window = window or IntensityWindow.from_percentiles(volume)
+        self._config = config or PropagationConfig()
+        self._window = window or IntensityWindow.from_percentiles(volume)
         self.runs: list[RunRecord] = []
         self._models_folder = models_folder
-        self._prompts = PromptSet()
-        self._touched: set[tuple[int, int]] = set()
         self._ready: ReadyModel | None = None
+        self._ready_is_given = False
         self._embeddings = EmbeddingStore(self.config.embedding_budget * 2**20)
-        self._result = PropagationResult()
         self._undo: list[_Undo] = []
         self._redo: list[_Undo] = []
         self._paused: tuple[Propagator, RunRecord] | None = None
 
     @property
-    def prompts(self) -> PromptSet:
-        """All seeds and extents."""
-        return self._prompts
+    def config(self) -> PropagationConfig:
+        """Settings of the next run; a model that they change is loaded anew."""
+        return self._config
+
+    @config.setter
+    def config(self, config: PropagationConfig) -> None:
+        previous, self._config = self._config, config
+        if any(getattr(previous, name) != getattr(config, name) for name in _MODEL_SETTINGS):
+            if not self._ready_is_given:
+                self._ready = None
+            self._embeddings = EmbeddingStore(config.embedding_budget * 2**20)
 
     @property
-    def touched(self) -> frozenset[tuple[int, int]]:
-        """``(label, index)`` of the seeds that changed since they were last run."""
-        return frozenset(self._touched)
+    def window(self) -> IntensityWindow:
+        """Intensities that the model sees as black and white."""
+        return self._window
+
+    @window.setter
+    def window(self, window: IntensityWindow) -> None:
+        self._window = window
+        self._embeddings.clear()
+        self._paused = None
 
     @property
     def encoded_slices(self) -> int:
         """How often an image was encoded so far; stored embeddings are not encoded again."""
         return self._embeddings.encoded
-
-    def logits_on_slice(self, index: int) -> dict[int, npt.NDArray[np.float32]]:
-        """Mask logits of every label that was propagated to a slice, before overlaps.
-
-        Returns
-        -------
-        dict of label to ndarray of float32, shape (H, W)
-            Within -8 and 8; above 0 is the object.
-        """
-        return self._result.soft.on_slice(index)
-
-    @property
-    def quality(self) -> Mapping[int, Mapping[int, SliceQuality]]:
-        """Scores of every propagated slice, by label and slice index."""
-        return self._result.quality
-
-    def add_prompt(self, prompt: SlicePrompt) -> None:
-        """Annotate one slice of one label.
-
-        A mask is written into the labels at once; points and boxes at the next run.
-
-        Raises
-        ------
-        PromptError
-            It does not fit the volume or the extent of its label.
-        """
-        prompts = self._prompts.with_prompt(prompt)
-        prompts.check(self.volume.n_slices, self.volume.slice_shape)
-        self._prompts = prompts
-        self._touch(prompt.label, prompt.index)
-        if prompt.kind is not PromptKind.POINTS:
-            self._write_seed(prompt)
-
-    def add_seed_volume(self, seeds: npt.NDArray[np.integer]) -> None:
-        """Take every non-empty slice of a label volume as a seed, for each label on it.
-
-        Parameters
-        ----------
-        seeds : ndarray of int, shape of the volume
-
-        Raises
-        ------
-        GridMismatchError
-            The shape differs from the volume's.
-        PromptError
-            All voxels are 0.
-        """
-        if tuple(seeds.shape) != self.volume.shape:
-            raise GridMismatchError(
-                "seeds",
-                "differ in shape from the image",
-                expected=self.volume.shape,
-                found=tuple(seeds.shape),
-            )
-        found = False
-        for index in range(self.volume.n_slices):
-            plane = np.asarray(seeds[self.volume.slicer(index)])
-            for label in np.unique(plane[plane != 0]).tolist():
-                self.add_prompt(SlicePrompt.from_mask(label, index, plane == label))
-                found = True
-        if not found:
-            raise PromptError(
-                "seeds",
-                "hold no label",
-                expected="at least one annotated slice",
-                found="only background",
-            )
-
-    def remove_prompt(self, label: int, index: int) -> None:
-        """Take a seed back; the next run fills its slice like any other."""
-        self._prompts = self._prompts.without(label, index)
-        self._touch(label, index)
-
-    def set_extent(self, label: int, first: int, last: int) -> None:
-        """Say on which slices a label begins and ends; what lies outside is removed.
-
-        Raises
-        ------
-        PromptError
-            The extent leaves out a seed or the volume.
-        """
-        prompts = self._prompts.with_extent(label, first, last)
-        prompts.check(self.volume.n_slices, self.volume.slice_shape)
-        self._prompts = prompts
-        self._clear_outside(label, first, last)
-        self._touched |= {(label, index) for index in prompts.seeds(label)}
-
-    def clear_extent(self, label: int) -> None:
-        """Say that the ends of a label are not known."""
-        self._prompts = self._prompts.without_extent(label)
-        self._touched |= {(label, index) for index in self._prompts.seeds(label)}
 
     def load_model(
         self,
@@ -243,6 +163,7 @@ class SegmentationSession:
 
     def use_model(self, model: str | os.PathLike[str] | ReadyModel) -> None:
         """Change the model; the labels so far stay."""
+        self._ready_is_given = isinstance(model, ReadyModel)
         self._ready = model if isinstance(model, ReadyModel) else None
         self.model = model.name if isinstance(model, ReadyModel) else model
         self._embeddings.clear()
@@ -389,11 +310,6 @@ class SegmentationSession:
         self._redo.clear()
         self._paused = None
 
-    def suggestions(self) -> tuple[Suggestion, ...]:
-        """Slices to look at, most urgent first."""
-        seeds = {label: self._prompts.seeds(label) for label in self._prompts.labels}
-        return rank_slices(self.quality, seeds)
-
     def undo(self) -> tuple[int, ...]:
         """Take back the last run, on all slices and labels; seeds and extents stay.
 
@@ -520,28 +436,6 @@ class SegmentationSession:
         settled &= self._touched
         self._touched -= settled
         return settled
-
-    def _clear_outside(self, label: int, first: int, last: int) -> None:
-        for index in range(self.volume.n_slices):
-            if not first <= index <= last:
-                self._result.forget(label, index)
-                plane = self.labels[self.volume.slicer(index)]
-                plane[plane == label] = 0
-
-    def _touch(self, label: int, index: int) -> None:
-        self._touched.add((label, index))
-        self._result.forget(label, index)
-
-    def _widen(self, label: int) -> None:
-        if label > np.iinfo(self.labels.dtype).max:
-            self.labels = self.labels.astype(np.min_scalar_type(label))
-
-    def _write_seed(self, prompt: SlicePrompt) -> None:
-        self._widen(prompt.label)
-        plane = self.labels[self.volume.slicer(prompt.index)]
-        plane[plane == prompt.label] = 0
-        if prompt.mask is not None:
-            plane[prompt.mask] = prompt.label
 
     def state(self) -> dict[str, Any]:
         """What is known of the session besides its arrays, for reports."""

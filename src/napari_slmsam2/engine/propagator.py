@@ -287,7 +287,8 @@ class Propagator:
         )
         state.bank.retain(index + direction, direction, self._segmenter.reach)
         state.absent_in_a_row = 0 if quality.area else state.absent_in_a_row + 1
-        state.ended = not gap.closed and state.absent_in_a_row >= self.config.stop_after_absent
+        end_is_known = gap.closed or gap.label in self._task.prompts.extents
+        state.ended = not end_is_known and state.absent_in_a_row >= self.config.stop_after_absent
         if not self._writes(gap.label, index):
             return None
         if gap.closed:
