@@ -286,3 +286,11 @@ def test_names_that_are_no_networks(tmp_path):
         load_network("resnet")
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_network(tmp_path / "missing.pt")
+
+
+def test_others_may_read_the_weights_that_were_saved(tmp_path):
+    beside = tmp_path / "plain"
+    beside.touch()
+    path = tmp_path / "w.safetensors"
+    save_weights(path, {"w": torch.zeros(2)}, {})
+    assert path.stat().st_mode == beside.stat().st_mode

@@ -243,7 +243,10 @@ def save_weights(
     header = {"format": "pt", _METADATA_KEY: json.dumps(metadata)}
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        unfinished.touch()
+        mode = unfinished.stat().st_mode  # safetensors lets nobody else read its files
         save_file(tensors, unfinished, metadata=header)
+        unfinished.chmod(mode)
         os.replace(unfinished, path)
     except (SafetensorError, OSError) as error:
         raise OutputError(str(path), "cannot be written", found=str(error)) from error

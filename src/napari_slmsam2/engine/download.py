@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 
 import platformdirs
 import requests
@@ -140,13 +141,22 @@ def _download(
         raise DownloadError(
             weights.url,
             "could not be downloaded",
-            found=f"{type(error).__name__}: {error}",
+            found=_in_words(error, weights.url),
             hint=f"Try again to go on from there, or put the file into {path.parent} yourself.",
         ) from error
     except OSError as error:
         raise DownloadError(
             str(path), "cannot be written", found=error.strerror or str(error)
         ) from error
+
+
+def _in_words(error: requests.RequestException, url: str) -> str:
+    host = urlsplit(url).hostname
+    if isinstance(error, requests.Timeout):
+        return f"no answer from {host}"
+    if isinstance(error, requests.ConnectionError):
+        return f"no connection to {host}"
+    return str(error)
 
 
 def _fill(part: Path, weights: WeightsFile, transfer: _Transfer) -> None:
