@@ -146,7 +146,7 @@ class Ours:
         self, network: SliceNetwork, volume: np.ndarray, labels: int, config: PropagationConfig
     ) -> None:
         device = network.device
-        dtype = choose_dtype(device, config.precision)
+        dtype = choose_dtype(device, config.precision, image_size=network.image_size)
         network.pool_memory(config.memory_pooling)
         segmenter = NetworkSegmenter(network, name="sam2", device=device, dtype=dtype)
         self.session = SegmentationSession(

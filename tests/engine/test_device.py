@@ -94,6 +94,13 @@ def test_bfloat16_where_the_device_is_fast_at_it(monkeypatch, device, capability
     assert choose_dtype(torch.device(device), "bfloat16") == torch.bfloat16
 
 
+def test_small_inputs_stay_in_float32_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert choose_dtype(CPU, image_size=1024) == torch.bfloat16
+    assert choose_dtype(CPU, image_size=128) == torch.float32
+    assert choose_dtype(CPU, "bfloat16", image_size=128) == torch.bfloat16
+
+
 def test_this_machine_has_an_answer():
     assert choose_dtype(CPU) in (torch.float32, torch.bfloat16)
 

@@ -21,6 +21,9 @@ _THREAD_NAME = "slmsam2-inference"
 #: per call can cost ten times a persistent one.
 _INFERENCE_THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix=_THREAD_NAME)
 
+#: From this input size on, bfloat16 pays on a CPU (benchmarks/README.md).
+_LARGE_INPUT = 256
+
 _OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -83,7 +86,9 @@ def _available() -> str:
     return " | ".join(names)
 
 
-def choose_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
+def choose_dtype(
+    device: torch.device, precision: str = "auto", *, image_size: int = 1024
+) -> torch.dtype:
     """The dtype of the computation on a device.
 
     Parameters
@@ -91,7 +96,10 @@ def choose_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
     device : torch.device
     precision : {"auto", "float32", "bfloat16"}
         ``auto`` takes bfloat16 where the hardware multiplies it faster than float32: CUDA from
-        Ampere on, CPUs with AVX-512 BF16 or AMX.
+        Ampere on, CPUs with AVX-512 BF16 or AMX. On a CPU that needs large matrices: networks
+        with a small input stay in float32.
+    image_size : int
+        Side of the network's input in pixels.
     """
     if precision != "auto":
         return torch.float32 if precision == "float32" else torch.bfloat16
@@ -99,7 +107,8 @@ def choose_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
         fast = torch.cuda.get_device_capability(device)[0] >= 8
     elif device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
-        fast = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+        has_units = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+        fast = bool(has_units) and image_size >= _LARGE_INPUT
     else:
         fast = False
     return torch.bfloat16 if fast else torch.float32

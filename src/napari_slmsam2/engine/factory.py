@@ -72,7 +72,6 @@ def make_segmenter(
 
     config = config or PropagationConfig()
     torch_device = choose_device(device)
-    dtype = choose_dtype(torch_device, config.precision)
     loaded = load_network(
         model,
         image_size=config.image_size,
@@ -80,6 +79,8 @@ def make_segmenter(
         progress=progress,
         should_stop=should_stop,
     )
+    size = loaded.network.config.image_size
+    dtype = choose_dtype(torch_device, config.precision, image_size=size)
     with computing(torch_device, torch.float32):
         segmenter = NetworkSegmenter(
             loaded.network,

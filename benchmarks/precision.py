@@ -1,0 +1,96 @@
+"""Time of one slice in float32 and bfloat16, on one CPU thread, at several network sizes.
+
+    python benchmarks/precision.py
+
+Processor seconds of the process, the least of five, so that other work on the machine counts
+little. Random weights; seven memory maps and sixteen pointers.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.random_weights import randomise
+
+from napari_slmsam2.core.config import ModelConfig, sam2_config, slm_sam2_config
+from napari_slmsam2.engine.network import MemoryTokens, SliceNetwork
+
+COMPACT = {
+    "embed_dim": 24,
+    "stages": (1, 2, 3, 2),
+    "global_attention_blocks": (4,),
+    "model_dim": 128,
+    "memory_dim": 32,
+    "attention_layers": 2,
+    "feedforward_dim": 256,
+    "decoder_mlp_dim": 256,
+    "iou_head_dim": 64,
+}
+NETWORKS = {
+    "compact, 128 px": slm_sam2_config(image_size=128, **COMPACT),
+    "compact, 256 px": slm_sam2_config(image_size=256, **COMPACT),
+    "SAM 2.1 tiny, 256 px": sam2_config(image_size=256),
+    "SAM 2.1 tiny, 512 px": sam2_config(image_size=512),
+    "SAM 2.1 tiny, 1024 px": sam2_config(image_size=1024),
+    "SLM-SAM 2 tiny, 1024 px": slm_sam2_config(image_size=1024),
+}
+
+
+def least(function: Callable[[], object], repeats: int = 5) -> float:
+    """Least processor seconds of one call, after a warm-up."""
+    function()
+    seconds = []
+    for _ in range(repeats):
+        started = time.process_time()
+        function()
+        seconds.append(time.process_time() - started)
+    return min(seconds)
+
+
+def memories(config: ModelConfig) -> tuple[MemoryTokens, MemoryTokens]:
+    """A full long-term memory and a short-term one of one slice."""
+    grid = config.image_size // 16
+    maps = [torch.randn(1, config.memory_dim, grid, grid) for _ in range(7)]
+    pointers = [torch.randn(1, config.model_dim) for _ in range(16)]
+    long = MemoryTokens(maps, [6, 5, 4, 3, 2, 1, 0], pointers, [d / 15 for d in range(16)])
+    return long, MemoryTokens(maps[-1:], [0], pointers[1:2], [1 / 15])
+
+
+def main() -> None:
+    """Print one row per network and precision."""
+    torch.set_num_threads(1)
+    print("| network | precision | encoder | memory attention and decoder | memory encoder |")
+    print("|---|---|---|---|---|")
+    for name, config in NETWORKS.items():
+        network = SliceNetwork(config).eval()
+        randomise(network, 0)
+        image = torch.randn(1, 3, config.image_size, config.image_size)
+        for dtype in (torch.float32, torch.bfloat16):
+            half = dtype == torch.bfloat16
+            with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=half):
+                row = time_network(network, image)
+            numbers = " | ".join(f"{seconds:.3f}" for seconds in row)
+            print(f"| {name} | {str(dtype).removeprefix('torch.')} | {numbers} |", flush=True)
+
+
+def time_network(network: SliceNetwork, image: torch.Tensor) -> tuple[float, float, float]:
+    """Seconds of the encoder, of tracking one label, and of the memory encoder."""
+    embedding = network.encode_image(image)
+    memory = memories(network.config)
+    output = network.track(embedding, *memory)
+    return (
+        least(lambda: network.encode_image(image)),
+        least(lambda: network.track(embedding, *memory)),
+        least(lambda: network.encode_memory(embedding, output, prompted=False)),
+    )
+
+
+if __name__ == "__main__":
+    main()
