@@ -43,17 +43,29 @@ SHAPE = (256, 256)
 FULL_BANK = 8  # from this slice on the memory holds seven maps
 
 
-def make_volume(n_slices: int) -> np.ndarray:
-    """Discs that drift through textured slices, float32 in 0..1, shape (n_slices, 256, 256)."""
-    rng = np.random.default_rng(1)
-    volume = np.empty((n_slices, *SHAPE), dtype=np.float32)
-    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
-    for z in range(n_slices):
-        image = 0.3 + rng.normal(0, 0.05, SHAPE)
+class GeneratedVolume:
+    """Discs that drift through textured slices, float32 in 0..1; a slice is made when it is read.
+
+    So the input itself takes no memory, as with a file that is read slice by slice.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, n_slices: int) -> None:
+        self.shape = (n_slices, *SHAPE)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: int | tuple) -> np.ndarray:
+        z, rest = (key[0], key[1:]) if isinstance(key, tuple) else (key, ())
+        if not 0 <= z < len(self):
+            raise IndexError(z)
+        y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+        image = 0.3 + np.random.default_rng(z).normal(0, 0.05, SHAPE)
         for k in range(10):
             image[disc(x, y, z, k)] += 0.3
-        volume[z] = np.clip(image, 0, 1)
-    return volume
+        return np.clip(image, 0, 1).astype(np.float32)[rest]
 
 
 def disc(x: np.ndarray, y: np.ndarray, z: int, k: int) -> np.ndarray:
@@ -117,7 +129,9 @@ def sam2_state(predictor, images: torch.Tensor) -> dict:
 class Theirs:
     """SAM 2's predictor over a volume, all labels annotated on slice 0."""
 
-    def __init__(self, network: SliceNetwork, size: int, volume: np.ndarray, labels: int) -> None:
+    def __init__(
+        self, network: SliceNetwork, size: int, volume: GeneratedVolume, labels: int
+    ) -> None:
         self.predictor = make_sam2(network, size)
         preprocessor = NetworkSegmenter(network, name="", device=network.device).preprocessor
         self.state = sam2_state(
@@ -143,7 +157,7 @@ class Ours:
     """The package measured here, over the same volume."""
 
     def __init__(
-        self, network: SliceNetwork, volume: np.ndarray, labels: int, config: PropagationConfig
+        self, network: SliceNetwork, volume: GeneratedVolume, labels: int, config: PropagationConfig
     ) -> None:
         device = network.device
         dtype = choose_dtype(device, config.precision, image_size=network.image_size)
@@ -188,7 +202,7 @@ def dice(first: np.ndarray, second: np.ndarray) -> float:
 
 def speed(arguments: argparse.Namespace) -> None:
     """Advance both by turns and print medians of the times and of the ratios."""
-    volume = make_volume(arguments.slices)
+    volume = GeneratedVolume(arguments.slices)
     network = make_network(arguments.size).to(choose_device(arguments.device)).eval()
     config = PropagationConfig(
         direction="forward",
@@ -290,14 +304,14 @@ def one(arguments: argparse.Namespace) -> None:
     """One whole run of one predictor; prints the peak memory in MiB."""
     import resource
 
-    volume = make_volume(arguments.slices)
+    volume = GeneratedVolume(arguments.slices)
     network = make_network(arguments.size).eval()
     if arguments.who == "sam2":
         for _ in Theirs(network, arguments.size, volume, 1).run():
             pass
     else:
         config = PropagationConfig(
-            direction="forward", stop_after_absent=arguments.slices, embedding_budget=64
+            direction="forward", stop_after_absent=arguments.slices, embedding_budget=16
         )
         for _ in Ours(network, volume, 1, config).run():
             pass

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,13 @@ REPOSITORY = Path(__file__).parents[1]
 # Deadlines fail on loaded machines, not on slow code.
 settings.register_profile("here", deadline=None, max_examples=50)
 settings.load_profile("here")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure() -> None:
+    # Xvfb is started by its plugin where it is installed. Widgets need no screen.
+    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 
 @pytest.fixture(autouse=True)

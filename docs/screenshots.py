@@ -1,0 +1,188 @@
+"""Pictures of the window at work, for the README and the documentation.
+
+    xvfb-run -a -s "-screen 0 1600x1200x24" python docs/screenshots.py --out docs/images
+    python docs/screenshots.py --image scan.nii.gz --labels truth.nii.gz --label 3 --out pictures
+
+Opens a scan in napari, paints one slice as a person would (from the true labels), propagates,
+lets the panel choose the slice that needs a correction most, corrects it and propagates again. A
+picture of every step is saved in the dark and in the light theme. Without a file the generated
+sample scan is taken. A display with OpenGL is needed; Xvfb is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_slmsam2.core.volume import default_axis
+from napari_slmsam2.evaluate import choose_seeds
+
+PLUGIN = "napari-slmsam2"
+THEMES = ("dark", "light")
+WAIT_S = 600
+FIT = 1.15
+"""How much of the canvas the slice leaves free, and more."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A viewer with the panel, and the truth about its image."""
+
+    viewer: Any
+    panel: Any
+    truth: np.ndarray
+    axis: int
+    out: Path
+
+    @property
+    def annotated(self) -> Any:
+        """The Labels layer that is painted in."""
+        return self.panel.workspace.labels
+
+
+def wait_until(done: Callable[[], bool], what: str) -> None:
+    """Let the window live until something has happened."""
+    from qtpy.QtWidgets import QApplication
+
+    deadline = time.monotonic() + WAIT_S
+    while not done():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {WAIT_S} s")
+        QApplication.processEvents()
+        time.sleep(0.005)
+
+
+def settle(seconds: float = 0.4) -> None:
+    """Let the window live for a while."""
+    end = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() > end, "waiting")
+
+
+def open_scene(arguments: argparse.Namespace) -> Scene:
+    """Start napari with the scan and the panel."""
+    import napari
+
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(*arguments.size)
+    if arguments.image is None:
+        from napari_slmsam2.sample import make_sample
+
+        viewer.open_sample(PLUGIN, "scan")
+        truth = make_sample().labels
+    else:
+        from napari_slmsam2.io import read_image, read_labels
+
+        viewer.open(arguments.image, plugin=PLUGIN)
+        truth = np.asarray(read_labels(arguments.labels, read_image(arguments.image)))
+    if arguments.label:
+        truth = np.where(np.isin(truth, arguments.label), truth, 0)
+    image = viewer.layers[0]
+    axis = default_axis(image.scale) if arguments.axis is None else arguments.axis
+    # Slices along the coarsest axis; rows upwards, as anatomists look at a body.
+    viewer.dims.order = (axis, *sorted({0, 1, 2} - {axis}, reverse=True))
+    viewer.scene.camera.orientation2d = ("up", "right")
+    _, panel = viewer.window.add_plugin_dock_widget(PLUGIN, "Annotate")
+    settle()
+    return Scene(viewer, panel, truth, axis, arguments.out)
+
+
+def paint(scene: Scene, index: int, labels: list[int]) -> None:
+    """Go to a slice and draw labels on it the way napari's tools do, undo included."""
+    viewer, panel, layer = scene.viewer, scene.panel, scene.annotated
+    panel.workspace.go_to(index)
+    settle(0.1)
+    here = tuple(index if a == scene.axis else slice(None) for a in range(3))
+    for label in labels:
+        wrong = (scene.truth[here] == label) != (np.asarray(layer.data[here]) == label)
+        where = list(np.nonzero(wrong))
+        where.insert(scene.axis, np.full(len(where[0]), index))
+        layer.selected_label = label
+        layer.data_setitem(tuple(where), np.where(scene.truth[tuple(where)] == label, label, 0))
+    viewer.layers.selection.active = layer
+    settle(0.2)
+    panel.tracker.flush()
+
+
+def propagate(scene: Scene) -> None:
+    """Press the button, and wait for the end."""
+    scene.panel.propagate()
+    wait_until(lambda: not scene.panel.runner.running, "the run")
+    settle()
+
+
+def photograph(scene: Scene, name: str) -> None:
+    """Save a picture of the window and one of the panel in every theme."""
+    for theme in THEMES:
+        scene.viewer.theme = theme
+        settle()
+        scene.viewer.window.screenshot(
+            str(scene.out / f"{name}-{theme}.png"), flash=False, canvas_only=False
+        )
+        scene.panel.grab().save(str(scene.out / f"{name}-panel-{theme}.png"))
+    scene.viewer.theme = THEMES[0]
+
+
+def walk_through(scene: Scene) -> None:
+    """The steps of a first hour with the plugin, one picture each."""
+    panel, labels = scene.panel, [int(v) for v in np.unique(scene.truth) if v]
+    scene.viewer.reset_view()
+    scene.viewer.scene.camera.zoom *= FIT / 1.05
+    seeds = {label: choose_seeds(scene.truth == label, scene.axis, 1)[0] for label in labels}
+    for label, index in seeds.items():
+        paint(scene, index, [label])
+    photograph(scene, "1-painted")
+
+    panel.propagate()
+    wait_until(
+        lambda: not panel.runner.running or panel.runner.done > panel.runner.total / 3 > 0,
+        "a third of the run",
+    )
+    if panel.runner.running:
+        panel.pause_or_resume()
+        settle()
+        photograph(scene, "2-running")
+        panel.pause_or_resume()
+    wait_until(lambda: not panel.runner.running, "the run")
+    settle()
+    photograph(scene, "3-propagated")
+
+    panel.next_to_fix()
+    settle()
+    photograph(scene, "4-next-to-fix")
+    paint(scene, panel.workspace.index, labels)
+    propagate(scene)
+    photograph(scene, "5-corrected")
+
+
+def main() -> None:
+    """Take all pictures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    parser.add_argument("--image", type=Path, help="scan; default: the sample")
+    parser.add_argument("--labels", type=Path, help="true labels of the scan, to paint from")
+    parser.add_argument("--label", type=int, action="append", help="only this label; repeatable")
+    parser.add_argument("--axis", type=int, choices=(0, 1, 2), help="slice axis")
+    parser.add_argument("--size", type=int, nargs=2, default=(1400, 900), help="of the window")
+    arguments = parser.parse_args()
+    if (arguments.image is None) != (arguments.labels is None):
+        parser.error("--image needs --labels, and the other way round")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    scene = open_scene(arguments)
+    try:
+        walk_through(scene)
+    finally:
+        scene.viewer.close()
+    sys.stdout.writelines(f"{path}\n" for path in sorted(arguments.out.glob("*.png")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The grid of a file as a layer carries it in its metadata, so that labels can be written on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.io import LoadedImage
+from napari_slmsam2.io.raw import Geometry
+
+METADATA_KEY = "napari_slmsam2"
+"""Where `Layer.metadata` holds a grid. A layer on the same grid has a copy of it."""
+
+
+def grid_of(
+    shape: tuple[int, ...],
+    geometry: Geometry,
+    *,
+    order: str,
+    path: str | None = None,
+    file_format: str = "",
+    template: Any = None,
+) -> dict[str, Any]:
+    """Describe a grid in plain values, but for the header of the file.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of the three spatial axes.
+    geometry : Geometry
+    order : {"xyz", "zyx"}
+        Of the spatial axes, in the file and in the layer.
+    path : str, optional
+        The file.
+    file_format : str
+    template : object
+        What the writer of the same format needs to give labels the same header.
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        "path": path,
+        "format": file_format,
+        "order": order,
+        "shape": tuple(int(n) for n in shape),
+        "spacing": geometry.spacing,
+        "unit": geometry.unit,
+        "affine": geometry.affine,
+        "template": template,
+    }
+
+
+def loaded_image(grid: Mapping[str, Any], data: Any) -> LoadedImage:
+    """The image of a grid as `io.write_labels` wants it; its voxels are those of ``data``."""
+    geometry = Geometry(tuple(grid["spacing"]), grid["unit"], grid["affine"])
+    path = Path(grid["path"] or "image")
+    volume = Volume(data, 0, geometry.spacing, geometry.unit, geometry.affine, name=str(path))
+    return LoadedImage(
+        volume,
+        path,
+        grid["format"],
+        np.dtype(data.dtype),
+        "",
+        grid["order"],
+        geometry,
+        grid["template"],
+    )
+
+
+def layer_geometry(geometry: Geometry, n_dims: int, order: str) -> dict[str, Any]:
+    """Scale, translation, units and axis labels of a layer of ``n_dims`` spatial axes.
+
+    A rotation or a reflection of the file is not shown: slices stay slices. It stays in the grid.
+    """
+    part = slice(None, n_dims) if order == "xyz" else slice(3 - n_dims, None)
+    origin = [0.0] * 3
+    if geometry.affine is not None and np.allclose(
+        geometry.affine[:3, :3], np.diag(geometry.spacing), rtol=1e-4, atol=1e-6
+    ):
+        origin = geometry.affine[:3, 3].tolist()
+    return {
+        "scale": [*geometry.spacing][part],
+        "translate": origin[part],
+        "units": [geometry.unit] * n_dims,
+        "axis_labels": list(order[part]),
+    }

@@ -1,0 +1,120 @@
+"""Saving a Labels layer on the grid of its image."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_slmsam2.contributions.grid import METADATA_KEY, grid_of, loaded_image
+from napari_slmsam2.core.errors import GridMismatchError, OutputError
+
+
+def write_labels(path: str, data: Any, attributes: Mapping[str, Any]) -> list[str]:
+    """Write a Labels layer; the suffix of the path decides the format.
+
+    A layer on the grid of a file has that file's geometry, and its very header in the same
+    format. Any other layer goes to TIFF only, with its own scale and units: formats that place
+    voxels in a patient or specimen would have to invent where they are.
+
+    Parameters
+    ----------
+    path : str
+        ``.nii``, ``.nii.gz``, ``.mgh``, ``.mgz``, ``.nrrd``, ``.tif``; replaced where it exists,
+        napari has asked.
+    data : array_like of integer
+        Of a multiscale layer: the levels; the finest one is written.
+    attributes : mapping
+        Of the layer.
+
+    Returns
+    -------
+    list of str
+        What was written.
+
+    Raises
+    ------
+    GridMismatchError
+        The layer is not 3D, or no longer of the shape of its image.
+    OutputError
+        The format cannot say where the layer lies, or the file cannot be written.
+    """
+    from napari_slmsam2.io import write_labels as write
+
+    name = f"layer {attributes.get('name', 'labels')!r}"
+    data = data[0] if attributes.get("multiscale") else data
+    if len(data.shape) != 3:
+        raise GridMismatchError(
+            name, "is not a volume", expected="3 dimensions", found=f"shape {tuple(data.shape)}",
+            hint="Save one time point or channel of it as a layer of its own.",
+        )  # fmt: skip
+    grid = attributes.get("metadata", {}).get(METADATA_KEY)
+    if grid is None:
+        grid = _grid_of_layer(path, name, data.shape, attributes)
+    else:
+        _check(name, data.shape, attributes, grid)
+    return [str(write(path, data, loaded_image(grid, data), overwrite=True))]
+
+
+def _check(
+    name: str, shape: Sequence[int], attributes: Mapping[str, Any], grid: Mapping[str, Any]
+) -> None:
+    if tuple(shape) != tuple(grid["shape"]):
+        raise GridMismatchError(
+            name, "does not have the shape of its image", expected=grid["shape"],
+            found=tuple(shape), hint=f"Was it cropped? Its image: {grid['path']}.",
+        )  # fmt: skip
+    scale = tuple(float(s) for s in attributes.get("scale", grid["spacing"]))
+    if not np.allclose(scale, grid["spacing"], rtol=1e-3, atol=0):
+        warnings.warn(
+            f"{name} has scale {scale}, but its image a voxel size of {grid['spacing']}: "
+            "the file gets that of the image.",
+            stacklevel=3,
+        )
+
+
+def _grid_of_layer(
+    path: str, name: str, shape: Sequence[int], attributes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The grid of a layer that does not come from a file of this plugin."""
+    from napari_slmsam2.io.formats import format_to_write
+    from napari_slmsam2.io.raw import Geometry
+    from napari_slmsam2.io.units import NO_UNIT, unit_name
+
+    if format_to_write(Path(path)).order != "zyx":
+        raise OutputError(
+            path, f"{name} does not know where its voxels lie",
+            expected="the grid of an image that this plugin opened",
+            hint="Open the image with SLM-SAM 2 and annotate it there, or save as TIFF, which "
+            "keeps the voxel size.",
+        )  # fmt: skip
+    _check_straight(path, name, attributes)
+    units = {unit_name(unit) for unit in attributes.get("units", (NO_UNIT,))}
+    spacing = [float(s) for s in attributes.get("scale", (1.0,) * 3)]
+    if len(units) != 1 or min(spacing) <= 0:
+        raise OutputError(
+            path, f"{name} has no usable voxel size", expected="positive, in one unit",
+            found=f"{spacing} in {', '.join(sorted(units))}",
+        )  # fmt: skip
+    x, y, z = spacing
+    labels = [str(label) for label in attributes.get("axis_labels", ())]
+    order = "xyz" if labels == ["x", "y", "z"] else "zyx"
+    return grid_of(tuple(shape), Geometry((x, y, z), units.pop()), order=order)
+
+
+def _check_straight(path: str, name: str, attributes: Mapping[str, Any]) -> None:
+    """Refuse what a voxel size cannot say."""
+    moved = {
+        "rotate": not np.allclose(attributes.get("rotate", np.eye(3)), np.eye(3)),
+        "shear": not np.allclose(attributes.get("shear", np.zeros(3)), 0),
+        "affine": not np.allclose(attributes.get("affine", np.eye(4)), np.eye(4)),
+    }
+    found = [key for key, is_moved in moved.items() if is_moved]
+    if found:
+        raise OutputError(
+            path, f"the file cannot hold the position of {name}", found=", ".join(found),
+            hint="Open the image with SLM-SAM 2, or reset the layer's transform.",
+        )  # fmt: skip

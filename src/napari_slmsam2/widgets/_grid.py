@@ -1,0 +1,247 @@
+"""From a layer and what is on screen to a volume, its slices, and labels on the same grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.components import Dims
+from napari.layers import Image, Labels
+
+from napari_slmsam2.core.errors import GridMismatchError, VolumeError
+from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.io.units import unit_name
+
+_SAME = 0.05
+_NOT_SPACE = ("t", "time", "c", "channel", "ch")
+_LUMINANCE = np.array([0.2125, 0.7154, 0.0721], np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class SliceView:
+    """A stack of slices in a layer's array: three axes, the other ones held at an index.
+
+    Attributes
+    ----------
+    axes : tuple of int
+        The three axes of the layer's array, ascending.
+    axis : int
+        Which of them, 0 to 2, the slices are stacked along.
+    held : tuple of (axis, index)
+        The other axes (time, channel) and where their sliders stand.
+    """
+
+    axes: tuple[int, int, int]
+    axis: int
+    held: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def layer_axis(self) -> int:
+        """The layer's axis that the slices are stacked along."""
+        return self.axes[self.axis]
+
+    def key(self, volume_key: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The index expression into the layer's array for one into the stack."""
+        full: dict[int, Any] = dict(self.held)
+        full.update(zip(self.axes, volume_key, strict=True))
+        return tuple(full[axis] for axis in sorted(full))
+
+    def slice_key(
+        self, index: int, bbox: tuple[slice, slice] = (slice(None), slice(None))
+    ) -> tuple[Any, ...]:
+        """The index expression into the layer's array for a part of one slice."""
+        key: list[Any] = list(bbox)
+        key.insert(self.axis, index)
+        return self.key(tuple(key))
+
+
+class StackArray:
+    """The three axes of a `SliceView` of any array-like; read when it is indexed.
+
+    Parameters
+    ----------
+    data : array_like
+    view : SliceView
+    rgb : bool
+        The last axis holds colours; what is read is their luminance (Rec. 709).
+    """
+
+    def __init__(self, data: Any, view: SliceView, *, rgb: bool = False) -> None:
+        self._data = data
+        self._view = view
+        self._rgb = rgb
+        self.shape = tuple(int(data.shape[axis]) for axis in view.axes)
+        self.dtype = np.dtype(np.float32) if rgb else np.dtype(data.dtype)
+
+    def __getitem__(self, key: tuple[Any, ...]) -> npt.NDArray[Any]:
+        values = np.asarray(self._data[self._view.key(key)])
+        return values[..., :3].astype(np.float32) @ _LUMINANCE if self._rgb else values
+
+
+def finest(layer: Image | Labels) -> Any:
+    """The array of a layer; of a multiscale one the finest level."""
+    return layer.data[0] if layer.multiscale else layer.data
+
+
+def grid_shape(layer: Image | Labels) -> tuple[int, ...]:
+    """Voxels along each axis of a layer, without colours."""
+    return tuple(int(n) for n in finest(layer).shape[: layer.ndim])
+
+
+def view_on_screen(layer: Image | Labels, dims: Dims) -> SliceView:
+    """The stack of slices that the sliders walk through.
+
+    The plane on screen is the slice. Slices are stacked along the innermost slider axis that is
+    no time and no channel by its label; all other axes are held where their sliders stand. In a
+    3D view the first of the three displayed axes is taken.
+
+    Raises
+    ------
+    VolumeError
+        There is no axis to walk along.
+    """
+    shape = grid_shape(layer)
+    offset = dims.ndim - layer.ndim
+    order = [axis - offset for axis in dims.order if axis >= offset]
+    plane = order[-2:]
+    labels = [str(name).lower() for name in layer.axis_labels]
+    stacks = [a for a in order[:-2] if shape[a] > 1 and labels[a] not in _NOT_SPACE]
+    if not stacks:
+        raise VolumeError(
+            f"layer {layer.name!r}",
+            "has no slices to walk through in this view",
+            expected="three dimensions with the slices along a slider",
+            found=f"shape {shape}",
+            hint="Open a 3D image, or roll the axes (Ctrl+E) to show another plane.",
+        )
+    axes = sorted([stacks[-1], *plane])
+    point = np.round(layer.world_to_data(dims.point)).astype(int)
+    held = tuple(
+        (a, int(np.clip(point[a], 0, shape[a] - 1))) for a in range(layer.ndim) if a not in axes
+    )
+    return SliceView((axes[0], axes[1], axes[2]), axes.index(stacks[-1]), held)
+
+
+def slice_on_screen(layer: Image | Labels, view: SliceView, dims: Dims) -> int:
+    """The slice index on which the slider stands, within the stack."""
+    position = layer.world_to_data(dims.point)[view.layer_axis]
+    return int(np.clip(round(float(position)), 0, grid_shape(layer)[view.layer_axis] - 1))
+
+
+def show_slice(layer: Image | Labels, view: SliceView, dims: Dims, index: int) -> None:
+    """Move the slider to a slice."""
+    position = np.array(layer.world_to_data(dims.point), dtype=float)
+    position[view.layer_axis] = index
+    world = layer.data_to_world(position)
+    axis = view.layer_axis + dims.ndim - layer.ndim
+    dims.set_point(axis, float(world[view.layer_axis]))
+
+
+def make_volume(image: Image, view: SliceView) -> Volume:
+    """The volume behind an image layer; nothing is read or copied."""
+    data = finest(image)
+    plain = not image.rgb and not view.held
+    return Volume(
+        data if plain else StackArray(data, view, rgb=image.rgb),
+        view.axis,
+        _spacing(image, view),
+        unit_name(image.units[view.layer_axis]),
+        name=f"layer {image.name!r}",
+    )
+
+
+def _spacing(layer: Image | Labels, view: SliceView) -> tuple[float, float, float]:
+    i, j, k = (abs(float(layer.scale[axis])) or 1.0 for axis in view.axes)
+    return i, j, k
+
+
+def world_affine(layer: Image | Labels, view: SliceView) -> npt.NDArray[np.float64]:
+    """Stack indices to world coordinates in the order (x, y, z), shape (4, 4).
+
+    The last axis of the layer's world is x.
+    """
+    origin = np.zeros(layer.ndim)
+    for axis, index in view.held:
+        origin[axis] = index
+    start = np.asarray(layer.data_to_world(origin))
+    affine = np.eye(4)
+    rows = list(view.axes)[::-1]
+    affine[:3, 3] = start[rows]
+    for column, axis in enumerate(view.axes):
+        step = origin.copy()
+        step[axis] += 1
+        affine[:3, column] = (np.asarray(layer.data_to_world(step)) - start)[rows]
+    return affine
+
+
+def check_same_grid(image: Image, labels: Labels) -> None:
+    """Refuse labels that do not lie on the voxels of an image.
+
+    Raises
+    ------
+    GridMismatchError
+        Names what differs and what to do.
+    """
+    what = f"labels {labels.name!r} on image {image.name!r}"
+    hint = "Make a matching Labels layer instead."
+    if labels.multiscale:
+        raise GridMismatchError(what, "a multiscale Labels layer cannot be edited", hint=hint)
+    if not hasattr(labels.data, "__setitem__") or hasattr(labels.data, "dask"):
+        raise GridMismatchError(
+            what,
+            "these labels cannot be written",
+            found=type(labels.data).__name__,
+            hint=hint,
+        )
+    ours, theirs = grid_shape(image), grid_shape(labels)
+    if ours != theirs:
+        raise GridMismatchError(what, "the shapes differ", expected=ours, found=theirs, hint=hint)
+    if image.units != labels.units:
+        raise GridMismatchError(
+            what,
+            "the units differ",
+            expected=", ".join(map(str, image.units)),
+            found=", ".join(map(str, labels.units)),
+            hint=hint,
+        )
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in ours])).reshape(len(ours), -1).T
+    shift = max(
+        float(np.abs(np.subtract(image.data_to_world(c), labels.data_to_world(c))).max())
+        for c in corners
+    )
+    if shift > _SAME * float(np.abs(image.scale).min()):
+        raise GridMismatchError(
+            what,
+            "they do not lie on the same place",
+            expected=f"scale {image.scale}, translate {image.translate}",
+            found=f"scale {labels.scale}, translate {labels.translate}",
+            hint=hint,
+        )
+
+
+def is_same_grid(image: Image, labels: Labels) -> bool:
+    """Whether labels lie on the voxels of an image and can be written."""
+    try:
+        check_same_grid(image, labels)
+    except GridMismatchError:
+        return False
+    return True
+
+
+def make_labels_layer(image: Image) -> Labels:
+    """An empty Labels layer on the exact grid of an image; not added to any viewer."""
+    return Labels(
+        np.zeros(grid_shape(image), np.uint8),
+        name=f"{image.name} labels",
+        scale=image.scale,
+        translate=image.translate,
+        rotate=image.rotate,
+        shear=image.shear,
+        affine=image.affine,
+        units=image.units,
+        axis_labels=image.axis_labels,
+        # It holds the grid of the file, for writers.
+        metadata=dict(image.metadata),
+    )

@@ -1,0 +1,80 @@
+"""How the parts of the panel are stacked."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QFrame,
+    QGroupBox,
+    QHBoxLayout,
+    QLayout,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QCollapsible
+
+
+def button(text: str, tooltip: str) -> QPushButton:
+    """A push button that may become narrow."""
+    made = QPushButton(text)
+    made.setToolTip(tooltip)
+    made.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+    made.setMinimumWidth(60)
+    return made
+
+
+def row(*widgets: QWidget) -> QHBoxLayout:
+    """Widgets beside each other, of equal width."""
+    layout = QHBoxLayout()
+    layout.setSpacing(4)
+    for widget in widgets:
+        layout.addWidget(widget, 1)
+    return layout
+
+
+def group(title: str, *parts: QWidget | QLayout) -> QGroupBox:
+    """Parts below each other under a title."""
+    box = QGroupBox(title)
+    layout = QVBoxLayout(box)
+    layout.setContentsMargins(6, 6, 6, 6)
+    layout.setSpacing(5)
+    for part in parts:
+        if isinstance(part, QLayout):
+            layout.addLayout(part)
+        else:
+            layout.addWidget(part)
+    return box
+
+
+def folded(title: str, tooltip: str, content: QWidget) -> QCollapsible:
+    """A part that is shown when its title is clicked."""
+    section = QCollapsible(title)
+    section.setToolTip(tooltip)
+    section.addWidget(content)
+    for part in (section, section.content()):
+        layout = part.layout()
+        if layout is not None:
+            layout.setContentsMargins(0, 0, 0, 0)
+    return section
+
+
+def scrolled(parent: QWidget, *parts: QWidget) -> None:
+    """Fill a widget with parts below each other that scroll where the window is low."""
+    inner = QWidget()
+    layout = QVBoxLayout(inner)
+    layout.setContentsMargins(4, 4, 4, 4)
+    layout.setSpacing(6)
+    for part in parts:
+        layout.addWidget(part)
+    layout.addStretch()
+    area = QScrollArea()
+    area.setWidgetResizable(True)
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setWidget(inner)
+    outer = QVBoxLayout(parent)
+    outer.setContentsMargins(0, 0, 0, 0)
+    outer.addWidget(area)

@@ -1,0 +1,175 @@
+"""Starts runs, takes their slices to the layer, and knows how far they are."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from napari.qt.threading import GeneratorWorker, create_worker
+from napari.utils.notifications import notification_manager
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_slmsam2.core.events import FellBack, Finished, FinishReason, SliceSegmented
+from napari_slmsam2.widgets._annotation import Annotation
+from napari_slmsam2.widgets._labels_sink import LabelsSink
+from napari_slmsam2.widgets._task import (
+    Broken,
+    Failed,
+    Models,
+    Ready,
+    RunControl,
+    RunEvent,
+    RunRequest,
+    run_events,
+)
+
+_TICK_MS = 80
+
+
+class Runner(QObject):
+    """One run at a time, in a worker thread.
+
+    Attributes
+    ----------
+    models : Models
+        Where models come from.
+    """
+
+    started = Signal()
+    ready = Signal(object)
+    """The model is loaded: `Ready`."""
+    segmented = Signal(object)
+    """A slice was written: `SliceSegmented`."""
+    ticked = Signal()
+    """Some times a second during a run; a good time to draw."""
+    noted = Signal(str)
+    """Something that the person should know while the run goes on."""
+    ended = Signal(object)
+    """`FinishReason`, or `Failed`, or None after a defect."""
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.models = Models()
+        self.control = RunControl()
+        self.request: RunRequest | None = None
+        self.annotation: Annotation | None = None
+        self.sink: LabelsSink | None = None
+        self.latest: int | None = None
+        self.done = self.total = 0
+        self._worker: GeneratorWorker[Any, Any, Any] | None = None
+        self.outcome: FinishReason | Failed | None = None
+        self._first: tuple[float, int] | None = None
+        self._held_s = 0.0
+        self._held_since = 0.0
+        self._timer = QTimer(self)
+        self._timer.setInterval(_TICK_MS)
+        self._timer.timeout.connect(self._tick)
+
+    @property
+    def running(self) -> bool:
+        """Whether a worker is at work, also where it is held."""
+        return self._worker is not None
+
+    @property
+    def paused(self) -> bool:
+        """Whether the run is held."""
+        return self.running and self.control.paused
+
+    @property
+    def rate(self) -> float | None:
+        """Steps per second so far, without pauses; None before the second step."""
+        if self._first is None or self.done <= self._first[1]:
+            return None
+        held = self._held_s + (time.perf_counter() - self._held_since if self.paused else 0.0)
+        seconds = time.perf_counter() - self._first[0] - held
+        return (self.done - self._first[1]) / seconds if seconds > 0 else None
+
+    def start(self, annotation: Annotation, sink: LabelsSink, request: RunRequest) -> None:
+        """Start a run; there must be none."""
+        assert self._worker is None
+        self.control = RunControl()
+        self.request, self.annotation, self.sink = request, annotation, sink
+        self.done = self.total = 0
+        self.latest, self._first, self.outcome = None, None, None
+        self._held_s = 0.0
+        worker = create_worker(
+            run_events,
+            annotation,
+            request,
+            self.models,
+            self.control,
+            _start_thread=False,
+            _ignore_errors=True,
+        )
+        assert isinstance(worker, GeneratorWorker)
+        # napari stops workers by their own flag when the viewer closes.
+        self.control.aborted = lambda: bool(worker.abort_requested)
+        worker.yielded.connect(self._on_event)
+        worker.finished.connect(self._on_finished)
+        self._worker = worker
+        self._timer.start()
+        self.started.emit()
+        worker.start()
+
+    def stop(self) -> None:
+        """End the run after the present slice."""
+        self.control.stop()
+
+    def let_go(self) -> None:
+        """Nobody looks at the run any more: end it."""
+        self.stop()
+
+    def toggle_pause(self) -> None:
+        """Hold the run, or let it go on."""
+        if not self.running:
+            return
+        if self.control.paused:
+            self._held_s += time.perf_counter() - self._held_since
+        else:
+            self._held_since = time.perf_counter()
+        self.control.pause(not self.control.paused)
+
+    def _on_event(self, event: RunEvent) -> None:
+        if isinstance(event, SliceSegmented):
+            self.done, self.total, self.latest = event.done, event.total, event.index
+            if self._first is None:
+                self._first = time.perf_counter(), event.done
+            if self.sink is not None:
+                self.sink.write_event(event)
+            self.segmented.emit(event)
+        elif isinstance(event, Finished):
+            self.outcome = event.reason
+        elif isinstance(event, Failed):
+            self.outcome = event
+        elif isinstance(event, Broken):
+            # napari shows it with its traceback.
+            error = event.error
+            notification_manager.receive_error(type(error), error, error.__traceback__)
+        elif isinstance(event, FellBack):
+            self.noted.emit(event.message)
+        elif isinstance(event, Ready):
+            self.ready.emit(event)
+
+    def _tick(self) -> None:
+        if self.sink is not None:
+            self.sink.flush()
+        self.ticked.emit()
+
+    def _on_finished(self) -> None:
+        self._worker = None
+        self._timer.stop()
+        self._tick()
+        if self.annotation is not None and self.outcome is FinishReason.COMPLETED:
+            self.annotation.forget_undo()
+        self.ended.emit(self.outcome)
+
+
+def describe_end(outcome: FinishReason | Failed | None, done: int, total: int) -> str:
+    """One sentence on how a run ended."""
+    if outcome is FinishReason.STOPPED:
+        return f"Stopped after {done} of at most {total} slices."
+    if outcome is not FinishReason.COMPLETED:
+        return "The run ended early; finished slices stay."
+    if not done:
+        return "Nothing to do: no gap lies beside a changed seed."
+    return f"Done: {done} slices visited."

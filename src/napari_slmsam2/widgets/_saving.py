@@ -1,0 +1,128 @@
+"""Labels and sessions to files, in a worker thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Image
+
+from napari_slmsam2.core.errors import SessionFileError, SlmSam2Error
+from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.io import LoadedImage, read_image, write_labels
+from napari_slmsam2.io.raw import Geometry
+from napari_slmsam2.widgets._annotation import Annotation
+from napari_slmsam2.widgets._grid import SliceView, make_volume, world_affine
+from napari_slmsam2.widgets._task import RunRequest, open_session
+
+if TYPE_CHECKING:
+    from napari_slmsam2.session import SegmentationSession
+
+_Result = TypeVar("_Result")
+
+LABEL_FILTER = (
+    "NIfTI (*.nii.gz *.nii);;TIFF (*.ome.tif *.tif *.tiff);;NRRD (*.nrrd);;MGH (*.mgz);;"
+    "NumPy (*.npy)"
+)
+
+
+def describe_image(image: Image, view: SliceView) -> tuple[Path | None, LoadedImage]:
+    """What a writer must know of the image on screen.
+
+    Returns
+    -------
+    path : Path or None
+        The file that the image came from.
+    image : LoadedImage
+        For an image without a file of its own: the grid of the layer.
+    """
+    path = image.source.path
+    volume = make_volume(image, view)
+    geometry = Geometry(volume.spacing, volume.unit, world_affine(image, view))
+    grid = LoadedImage(
+        volume, Path(path or image.name), "napari", np.dtype(volume.data.dtype), "", "zyx",
+        geometry, None,
+    )  # fmt: skip
+    return (None if path is None else Path(path)), grid
+
+
+def save_labels(
+    path: Path, labels: npt.NDArray[Any], source: Path | None, grid: LoadedImage
+) -> Path:
+    """Write labels on the grid of the file that the image came from, else of its layer.
+
+    Raises
+    ------
+    SlmSam2Error
+        They cannot be written; see `write_labels`.
+    """
+    return write_labels(path, labels, _as_in_file(source, grid), overwrite=True)
+
+
+def save_session(
+    path: Path, annotation: Annotation, request: RunRequest, source: Path | None, grid: LoadedImage
+) -> Path:
+    """Write seeds, settings, runs and labels to a session file."""
+    from napari_slmsam2.session_file import ImageSource
+    from napari_slmsam2.session_file import save_session as save
+
+    session = open_session(annotation, request)
+    annotation.bring_in_line(session, request.prompts)
+    found = _as_in_file(source, grid)
+    image = None if found is grid else ImageSource(found.path)
+    return save(session, path, image=image, overwrite=True)
+
+
+def read_session(path: Path, volume: Volume) -> SegmentationSession:
+    """Read a session of an image that is open.
+
+    Raises
+    ------
+    SessionFileError
+        It cannot be read, is of another image, or its slices lie along another axis.
+    """
+    from napari_slmsam2.session_file import load_session
+
+    session = load_session(path, image=volume)
+    if session.volume.axis != volume.axis:
+        raise SessionFileError(
+            str(path),
+            "has its slices along another axis than the view",
+            expected=f"axis {session.volume.axis} of the image along the slider",
+            found=f"axis {volume.axis}",
+            hint="Roll the axes (Ctrl+E) and open it again.",
+        )
+    return session
+
+
+def attempt(function: Callable[..., _Result], *args: Any) -> tuple[_Result | None, str]:
+    """Call a function in a worker: its result, or None and what went wrong, in words.
+
+    A worker must not return an exception: it would raise it.
+    """
+    try:
+        return function(*args), ""
+    except SlmSam2Error as error:
+        return None, str(error)
+
+
+def _as_in_file(source: Path | None, grid: LoadedImage) -> LoadedImage:
+    """The image of the file, where it is the very array of the layer."""
+    if source is None or not source.exists():
+        return grid
+    try:
+        loaded = read_image(source, axis=grid.volume.axis)
+    except SlmSam2Error:
+        return grid
+    return loaded if _same_voxels(loaded.volume, grid.volume) else grid
+
+
+def _same_voxels(one: Volume, other: Volume) -> bool:
+    """Whether two volumes have the same shape and the same middle slice."""
+    if one.shape != other.shape:
+        return False
+    middle = one.n_slices // 2
+    return bool(np.array_equal(one.take(middle), other.take(middle)))

@@ -1,0 +1,109 @@
+"""What the panel looks like: its parts, and how they are stacked."""
+
+from __future__ import annotations
+
+from napari import Viewer
+from napari.layers import Image, Labels
+from qtpy.QtWidgets import QFormLayout, QWidget
+
+from napari_slmsam2.widgets._annotation import Annotation
+from napari_slmsam2.widgets._choosers import LayerChooser, ModelChooser, wrapped_label
+from napari_slmsam2.widgets._layout import button, folded, group, row, scrolled
+from napari_slmsam2.widgets._preferences import Preferences
+from napari_slmsam2.widgets._run_bar import RunBar
+from napari_slmsam2.widgets._seed_list import SeedList
+from napari_slmsam2.widgets._settings_form import LAYER_LIMITS, SettingsForm
+from napari_slmsam2.widgets._task import RunRequest
+from napari_slmsam2.widgets.quality_strip import QualityStrip
+
+
+class PanelView(QWidget):
+    """The controls, and what they say; without any behaviour.
+
+    Parameters
+    ----------
+    viewer : Viewer
+    preferences : Preferences
+    """
+
+    def __init__(self, viewer: Viewer, preferences: Preferences) -> None:
+        super().__init__()
+        self._make_parts(viewer, preferences)
+        scrolled(self, *self._arrange())
+        self.setMinimumWidth(240)
+
+    def _make_parts(self, viewer: Viewer, preferences: Preferences) -> None:
+        self.images, self.labels = LayerChooser(viewer, Image), LayerChooser(viewer, Labels)
+        self.images.setToolTip("The image that is segmented.")
+        self.labels.setToolTip("The Labels layer that you paint in and that is filled.")
+        self.new_labels = button("New labels", "Add an empty Labels layer on the image's grid.")
+        self.about_view, self.problem = wrapped_label(), wrapped_label()
+        self.about_view.setToolTip("Roll the axes (Ctrl+E) to go through the volume another way.")
+        self.problem.setToolTip("Why nothing can be done yet.")
+        self.model = ModelChooser(preferences.model, preferences.device, preferences.models_folder)
+        self.starts = button(
+            "Starts here", "The selected label begins on this slice; again takes it back."
+        )
+        self.ends = button("Ends here", "The selected label ends on this slice; again: undone.")
+        self.absent = button("Absent here", "The selected label is not on this slice.")
+        self.seeds = SeedList()
+        self.delete_seed = button("Delete seed", "Take the chosen seeds back; their pixels stay.")
+        self.run_bar = RunBar()
+        self.strip = QualityStrip()
+        self.next_button = button(
+            "Next slice to fix", "Go to the slice on which a correction helps most."
+        )
+        self.hint = wrapped_label()
+        self.hint.setToolTip("Why this slice is worth a look.")
+        self.undo_button = button("Undo run", "Take back the last run on all slices and labels.")
+        self.redo_button = button("Redo run", "Bring back the run that was undone last.")
+        self.save_button = button(
+            "Save labels ...", "NIfTI, TIFF, NRRD, MGH or NPY, with the geometry of the scan."
+        )
+        self.save_session_button = button(
+            "Save session ...", "Seeds, settings, runs and labels in one file, to go on or replay."
+        )
+        self.open_session_button = button(
+            "Open session ...", "Go on with a saved session of this image, in a new Labels layer."
+        )
+        self.settings = SettingsForm(preferences.config)
+        self.keys = wrapped_label()
+        self.keys.setToolTip("Keys that work while the canvas has the focus.")
+
+    def _arrange(self) -> list[QWidget]:
+        layers = QFormLayout()
+        layers.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        layers.addRow("Image", self.images)
+        layers.addRow("Labels", self.labels)
+        return [
+            group("Layers", layers, self.about_view, self.problem, self.new_labels, self.model),
+            group("Seeds", row(self.starts, self.ends, self.absent), self.seeds, self.delete_seed),
+            group("Run", self.run_bar, row(self.undo_button, self.redo_button)),
+            group("Quality", self.strip, self.next_button, self.hint),
+            group(
+                "Files",
+                self.save_button,
+                row(self.save_session_button, self.open_session_button),
+            ),
+            folded("Settings", "How masks are carried through the volume.", self.settings),
+            folded("Keys", "Keyboard shortcuts of this panel.", self.keys),
+        ]
+
+    def read_request(
+        self, annotation: Annotation, image: Image, mode: str = "auto", labels: tuple[int, ...] = ()
+    ) -> RunRequest:
+        """A run with everything as the controls say."""
+        window = self.settings.window
+        if window == LAYER_LIMITS:
+            window = "{:.9g},{:.9g}".format(*image.contrast_limits)
+        return RunRequest(
+            model=self.model.model,
+            device=self.model.device,
+            config=self.settings.config.replace(direction=self.run_bar.direction),
+            window=window,
+            models_folder=self.model.folder,
+            labels=labels,
+            prompts=annotation.prompts,
+            mode=mode,
+            write_range=self.run_bar.write_range,
+        )

@@ -1,0 +1,291 @@
+"""Image, labels and the plane on screen; one annotation per stack of slices."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from napari import Viewer
+from napari.layers import Image, Labels
+from qtpy.QtCore import QObject, Signal
+
+from napari_slmsam2.core.errors import GridMismatchError, SlmSam2Error
+from napari_slmsam2.widgets._annotation import Annotation, SeenLabels
+from napari_slmsam2.widgets._grid import (
+    SliceView,
+    StackArray,
+    check_same_grid,
+    is_same_grid,
+    make_labels_layer,
+    make_volume,
+    show_slice,
+    slice_on_screen,
+    view_on_screen,
+)
+from napari_slmsam2.widgets._labels_sink import LabelsSink
+
+_Stacks = dict[SliceView, tuple[Annotation, LabelsSink]]
+
+
+class Workspace(QObject):
+    """What the panel works on, and what the sliders say about it.
+
+    Parameters
+    ----------
+    viewer : Viewer
+    parent : QObject, optional
+
+    Attributes
+    ----------
+    image, labels : layer or None
+    problem : SlmSam2Error or None
+        Why there is nothing to work on, or why image and labels do not fit.
+    """
+
+    target_changed = Signal()
+    """Another image, labels layer or stack of slices."""
+    slice_changed = Signal(int)
+    """The slider stands on another slice."""
+    seeds_changed = Signal()
+    """Seeds or marks of the present stack are others."""
+
+    def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.viewer = viewer
+        self.image: Image | None = None
+        self.labels: Labels | None = None
+        self.problem: SlmSam2Error | None = None
+        self._view: SliceView | None = None
+        self._index = -1
+        self._stacks: WeakKeyDictionary[Labels, _Stacks] = WeakKeyDictionary()
+        self._seen: WeakKeyDictionary[Labels, SeenLabels] = WeakKeyDictionary()
+        events = viewer.dims.events
+        for event in (events.order, events.ndisplay, events.point):
+            event.connect(self._on_dims)
+
+    def let_go(self) -> None:
+        """Let go of viewer and layers."""
+        events = self.viewer.dims.events
+        for event in (events.order, events.ndisplay, events.point):
+            event.disconnect(self._on_dims)
+        self._watch_image(None)
+
+    # -- what is worked on
+
+    def set_image(self, image: Image | None) -> None:
+        """Work on another image, with the labels that fit it best."""
+        if image is self.image:
+            return
+        self._watch_image(image)
+        self.image = image
+        if image is not None and (self.labels is None or not is_same_grid(image, self.labels)):
+            matching = [x for x in self.viewer.layers if isinstance(x, Labels)]
+            matching = [x for x in matching if is_same_grid(image, x)]
+            if matching:
+                self.labels = matching[-1]
+        self.update()
+
+    def set_labels(self, labels: Labels | None) -> None:
+        """Work on another Labels layer."""
+        if labels is not self.labels:
+            self.labels = labels
+            self.update()
+
+    def add_labels(self) -> Labels | None:
+        """Add an empty Labels layer on the grid of the image and work on it."""
+        if self.image is None:
+            return None
+        layer = make_labels_layer(self.image)
+        self.viewer.add_layer(layer)
+        self.viewer.layers.selection.active = layer
+        self.set_labels(layer)
+        return layer
+
+    def update(self) -> None:
+        """Look again at layers and sliders."""
+        self._view, self.problem = None, None
+        if self.image is not None:
+            try:
+                view = view_on_screen(self.image, self.viewer.dims)
+                if self.labels is not None:
+                    check_same_grid(self.image, self.labels)
+                self._view = view
+                self._activate()
+            except SlmSam2Error as error:
+                self.problem = error
+        self._index = self.index if self._view is not None else -1
+        self.target_changed.emit()
+
+    def replaced(self, labels: Labels) -> None:
+        """The array of a Labels layer is another one: its labels are taken as they are."""
+        if labels is self.labels and not self.writing:
+            self.update()
+
+    def _activate(self) -> None:
+        """Make, or bring up to date, what is known of the labels on screen."""
+        seen = None if self.labels is None else self._seen.get(self.labels)
+        shape = () if self.labels is None else self.labels.data.shape
+        if self.labels is not None and seen is not None and seen.array.shape != shape:
+            del self._seen[self.labels], self._stacks[self.labels]
+        stack = self.stack
+        if stack is not None:
+            annotation, sink = stack
+            annotation.adopt(StackArray(sink.layer.data, sink.view))
+
+    def _watch_image(self, image: Image | None) -> None:
+        if self.image is not None:
+            self.image.events.data.disconnect(self._on_image_data)
+        if image is not None:
+            image.events.data.connect(self._on_image_data)
+
+    # -- where the sliders stand
+
+    @property
+    def view(self) -> SliceView | None:
+        """The stack of slices on screen; None without an image."""
+        return self._view
+
+    @property
+    def stack(self) -> tuple[Annotation, LabelsSink] | None:
+        """What is annotated on the stack on screen, and the way to its labels."""
+        if self._view is None or self.image is None or self.labels is None:
+            return None
+        stacks = self._stacks.setdefault(self.labels, {})
+        if self._view not in stacks:
+            labels, view = self.labels, self._view
+            if self.labels not in self._seen:
+                self._seen[self.labels] = SeenLabels(labels.data.shape, labels.data.dtype)
+            volume, key = make_volume(self.image, view), view.key((slice(None),) * 3)
+            annotation = Annotation(volume, self._seen[self.labels], key)
+            sink = LabelsSink(
+                labels, view, annotation, self.viewer.dims, lambda: self._others(stacks, view)
+            )
+            stacks[view] = annotation, sink
+        return stacks[self._view]
+
+    @staticmethod
+    def _others(stacks: _Stacks, view: SliceView) -> list[tuple[SliceView, Annotation]]:
+        return [
+            (other, annotation)
+            for other, (annotation, _) in stacks.items()
+            if other.held == view.held and other.axis != view.axis
+        ]
+
+    @property
+    def annotation(self) -> Annotation | None:
+        """What is annotated on the stack on screen."""
+        stack = self.stack
+        return None if stack is None else stack[0]
+
+    @property
+    def writing(self) -> bool:
+        """Whether the program itself is writing the labels right now."""
+        stacks: _Stacks = {} if self.labels is None else self._stacks.get(self.labels, {})
+        return any(sink.writing for _, sink in stacks.values())
+
+    @property
+    def index(self) -> int:
+        """The slice on screen."""
+        if self.image is None or self._view is None:
+            return -1
+        return slice_on_screen(self.image, self._view, self.viewer.dims)
+
+    @property
+    def label(self) -> int:
+        """The selected label of the Labels layer."""
+        return 1 if self.labels is None else max(1, int(self.labels.selected_label))
+
+    def go_to(self, index: int, label: int | None = None) -> None:
+        """Show a slice, and select a label."""
+        if self.image is None or self._view is None:
+            return
+        show_slice(self.image, self._view, self.viewer.dims, index)
+        if label is not None and self.labels is not None:
+            self.labels.selected_label = label
+
+    def _on_dims(self, event: Any = None) -> None:
+        if self.image is None:
+            return
+        try:
+            view = view_on_screen(self.image, self.viewer.dims)
+        except SlmSam2Error:
+            self.update()
+            return
+        if view != self._view and not isinstance(self.problem, GridMismatchError):
+            self.update()
+        if self._view is not None and self.index != self._index:
+            self._index = self.index
+            self.slice_changed.emit(self._index)
+
+    def _on_image_data(self, event: Any = None) -> None:
+        """The image shows other voxels: what was computed from the old ones is dropped."""
+        for layer, stacks in list(self._stacks.items()):
+            if layer is not self.labels or self.image is None:
+                continue
+            for view, (annotation, _) in list(stacks.items()):
+                if is_same_grid(self.image, layer):
+                    volume = make_volume(self.image, view)
+                    annotation.volume, annotation.session = volume, None
+                else:
+                    del stacks[view]
+        self.update()
+
+    # -- seeds
+
+    def seeded_slices(self) -> dict[int, set[int]]:
+        """Slices of the seeds, by label."""
+        seeds: dict[int, set[int]] = {}
+        for prompt in self.annotation.prompts if self.annotation is not None else ():
+            seeds.setdefault(prompt.label, set()).add(prompt.index)
+        return seeds
+
+    def mark_absent(self) -> None:
+        """The selected label is not on the slice on screen."""
+        if self.stack is not None:
+            annotation, sink = self.stack
+            annotation.mark_absent(self.label, self.index)
+            sink.write_plane(self.index, sink.read(self.index))
+            self.seeds_changed.emit()
+
+    def mark_end(self, *, first: bool) -> None:
+        """The selected label begins or ends on the slice on screen."""
+        if self.stack is not None:
+            annotation, sink = self.stack
+            annotation.mark_end(self.label, self.index, first=first)
+            sink.clear_outside(self.label)
+            self.seeds_changed.emit()
+
+    def remove_seed(self, label: int, index: int) -> None:
+        """Take a seed back; its pixels stay."""
+        if self.annotation is not None:
+            self.annotation.remove(label, index)
+            self.seeds_changed.emit()
+
+    def take_back_mark(self, label: int, index: int, *, first: bool) -> None:
+        """Say that the beginning (``first``) or the end of a label is not known."""
+        if self.annotation is not None:
+            self.annotation.mark_end(label, index, first=first)
+            self.seeds_changed.emit()
+
+
+def describe_view(image: Image, view: SliceView) -> str:
+    """One sentence on the stack of slices, for the panel."""
+    volume = make_volume(image, view)
+    names = image.axis_labels
+    plane = [a for a in view.axes if a != view.layer_axis]
+    text = (
+        f"{volume.n_slices} slices along axis {_name(view.layer_axis, names)}; "
+        f"plane {_name(plane[0], names)} x {_name(plane[1], names)}"
+    )
+    if view.held:
+        text += "; " + ", ".join(f"axis {_name(a, names)} at {i}" for a, i in view.held)
+    if image.multiscale:
+        text += f"; finest of {len(image.data)} levels"
+    if image.rgb:
+        text += "; colours as luminance"
+    return text + "."
+
+
+def _name(axis: int, names: tuple[str, ...]) -> str:
+    name = str(names[axis])
+    return str(axis) if name.lstrip("-").isdigit() else f"{axis} ({name})"

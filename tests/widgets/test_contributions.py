@@ -1,0 +1,495 @@
+"""The manifest, and its readers, writers and samples in a real viewer."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import npe2
+import nrrd
+import numpy as np
+import pytest
+import tifffile
+import yaml
+from napari.components import ViewerModel
+from napari.layers import Image, Labels
+from napari.settings import get_plugin_settings
+
+from napari_slmsam2.contributions import readers
+from napari_slmsam2.contributions.grid import METADATA_KEY
+from napari_slmsam2.contributions.writers import write_labels
+from napari_slmsam2.core.config import PropagationConfig
+from napari_slmsam2.core.errors import GridMismatchError, OutputError, VolumeError
+from napari_slmsam2.engine.registry import DEFAULT_MODEL, list_models
+from napari_slmsam2.sample import make_sample
+
+PLUGIN = "napari-slmsam2"
+SHAPE = (5, 6, 4)
+OBLIQUE = np.array(
+    [[0.0, -0.9, 0.0, 12.0], [0.8, 0.0, 0.0, -7.0], [0.0, 0.0, 5.0, 3.0], [0.0, 0.0, 0.0, 1.0]]
+)
+STRAIGHT = np.diag([0.8, 0.9, 5.0, 1.0])
+STRAIGHT[:2, 3] = 12, -7
+
+
+@pytest.fixture(scope="module")
+def manifest(repository) -> npe2.PluginManifest:
+    return npe2.PluginManifest.from_file(repository / "napari.yaml")
+
+
+@pytest.fixture
+def viewer(npe2pm, manifest) -> ViewerModel:
+    """A viewer without its window, which knows this plugin."""
+    npe2pm.register(manifest)
+    return ViewerModel()
+
+
+@pytest.fixture
+def window(npe2pm, manifest, make_napari_viewer):
+    """A viewer with its window."""
+    npe2pm.register(manifest)
+    return make_napari_viewer()
+
+
+def scan(path: Path, shape=SHAPE, dtype=np.int16, affine=OBLIQUE, **fields) -> np.ndarray:
+    data = np.random.default_rng(1).integers(0, 90, shape).astype(dtype)
+    image = nib.Nifti1Image(data, affine)
+    image.header.set_xyzt_units("mm", "sec")
+    for key, value in fields.items():
+        image.header[key] = value
+    image.to_filename(path)
+    return data
+
+
+def open_one(viewer, path: Path):
+    [layer] = viewer.open(path, plugin=PLUGIN)
+    return layer
+
+
+def units(layer) -> list[str]:
+    return [f"{unit:~}" for unit in layer.units]
+
+
+def labels_on(viewer, image: Image) -> Labels:
+    """What the panel makes: labels on the exact grid of an image."""
+    data = np.zeros(image.data.shape, np.uint8)
+    data[1:3, 2:4, 1:3] = 2
+    return viewer.add_labels(
+        data, name="organ", scale=image.scale, translate=image.translate, units=image.units,
+        axis_labels=image.axis_labels, metadata=dict(image.metadata),
+    )  # fmt: skip
+
+
+# The manifest.
+
+
+def test_every_command_resolves(manifest):
+    assert len(manifest.contributions.commands) >= 5
+    for command in manifest.contributions.commands:
+        assert callable(npe2.manifest.utils.import_python_name(command.python_name)), command.id
+
+
+def test_npe2_finds_nothing_wrong(repository):
+    done = subprocess.run(
+        [sys.executable, "-m", "npe2", "validate", "--imports", str(repository / "napari.yaml")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_widget_is_in_both_menus(manifest):
+    contributions = manifest.contributions
+    widget = {w.command: w.display_name for w in contributions.widgets}
+    assert widget == {"napari-slmsam2.annotate": "Annotate"}
+    entries = contributions.menus["napari/layers/annotate"]
+    assert [entry.command for entry in entries] == ["napari-slmsam2.annotate"]
+
+
+def test_napari_opens_the_panel_from_its_menu(window):
+    """As the menu does.
+
+    napari gives the viewer only to a parameter that is called ``napari_viewer`` or annotated with
+    the string ``napari.viewer.Viewer``, and it gives a proxy, whose layers are proxies as well:
+    ``layer is other`` fails on them. The viewer itself is the proxy's ``__wrapped__``.
+    """
+    [image] = window.open_sample(PLUGIN, "scan")
+    dock, panel = window.window.add_plugin_dock_widget(PLUGIN, "Annotate")
+    assert panel.workspace.image is image
+    labels = panel.workspace.labels
+    assert any(labels is layer for layer in window.layers)
+    assert panel.strip.n_slices == panel.workspace.annotation.volume.n_slices
+    window.window.remove_dock_widget(dock)
+
+
+def test_preferences_are_read_by_napari(viewer, plugin_settings):
+    del plugin_settings, viewer
+    engine = get_plugin_settings(PLUGIN).engine
+    assert engine.device == "auto"
+    assert engine.models_folder == ""
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        engine.embedding_budget = -1
+    engine.model = "interpolation"
+    assert get_plugin_settings(PLUGIN).engine.model == "interpolation"
+
+
+def test_preferences_say_what_the_engine_says(repository):
+    text = (repository / "napari.yaml").read_text()
+    properties = yaml.safe_load(text)["contributions"]["configurations"]["engine"]["properties"]
+    assert properties["model"]["default"] == DEFAULT_MODEL
+    assert properties["model"]["enum"] == [card.name for card in list_models()]
+    budget = next(f for f in PropagationConfig.fields() if f.name == "embedding_budget")
+    preference = properties["embedding_budget"]
+    assert preference["default"] == budget.default
+    assert preference["minimum"] == budget.metadata["minimum"]
+    assert preference["title"] == f"{budget.metadata['title']} ({budget.metadata['unit']})"
+    assert preference["description"].split() == budget.metadata["help"].split()
+
+
+def test_contributions_load_without_qt_and_torch():
+    code = """
+import json, sys
+from napari_slmsam2.contributions import readers, sample_data, writers
+readers.get_reader("scan.nii.gz")
+heavy = ("torch", "sam2", "napari", "qtpy", "nibabel", "scipy")
+print(json.dumps([name for name in heavy if name in sys.modules]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == []
+
+
+# Reading.
+
+
+def test_a_scan_opens_on_its_grid(window, tmp_path):
+    data = scan(tmp_path / "scan.nii.gz", affine=STRAIGHT)
+    layer = open_one(window, tmp_path / "scan.nii.gz")
+    assert isinstance(layer, Image)
+    assert layer.name == "scan"
+    assert layer.data.dtype == np.int16
+    np.testing.assert_array_equal(layer.data, data)
+    np.testing.assert_allclose(layer.scale, (0.8, 0.9, 5.0), rtol=1e-6)
+    np.testing.assert_allclose(layer.translate, (12, -7, 0), rtol=1e-6)
+    assert units(layer) == ["mm"] * 3
+    assert layer.axis_labels == ("x", "y", "z")
+
+
+def test_an_oblique_scan_keeps_its_slices_straight(viewer, tmp_path):
+    scan(tmp_path / "scan.nii")
+    layer = open_one(viewer, tmp_path / "scan.nii")
+    np.testing.assert_allclose(layer.scale, (0.8, 0.9, 5.0), rtol=1e-6)
+    np.testing.assert_array_equal(layer.translate, 0)
+    np.testing.assert_array_equal(layer.rotate, np.eye(3))
+    np.testing.assert_allclose(layer.metadata[METADATA_KEY]["affine"], OBLIQUE, rtol=1e-6)
+
+
+def test_time_comes_first(viewer, tmp_path):
+    data = scan(tmp_path / "series.nii.gz", (5, 6, 4, 3))
+    layer = open_one(viewer, tmp_path / "series.nii.gz")
+    assert layer.data.shape == (3, 5, 6, 4)
+    np.testing.assert_array_equal(layer.data, np.moveaxis(data, -1, 0))
+    np.testing.assert_allclose(layer.scale, (1, 0.8, 0.9, 5), rtol=1e-6)
+    assert layer.axis_labels == ("t", "x", "y", "z")
+    assert units(layer)[1:] == ["mm"] * 3
+    assert layer.metadata[METADATA_KEY]["shape"] == SHAPE
+
+
+def test_channels_become_layers(viewer, tmp_path):
+    data = scan(tmp_path / "two.nii.gz", (5, 6, 4, 1, 2))
+    layers = viewer.open(tmp_path / "two.nii.gz", plugin=PLUGIN)
+    assert [layer.name for layer in layers] == ["two 0", "two 1"]
+    for i, layer in enumerate(layers):
+        np.testing.assert_array_equal(layer.data, data[..., 0, i])
+        np.testing.assert_allclose(layer.scale, (0.8, 0.9, 5.0), rtol=1e-6)
+        assert layer.metadata[METADATA_KEY]["shape"] == SHAPE
+
+
+def test_colours_open_as_rgb(window, tmp_path):
+    dtype = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+    colours = np.random.default_rng(1).integers(0, 255, (*SHAPE, 3)).astype(np.uint8)
+    data = np.ascontiguousarray(colours).view(dtype).reshape(SHAPE)
+    nib.Nifti1Image(data, OBLIQUE).to_filename(tmp_path / "photo.nii.gz")
+    layer = open_one(window, tmp_path / "photo.nii.gz")
+    assert layer.rgb
+    np.testing.assert_array_equal(layer.data, colours)
+
+
+def test_scaled_intensities_are_those_of_the_scan(viewer, tmp_path):
+    stored = np.arange(120, dtype=np.int16).reshape(SHAPE)
+    image = nib.Nifti1Image(stored, OBLIQUE)
+    image.header.set_slope_inter(2.0, -1024.0)
+    image.to_filename(tmp_path / "ct.nii")
+    with (tmp_path / "ct.nii").open("r+b") as file:
+        file.seek(352)
+        file.write(stored.tobytes(order="F"))
+    layer = open_one(viewer, tmp_path / "ct.nii")
+    np.testing.assert_array_equal(layer.data, stored * 2.0 - 1024)
+
+
+def test_large_uncompressed_scans_stay_in_the_file(window, tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "MAX_IN_MEMORY", 100)
+    data = scan(tmp_path / "scan.nii", (5, 6, 4, 3))
+    layer = open_one(window, tmp_path / "scan.nii")
+    assert layer.data.chunks == ((1, 1, 1), (5,), (6,), (1, 1, 1, 1))
+    np.testing.assert_array_equal(np.asarray(layer.data), np.moveaxis(data, -1, 0))
+
+
+def test_mgh_opens(viewer, tmp_path):
+    data = np.arange(120, dtype=np.int16).reshape(SHAPE)
+    nib.MGHImage(data, OBLIQUE).to_filename(tmp_path / "T1.mgz")
+    layer = open_one(viewer, tmp_path / "T1.mgz")
+    np.testing.assert_array_equal(layer.data, data)
+    np.testing.assert_allclose(layer.scale, (0.8, 0.9, 5.0), rtol=1e-6)
+    assert units(layer) == ["mm"] * 3
+
+
+def test_nrrd_opens(viewer, tmp_path):
+    data = np.arange(120, dtype=np.float32).reshape(SHAPE)
+    header = {"spacings": np.array([0.5, 0.6, 2.0]), "units": ["um"] * 3}
+    nrrd.write(str(tmp_path / "cells.nrrd"), data, header)
+    layer = open_one(viewer, tmp_path / "cells.nrrd")
+    np.testing.assert_array_equal(layer.data, data)
+    np.testing.assert_allclose(layer.scale, (0.5, 0.6, 2.0))
+    assert units(layer) == ["µm"] * 3
+
+
+def test_ome_tiff_keeps_its_voxel_size(viewer, tmp_path):
+    data = np.arange(2 * 4 * 6 * 5, dtype=np.uint16).reshape(2, 4, 6, 5)
+    sizes = {"PhysicalSizeZ": 2.0, "PhysicalSizeY": 0.6, "PhysicalSizeX": 0.5}
+    tifffile.imwrite(tmp_path / "cells.ome.tif", data, metadata={"axes": "CZYX", **sizes})
+    layers = viewer.open(tmp_path / "cells.ome.tif", plugin=PLUGIN)
+    assert len(layers) == 2
+    np.testing.assert_array_equal(layers[1].data, data[1])
+    np.testing.assert_allclose(layers[0].scale, (2.0, 0.6, 0.5))
+    assert units(layers[0]) == ["µm"] * 3
+    assert layers[0].axis_labels == ("z", "y", "x")
+
+
+def test_a_single_slice_opens(viewer, tmp_path):
+    data = scan(tmp_path / "slice.nii", (5, 6))
+    layer = open_one(viewer, tmp_path / "slice.nii")
+    np.testing.assert_array_equal(layer.data, data)
+    assert layer.axis_labels == ("x", "y")
+    assert METADATA_KEY not in layer.metadata
+
+
+@pytest.mark.parametrize(
+    "name", ["scan_seg.nii.gz", "labels.nii", "sub-01_dseg.nii.gz", "Liver-Mask.nii", "aseg.nii"]
+)
+def test_label_maps_are_told_by_their_name(viewer, tmp_path, name):
+    data = scan(tmp_path / name, dtype=np.float64)
+    layer = open_one(viewer, tmp_path / name)
+    assert isinstance(layer, Labels)
+    assert layer.data.dtype == np.uint8
+    np.testing.assert_array_equal(layer.data, data)
+    layer.data_setitem((np.array([0]), np.array([0]), np.array([0])), 7)
+    assert layer.data[0, 0, 0] == 7
+
+
+def test_label_maps_are_told_by_their_header(viewer, tmp_path):
+    scan(tmp_path / "liver.nii.gz", intent_code=1002)
+    assert isinstance(open_one(viewer, tmp_path / "liver.nii.gz"), Labels)
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "masked.nii", "segovia.nii", "relabelling.nii"])
+def test_other_integers_are_images(viewer, tmp_path, name):
+    scan(tmp_path / name, dtype=np.uint8)
+    assert isinstance(open_one(viewer, tmp_path / name), Image)
+
+
+def test_a_map_of_fractions_is_an_image_whatever_its_name(viewer, tmp_path):
+    probability = np.linspace(0, 1, 120, dtype=np.float32).reshape(SHAPE)
+    nib.Nifti1Image(probability, OBLIQUE).to_filename(tmp_path / "liver_mask.nii.gz")
+    assert isinstance(open_one(viewer, tmp_path / "liver_mask.nii.gz"), Image)
+
+
+def test_files_of_others_are_left_to_them(tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    scan(tmp_path / "a.nii")
+    assert readers.get_reader(tmp_path / "notes.txt") is None
+    assert readers.get_reader(tmp_path / "missing.nii") is None
+    assert readers.get_reader([str(tmp_path / "a.nii")] * 2) is None
+    assert readers.get_reader(str(tmp_path / "a.nii")) is readers.read
+
+
+def test_damage_is_named(tmp_path):
+    scan(tmp_path / "scan.nii")
+    whole = (tmp_path / "scan.nii").read_bytes()
+    (tmp_path / "scan.nii").write_bytes(whole[:400])
+    with pytest.raises(VolumeError, match=r"scan\.nii"):
+        readers.read(str(tmp_path / "scan.nii"))
+
+
+# Writing.
+
+
+def assert_same_grid(written: Path, image: Path) -> None:
+    ours, theirs = nib.load(written).header, nib.load(image).header
+    for key in ("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "quatern_b",
+                "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+                "xyzt_units"):  # fmt: skip
+        np.testing.assert_array_equal(ours[key], theirs[key], err_msg=key)
+    np.testing.assert_array_equal(ours["pixdim"][:4], theirs["pixdim"][:4])
+
+
+def test_labels_get_the_header_of_their_scan(window, tmp_path):
+    scan(tmp_path / "scan.nii.gz", qform_code=2, sform_code=4, qoffset_x=1.25)
+    labels = labels_on(window, open_one(window, tmp_path / "scan.nii.gz"))
+    path = tmp_path / "organ.nii.gz"
+    assert labels.save(str(path), plugin=PLUGIN) == [str(path)]
+    written = nib.load(path)
+    assert written.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(np.asarray(written.dataobj), labels.data)
+    assert_same_grid(path, tmp_path / "scan.nii.gz")
+
+    labels.data[...] = 0
+    labels.save(str(path), plugin=PLUGIN)
+    assert not np.asarray(nib.load(path).dataobj).any()
+
+
+def test_the_labels_of_the_panel_are_saved_on_the_grid_of_their_scan(window, tmp_path):
+    """File > Save Selected Layers: a layer made on an image has the image's metadata."""
+    scan(tmp_path / "scan.nii.gz")
+    open_one(window, tmp_path / "scan.nii.gz")
+    dock, panel = window.window.add_plugin_dock_widget(PLUGIN, "Annotate")
+    labels = panel.workspace.labels
+    assert METADATA_KEY in labels.metadata
+    labels.save(str(tmp_path / "organ.nii.gz"), plugin=PLUGIN)
+    assert_same_grid(tmp_path / "organ.nii.gz", tmp_path / "scan.nii.gz")
+    window.window.remove_dock_widget(dock)
+
+
+def test_an_edited_label_map_is_saved_as_it_was_opened(viewer, tmp_path):
+    scan(tmp_path / "seg.nii.gz", dtype=np.uint8)
+    labels = open_one(viewer, tmp_path / "seg.nii.gz")
+    labels.data_setitem((np.array([0]), np.array([0]), np.array([0])), 44)
+    labels.save(str(tmp_path / "new.nii.gz"), plugin=PLUGIN)
+    assert np.asarray(nib.load(tmp_path / "new.nii.gz").dataobj)[0, 0, 0] == 44
+    assert_same_grid(tmp_path / "new.nii.gz", tmp_path / "seg.nii.gz")
+
+
+def test_the_scan_of_one_format_gives_labels_of_another(viewer, tmp_path):
+    scan(tmp_path / "scan.nii")
+    labels = labels_on(viewer, open_one(viewer, tmp_path / "scan.nii"))
+    for name in ("organ.nrrd", "organ.mgz", "organ.tif"):
+        labels.save(str(tmp_path / name), plugin=PLUGIN)
+    nrrd_data, _ = nrrd.read(str(tmp_path / "organ.nrrd"))
+    np.testing.assert_array_equal(nrrd_data, labels.data)
+    mgh = nib.load(tmp_path / "organ.mgz")
+    np.testing.assert_allclose(mgh.affine, OBLIQUE, rtol=1e-5)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "organ.tif"), labels.data.T)
+    reopened = open_one(viewer, tmp_path / "organ.nrrd")
+    np.testing.assert_allclose(reopened.metadata[METADATA_KEY]["affine"], OBLIQUE, rtol=1e-5)
+
+
+def test_tiff_keeps_the_voxel_size_of_any_layer(viewer, tmp_path):
+    data = np.zeros((4, 6, 5), np.uint16)
+    data[2, 3, 1] = 500
+    layer = viewer.add_labels(data, scale=(2.0, 0.6, 0.5), units="um")
+    layer.save(str(tmp_path / "cells.ome.tif"), plugin=PLUGIN)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "cells.ome.tif"), data)
+    [reopened] = viewer.open(tmp_path / "cells.ome.tif", plugin=PLUGIN, layer_type="labels")
+    np.testing.assert_allclose(reopened.scale, (2.0, 0.6, 0.5))
+    assert units(reopened) == ["µm"] * 3
+
+
+def test_a_layer_of_unknown_place_is_not_given_one(viewer, tmp_path):
+    layer = viewer.add_labels(np.zeros(SHAPE, np.uint8), name="cells")
+    with pytest.raises(OutputError, match=r"layer 'cells' does not know where.* save as TIFF"):
+        layer.save(str(tmp_path / "cells.nii.gz"), plugin=PLUGIN)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "transform", [{"rotate": 10}, {"shear": [0.1, 0, 0]}, {"affine": np.diag([2.0, 1, 1, 1])}]
+)
+def test_a_place_that_tiff_cannot_hold_is_refused(viewer, tmp_path, transform):
+    layer = viewer.add_labels(np.zeros(SHAPE, np.uint8), **transform)
+    with pytest.raises(OutputError, match=next(iter(transform))):
+        layer.save(str(tmp_path / "cells.tif"), plugin=PLUGIN)
+
+
+def test_mixed_units_are_refused(viewer, tmp_path):
+    layer = viewer.add_labels(np.zeros(SHAPE, np.uint8), units=("mm", "um", "um"))
+    with pytest.raises(OutputError, match="no usable voxel size"):
+        layer.save(str(tmp_path / "cells.tif"), plugin=PLUGIN)
+
+
+def test_a_cropped_layer_is_refused(viewer, tmp_path):
+    scan(tmp_path / "scan.nii")
+    image = open_one(viewer, tmp_path / "scan.nii")
+    layer = viewer.add_labels(np.zeros((5, 5, 4), np.uint8), metadata=dict(image.metadata))
+    with pytest.raises(GridMismatchError, match=r"expected \(5, 6, 4\); found \(5, 5, 4\)"):
+        layer.save(str(tmp_path / "organ.nii"), plugin=PLUGIN)
+
+
+def test_a_time_series_is_refused(viewer, tmp_path):
+    layer = viewer.add_labels(np.zeros((2, *SHAPE), np.uint8))
+    with pytest.raises(GridMismatchError, match="expected 3 dimensions"):
+        layer.save(str(tmp_path / "organ.tif"), plugin=PLUGIN)
+
+
+def test_another_scale_than_the_scan_is_said(viewer, tmp_path):
+    scan(tmp_path / "scan.nii")
+    labels = labels_on(viewer, open_one(viewer, tmp_path / "scan.nii"))
+    labels.scale = (1, 1, 1)
+    with pytest.warns(UserWarning, match=r"has scale \(1\.0, 1\.0, 1\.0\)"):
+        labels.save(str(tmp_path / "organ.nii"), plugin=PLUGIN)
+    assert_same_grid(tmp_path / "organ.nii", tmp_path / "scan.nii")
+
+
+def test_the_finest_level_is_written(tmp_path):
+    levels = [np.ones(SHAPE, np.uint8), np.zeros((2, 3, 2), np.uint8)]
+    write_labels(str(tmp_path / "organ.tif"), levels, {"multiscale": True})
+    assert tifffile.imread(tmp_path / "organ.tif").shape == SHAPE
+
+
+# Samples.
+
+
+def test_the_sample_opens_offline(viewer, monkeypatch):
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("went online"))
+    [image] = viewer.open_sample(PLUGIN, "scan")
+    sample = make_sample()
+    np.testing.assert_array_equal(image.data, sample.volume.data)
+    np.testing.assert_allclose(image.scale, sample.volume.spacing)
+    np.testing.assert_allclose(image.translate, sample.volume.affine[:3, 3])
+    assert units(image) == ["mm"] * 3
+    assert image.contrast_limits == [-160, 240]
+
+
+def test_the_seeds_of_the_sample_lie_on_its_grid(window, tmp_path):
+    image, seeds = window.open_sample(PLUGIN, "scan_with_seeds")
+    assert isinstance(seeds, Labels)
+    np.testing.assert_array_equal(seeds.extent.world, image.extent.world)
+    truth = make_sample().labels
+    for label in (1, 2):
+        [index] = np.flatnonzero((seeds.data == label).any(axis=(0, 1)))
+        np.testing.assert_array_equal(seeds.data[..., index] == label, truth[..., index] == label)
+    seeds.save(str(tmp_path / "seeds.nii.gz"), plugin=PLUGIN)
+    written = nib.load(tmp_path / "seeds.nii.gz")
+    np.testing.assert_allclose(written.affine, make_sample().volume.affine)
+
+
+def test_real_volumes_round_trip(viewer, shared, tmp_path):
+    folders = sorted(f for f in (shared / "volumes").iterdir() if f.is_dir())
+    if not folders:
+        pytest.skip("no volumes")
+    for folder in folders:
+        image = open_one(viewer, folder / "image.nii.gz")
+        labels = open_one(viewer, folder / "labels.nii.gz")
+        assert isinstance(image, Image), folder.name
+        assert isinstance(labels, Labels), folder.name
+        np.testing.assert_allclose(labels.extent.world, image.extent.world, atol=1e-3)
+        mine = labels_on(viewer, image)
+        mine.save(str(tmp_path / "organ.nii.gz"), plugin=PLUGIN)
+        assert_same_grid(tmp_path / "organ.nii.gz", folder / "image.nii.gz")
+        labels.save(str(tmp_path / "labels.nii.gz"), plugin=PLUGIN)
+        np.testing.assert_array_equal(
+            nib.load(tmp_path / "labels.nii.gz").get_fdata(),
+            nib.load(folder / "labels.nii.gz").get_fdata(),
+        )
+        viewer.layers.clear()
