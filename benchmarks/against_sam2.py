@@ -17,7 +17,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ os.environ["TQDM_DISABLE"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.random_weights import randomise
+from tests.sam2_state import sam2_state
 
 from napari_slmsam2.core.config import PropagationConfig, sam2_config
 from napari_slmsam2.core.events import SliceSegmented
@@ -97,35 +97,6 @@ def make_sam2(network: SliceNetwork, size: int):
     return predictor
 
 
-def sam2_state(predictor, images: torch.Tensor) -> dict:
-    """What SAM 2's ``init_state`` makes, with tensors in place of a video file."""
-    device = predictor.device
-    state = {
-        "images": images,
-        "num_frames": len(images),
-        "offload_video_to_cpu": False,
-        "offload_state_to_cpu": False,
-        "video_height": SHAPE[0],
-        "video_width": SHAPE[1],
-        "device": device,
-        "storage_device": device,
-        "obj_id_to_idx": OrderedDict(),
-        "obj_idx_to_id": OrderedDict(),
-        "obj_ids": [],
-    }
-    for name in (
-        "point_inputs_per_obj",
-        "mask_inputs_per_obj",
-        "cached_features",
-        "constants",
-        "output_dict_per_obj",
-        "temp_output_dict_per_obj",
-        "frames_tracked_per_obj",
-    ):
-        state[name] = {}
-    return state
-
-
 class Theirs:
     """SAM 2's predictor over a volume, all labels annotated on slice 0."""
 
@@ -134,9 +105,8 @@ class Theirs:
     ) -> None:
         self.predictor = make_sam2(network, size)
         preprocessor = NetworkSegmenter(network, name="", device=network.device).preprocessor
-        self.state = sam2_state(
-            self.predictor, torch.cat([preprocessor.image(slice_) for slice_ in volume])
-        )
+        images = torch.cat([preprocessor.image(slice_) for slice_ in volume])
+        self.state = sam2_state(images, SHAPE)
         for k, mask in enumerate(seeds(labels)):
             self.predictor.add_new_mask(self.state, 0, k + 1, mask)
 

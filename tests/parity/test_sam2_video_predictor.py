@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import numpy as np
 import pytest
 import torch
@@ -11,36 +9,10 @@ import torch
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.engine.upstream import UpstreamWalk
 
+from ..sam2_state import sam2_state
+
 TOLERANCE = 1e-4
 SEED = 22
-
-
-def start_sam2(predictor, images, shape):
-    """What ``init_state`` does, with tensors in place of a video file."""
-    state = {
-        "images": images,
-        "num_frames": len(images),
-        "offload_video_to_cpu": False,
-        "offload_state_to_cpu": False,
-        "video_height": shape[0],
-        "video_width": shape[1],
-        "device": torch.device("cpu"),
-        "storage_device": torch.device("cpu"),
-        "obj_id_to_idx": OrderedDict(),
-        "obj_idx_to_id": OrderedDict(),
-        "obj_ids": [],
-    }
-    for name in (
-        "point_inputs_per_obj",
-        "mask_inputs_per_obj",
-        "cached_features",
-        "constants",
-        "output_dict_per_obj",
-        "temp_output_dict_per_obj",
-        "frames_tracked_per_obj",
-    ):
-        state[name] = {}
-    return state
 
 
 def ask_sam2(predictor, state, prompt: SlicePrompt, *, clear_old_points: bool = True) -> None:
@@ -96,7 +68,7 @@ def test_walks_equal_sam2(name, predictor, segmenter, images, volume, monkeypatc
             "forward",
             lambda *, memory, **others: attend(memory=memory.float(), **others),
         )
-    state = start_sam2(predictor, images, SHAPE)
+    state = sam2_state(images, SHAPE)
     walk = UpstreamWalk(
         segmenter,
         lambda i: segmenter.encode_image(volume[i]),
@@ -150,7 +122,7 @@ def test_absent_slices_equal_sam2(predictor, segmenter, images, volume):
     try:
         for bias in biases:
             bias -= shift
-        state = start_sam2(predictor, images, SHAPE)
+        state = sam2_state(images, SHAPE)
         ask_sam2(predictor, state, MASK)
         pairs = list(walk_both(predictor, state, make_walk()))
     finally:
@@ -162,7 +134,7 @@ def test_absent_slices_equal_sam2(predictor, segmenter, images, volume):
 
 
 def test_clicks_that_refine_a_box_equal_sam2(predictor, segmenter, images, volume):
-    state = start_sam2(predictor, images, SHAPE)
+    state = sam2_state(images, SHAPE)
     box = SlicePrompt.from_box(1, SEED, (20, 18, 50, 44))
     ask_sam2(predictor, state, box)
     click = SlicePrompt.from_points(1, SEED, [[36, 32]], [0])

@@ -19,11 +19,11 @@ from napari.layers import Image, Labels
 from napari.settings import get_plugin_settings
 
 from napari_slmsam2.contributions import readers
-from napari_slmsam2.contributions.grid import METADATA_KEY
 from napari_slmsam2.contributions.writers import write_labels
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.errors import GridMismatchError, OutputError, VolumeError
 from napari_slmsam2.engine.registry import DEFAULT_MODEL, list_models
+from napari_slmsam2.io.layer_grid import METADATA_KEY
 from napari_slmsam2.sample import make_sample
 
 PLUGIN = "napari-slmsam2"
@@ -493,3 +493,19 @@ def test_real_volumes_round_trip(viewer, shared, tmp_path):
             nib.load(folder / "labels.nii.gz").get_fdata(),
         )
         viewer.layers.clear()
+
+
+def test_the_panel_saves_the_labels_of_the_sample_on_its_grid(window, tmp_path):
+    """A layer that knows its grid is saved on it, in the axis order of the grid."""
+    from napari_slmsam2.widgets._saving import describe_image, save_labels
+
+    [image] = window.open_sample(PLUGIN, "scan")
+    dock, panel = window.window.add_plugin_dock_widget(PLUGIN, "Annotate")
+    labels = panel.workspace.labels
+    labels.data[3, 4, 5] = 7
+    source, grid = describe_image(image, panel.workspace.view)
+    save_labels(tmp_path / "saved.nii.gz", labels.data, source, grid)
+    written = nib.load(tmp_path / "saved.nii.gz")
+    np.testing.assert_array_equal(np.asarray(written.dataobj), labels.data)
+    np.testing.assert_allclose(written.affine, make_sample().volume.affine)
+    window.window.remove_dock_widget(dock)

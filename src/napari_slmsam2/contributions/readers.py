@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_slmsam2.contributions.grid import METADATA_KEY, grid_of, layer_geometry
 from napari_slmsam2.core.errors import VolumeError
+from napari_slmsam2.io.layer_grid import METADATA_KEY, grid_of, layer_geometry
 
 LayerData = tuple[Any, dict[str, Any], str]
 PathOrPaths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from napari_slmsam2.contributions.grid import METADATA_KEY, grid_of, layer_geometry
 from napari_slmsam2.core.intensity import IntensityWindow
+from napari_slmsam2.io.layer_grid import METADATA_KEY, grid_of, layer_geometry
 
 if TYPE_CHECKING:
     from napari_slmsam2.contributions.readers import LayerData

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from napari_slmsam2.contributions.grid import METADATA_KEY, grid_of, loaded_image
 from napari_slmsam2.core.errors import GridMismatchError, OutputError
+from napari_slmsam2.io.layer_grid import METADATA_KEY, grid_of, loaded_image
 
 
 def write_labels(path: str, data: Any, attributes: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +14,7 @@ from napari.layers import Image
 from napari_slmsam2.core.errors import SessionFileError, SlmSam2Error
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.io import LoadedImage, read_image, write_labels
+from napari_slmsam2.io.layer_grid import METADATA_KEY, loaded_image
 from napari_slmsam2.io.raw import Geometry
 from napari_slmsam2.widgets._annotation import Annotation
 from napari_slmsam2.widgets._grid import SliceView, make_volume, world_affine
@@ -41,11 +43,15 @@ def describe_image(image: Image, view: SliceView) -> tuple[Path | None, LoadedIm
     """
     path = image.source.path
     volume = make_volume(image, view)
-    geometry = Geometry(volume.spacing, volume.unit, world_affine(image, view))
-    grid = LoadedImage(
-        volume, Path(path or image.name), "napari", np.dtype(volume.data.dtype), "", "zyx",
-        geometry, None,
-    )  # fmt: skip
+    known = image.metadata.get(METADATA_KEY)
+    if known is not None and tuple(known["shape"]) == volume.shape:
+        grid = loaded_image(known, volume.data)
+    else:
+        geometry = Geometry(volume.spacing, volume.unit, world_affine(image, view))
+        dtype = np.dtype(volume.data.dtype)
+        name = Path(path or image.name)
+        grid = LoadedImage(volume, name, "napari", dtype, "", "zyx", geometry, None)
+    grid = replace(grid, volume=grid.volume.with_axis(volume.axis))
     return (None if path is None else Path(path)), grid
 
 
