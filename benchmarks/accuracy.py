@@ -1,138 +1,201 @@
-"""Accuracy on real labelled volumes, through the command line.
+r"""Accuracy on real labelled volumes: models against floors, from one annotated slice to five.
 
-    python benchmarks/accuracy.py --volumes FOLDER --model flow --seeds 1
-    python benchmarks/accuracy.py --volumes FOLDER --model interpolation --seeds 3
+    python benchmarks/accuracy.py --volumes FOLDER                     # the default model
+    python benchmarks/accuracy.py --volumes FOLDER --model copy flow weights.safetensors \
+        --protocols 1 1-ends 3 3-ends 5 5-ends --workers 2 --json results.json
+    python benchmarks/accuracy.py --load results.json --compare earlier.json
 
 FOLDER holds NAME/image.nii.gz, NAME/labels.nii.gz and NAME/meta.json (``slice_axis``,
-``suggested_eval_labels``, ``modality``, ``label_origin``). The annotated slices are chosen from the
-true labels: 1 is the largest slice, 3 adds the first and the last slice with at least 20 % of the
-largest area, 5 the two midway. They are left out of the scores. Scores are averaged over the
-labels of a volume, the volumes of a group, and the groups; volumes whose labels were not drawn by
-people are reported apart.
+``suggested_eval_labels``, ``modality``, ``label_origin``). All chosen labels of a volume run
+together, through the session that window and command line use.
+
+The annotated slices are chosen from the true labels: protocol 1 is the largest slice, 3 adds the
+first and the last slice with at least 20 % of the largest area, 5 the two midway; with ``-ends``
+the true first and last slice are told, too. ``copy`` gives every slice the mask of the nearest
+annotated one; with ``-ends``, within the true extent.
+
+Dice, NSD and their intervals leave the annotated slices out. "outside the extent": voxels beyond
+the true first and last slice over true voxels. "absent slices empty": share of the slices beyond
+them that are empty in the result. Means are taken over the labels of a volume, the volumes of a
+group, the groups; intervals resample volumes and the labels in them (1000 times). Volumes whose
+labels were not drawn by people are reported apart. Seconds are those of the propagation, without
+reading and without loading the model; "slices/s" counts a slice once for every label on it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
+import multiprocessing
+import os
+import platform
 import sys
-import tempfile
-import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import accuracy_tables as tables
+from accuracy_runs import Task, measure
 
-from napari_slmsam2.evaluate import bootstrap_interval, choose_seeds, seed_volume
-from napari_slmsam2.io import read_image, read_labels, write_labels
+import napari_slmsam2
+from napari_slmsam2.core.errors import ConfigError, SlmSam2Error, VolumeError
+from napari_slmsam2.engine.registry import DEFAULT_MODEL
+from napari_slmsam2.evaluate import PROTOCOLS
+from napari_slmsam2.io.atomic import atomic_write, check_writable
 
-COMMAND = Path(sys.executable).with_name("napari-slmsam2")
-GROUPS = {"ct": "CT", "mr": "MR", "pet": "PET", "em": "EM", "lm": "light"}
-MEASURES = ("dice", "dice_all", "nsd", "op_voxels", "presence_f1")
+FORMAT = 1
+PACKAGES = ("numpy", "scipy", "scikit-image", "torch")
 
 
-def run_volume(folder: Path, arguments: argparse.Namespace, scratch: Path) -> dict:
-    """Annotate, propagate and evaluate one volume; returns its mean scores."""
-    meta = json.loads((folder / "meta.json").read_text())
-    axis, labels = meta["slice_axis"], meta["suggested_eval_labels"]
-    image_path, truth_path = folder / "image.nii.gz", folder / "labels.nii.gz"
-    image = read_image(image_path, axis=axis)
-    truth = np.asarray(read_labels(truth_path, image))
-    seeds = {label: choose_seeds(truth == label, axis, arguments.seeds) for label in labels}
-    seeds_path, result_path = scratch / "seeds.nii.gz", scratch / "labels.nii.gz"
-    write_labels(seeds_path, seed_volume(truth, seeds, axis), image, overwrite=True)
-    command = ["propagate", image_path, seeds_path, "-o", result_path, "--axis", axis, "--force"]
-    command += ["--model", arguments.model, "--report", scratch / "report.json"]
-    if arguments.ends:
-        for label in labels:
-            others = tuple(a for a in range(3) if a != axis)
-            there = np.flatnonzero((truth == label).any(axis=others))
-            command += ["--extent", f"{label}:{there[0]}:{there[-1]}"]
-    started = time.perf_counter()
-    call(command)
-    seconds = time.perf_counter() - started
-    scores_path = scratch / "scores.json"
-    command = ["evaluate", result_path, truth_path, "--axis", axis, "--seeds", seeds_path]
-    command += ["--labels", ",".join(map(str, labels)), "--json", scores_path]
-    call(command)
-    report = json.loads(scores_path.read_text())
-    found = {
-        "dice": mean(one["scores"]["overlap"]["dice"] for one in report["labels"]),
-        "dice_all": mean(one["all_slices"]["overlap"]["dice"] for one in report["labels"]),
-        "nsd": mean(one["scores"]["surface"]["nsd"] for one in report["labels"]),
-        "op_voxels": mean(one["all_slices"]["extent"]["op_voxels"] for one in report["labels"]),
-        "presence_f1": mean(one["all_slices"]["extent"]["f1"] for one in report["labels"]),
+def find_folders(volumes: Path, only: Sequence[str] | None) -> list[Path]:
+    """The folders of the volumes, by name."""
+    found = {path.parent.name: path.parent for path in sorted(volumes.glob("*/meta.json"))}
+    unknown = [name for name in only or () if name not in found]
+    if unknown or not found:
+        raise VolumeError(
+            f"--volumes {volumes}",
+            f"has no volume {unknown[0]}" if unknown else "holds no NAME/meta.json",
+            found=", ".join(found) or None,
+        )
+    return [folder for name, folder in found.items() if only is None or name in only]
+
+
+def plan(arguments: argparse.Namespace) -> list[Task]:
+    """Everything that is to be measured, volume by volume."""
+    names = [Path(model).name for model in arguments.model]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ConfigError(
+            "--model", "the tables tell models by their names", found=f"{twice[0]} twice"
+        )
+    return [
+        Task(folder, model, protocol, arguments.device, arguments.max_labels)
+        for folder in find_folders(arguments.volumes, arguments.only)
+        for model in arguments.model
+        for protocol in arguments.protocols
+    ]
+
+
+def run(tasks: Sequence[Task], workers: int) -> Iterator[dict[str, Any]]:
+    """Do the tasks, in their order."""
+    if workers == 1:
+        yield from map(measure, tasks)
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(measure, tasks)
+
+
+def load(path: Path) -> list[dict[str, Any]]:
+    """The runs of a file of results."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["format"] == FORMAT:
+            return stored["runs"]
+        problem = f"format {stored['format']}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    raise ConfigError(str(path), "holds no results", expected=f"format {FORMAT}", found=problem)
+
+
+def store(path: Path, runs: Sequence[dict[str, Any]], *, overwrite: bool) -> None:
+    """Write everything that was measured, and the means."""
+    means: dict[str, Any] = {}
+    for settings, members in tables.group_runs(runs).items():
+        means.setdefault(settings.model, {})[settings.protocol] = tables.summaries(members)
+    made = {
+        "version": napari_slmsam2.__version__,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "machine": platform.platform(),
+        "processors": os.cpu_count(),
+        "command": sys.argv[1:],
     }
-    human = meta["label_origin"].lower().startswith("human")
-    group = GROUPS[folder.name.split("_")[0]] if human else f"not human: {folder.name}"
-    per_label = {str(one["label"]): one["scores"]["overlap"]["dice"] for one in report["labels"]}
-    return (
-        {"group": group, "labels": len(labels), "seconds": seconds}
-        | found
-        | {"dice_per_label": per_label}
-    )
+    content = {"format": FORMAT, "made": made, "means": means, "runs": list(runs)}
+    text = json.dumps(content, indent=1, allow_nan=False)
+    atomic_write(path, lambda file: file.write_text(text, encoding="utf-8"), overwrite=overwrite)
 
 
-def call(command: list) -> None:
-    """Run the command line; stop with what it printed where it fails."""
-    done = subprocess.run(
-        [str(part) for part in (COMMAND, *command)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"{command}\n{done.stdout}{done.stderr}")
+def collect(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Stored runs and new ones; a new one takes the place of its stored counterpart.
+
+    What has been measured is on the disk after every run.
+    """
+    loaded = [run for path in arguments.load for run in load(path)]
+    known = {(r["volume"], r["protocol"], r["model"]): r for r in loaded}
+    tasks = plan(arguments) if arguments.volumes is not None else []
+    overwrite = arguments.force
+    for number, record in enumerate(run(tasks, arguments.workers), 1):
+        known[record["volume"], record["protocol"], record["model"]] = record
+        dice = tables.nested_mean(tables.nested(tables.values([record])))
+        told = f"{record['volume']}, {record['model']}, protocol {record['protocol']}"
+        print(f"[{number}/{len(tasks)}] {told}: {dice:.3f}", file=sys.stderr, flush=True)
+        if arguments.json is not None:
+            store(arguments.json, list(known.values()), overwrite=overwrite)
+            overwrite = True
+    return list(known.values())
 
 
-def mean(values) -> float:
-    """Mean of what is defined."""
-    known = [v for v in values if v is not None]
-    return float(np.mean(known)) if known else float("nan")
+def print_tables(runs: Sequence[dict[str, Any]], earlier: Sequence[dict[str, Any]] | None) -> None:
+    """Everything as Markdown, the comparison last."""
+    grouped = tables.group_runs(runs)
+    texts = [tables.details(settings, members) for settings, members in grouped.items()]
+    apart = tables.not_by_people(grouped)
+    texts += [] if apart is None else [apart]
+    texts += [tables.measures(grouped), tables.comparison(grouped)]
+    texts += [] if earlier is None else [tables.changes(grouped, earlier)]
+    print("\n\n".join(texts))
 
 
-def print_table(volumes: dict[str, dict]) -> dict:
-    """Print Markdown, per volume and per group, and return the means."""
-    print("| volume | labels | Dice | with seeds | NSD | outside the extent | presence F1 | s |")
-    print("|---|---|---|---|---|---|---|---|")
-    for name, one in volumes.items():
-        numbers = " | ".join(f"{one[m]:.3f}" for m in MEASURES)
-        print(f"| {name} | {one['labels']} | {numbers} | {one['seconds']:.0f} |")
-    groups: dict[str, list[dict]] = {}
-    for one in volumes.values():
-        groups.setdefault(one["group"], []).append(one)
-    means = {}
-    for group, members in groups.items():
-        means[group] = {m: mean(one[m] for one in members) for m in MEASURES}
-        numbers = " | ".join(f"{means[group][m]:.3f}" for m in MEASURES)
-        print(f"| **{group}**, {len(members)} volumes | | {numbers} | |")
-    human = [g for g in means if not g.startswith("not human")]
-    total = {m: mean(means[g][m] for g in human) for m in MEASURES}
-    print("| **mean of groups** | | " + " | ".join(f"{total[m]:.3f}" for m in MEASURES) + " | |")
-    dice = [one["dice"] for one in volumes.values() if one["group"] in human]
-    low, high = bootstrap_interval(dice)
-    print(f"\nMean Dice over volumes {mean(dice):.3f}, 95 % bootstrap {low:.3f} to {high:.3f}.")
-    return means | {"mean of groups": total}
+def whole_number(text: str) -> int:
+    """A number from 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text}")
+    return number
 
 
-def main() -> None:
-    """Read the command line and run."""
+def read_command_line() -> argparse.Namespace:
+    """The options."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--volumes", type=Path, required=True)
-    parser.add_argument("--only", nargs="*", default=None, help="names of volumes")
-    parser.add_argument("--model", default="flow")
-    parser.add_argument("--seeds", type=int, choices=(1, 3, 5), default=1)
-    parser.add_argument("--ends", action="store_true", help="tell the true first and last slice")
-    parser.add_argument("--json", type=Path, default=None)
+    add = parser.add_argument
+    protocols = [str(protocol) for protocol in PROTOCOLS]
+    add("--volumes", type=Path, help="without it, nothing is measured")
+    add("--only", nargs="+", metavar="NAME", help="these volumes; all by default")
+    add(
+        "--model",
+        nargs="+",
+        default=[DEFAULT_MODEL],
+        help=f"copy, a model's name, or a file of weights; {DEFAULT_MODEL} by default",
+    )
+    add("--protocols", nargs="+", choices=protocols, default=protocols, help="all by default")
+    add("--max-labels", type=whole_number, help="of a volume, evenly spaced; all by default")
+    add("--device", default="auto", help="auto, cpu, mps, cuda or cuda:N")
+    add("--workers", type=whole_number, default=1, help="processes; times are rough above 1")
+    add("--json", type=Path, help="store everything here, after every run")
+    add("--force", action="store_true", help="--json may replace a file")
+    add("--load", nargs="+", type=Path, default=[], help="show stored results as well")
+    add("--compare", type=Path, help="print the changes against stored results")
     arguments = parser.parse_args()
-    volumes = {}
-    for folder in sorted(p.parent for p in arguments.volumes.glob("*/meta.json")):
-        if arguments.only is None or folder.name in arguments.only:
-            with tempfile.TemporaryDirectory() as scratch:
-                volumes[folder.name] = run_volume(folder, arguments, Path(scratch))
-            print(f"{folder.name} {volumes[folder.name]['dice']:.3f}", file=sys.stderr)
-    means = print_table(volumes)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps({"volumes": volumes, "means": means}, indent=1))
+    if arguments.volumes is None and not arguments.load:
+        parser.error("give --volumes to measure, or --load to show stored results")
+    return arguments
+
+
+def main() -> None:
+    """Measure, store, print."""
+    arguments = read_command_line()
+    try:
+        if arguments.json is not None:
+            check_writable(arguments.json, overwrite=arguments.force)
+        earlier = None if arguments.compare is None else load(arguments.compare)
+        print_tables(collect(arguments), earlier)
+    except SlmSam2Error as error:
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":

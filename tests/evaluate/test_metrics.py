@@ -77,6 +77,7 @@ def test_run_on_counts_contiguous_slices_of_ten_pixels():
     assert scores.under_run == (0, 0)
     assert scores.op_slices == pytest.approx(3 / 7)
     assert scores.op_voxels == pytest.approx((9 + 10 + 40 + 30 + 9 + 20) / 150)
+    assert scores.absent_recall == pytest.approx(1 / 7)
     assert scores.end_error == (2, 4)
     assert scores.end_distance == (5.0, 10.0)
     assert scores.recall == 1
@@ -101,7 +102,7 @@ def test_reference_gaps_are_reported_apart():
     predicted = [0, 20, 15, 4, 20, 20, 0, 0, 0]
     scores = score_extent(counts(predicted, reference))
     assert scores.gaps == (GapScores(2, 3, 1, 19), GapScores(6, 6, 0, 0))
-    assert (scores.op_slices, scores.op_voxels) == (0, 0)
+    assert (scores.op_slices, scores.op_voxels, scores.absent_recall) == (0, 0, 1)
     assert scores.under_run == (0, 1)
     assert scores.precision == pytest.approx(3 / 5)
 
@@ -124,6 +125,7 @@ def test_nothing_to_find():
     scores = score_extent(counts([0, 20, 9, 0], [0, 0, 0, 0]))
     assert scores.reference is None
     assert scores.op_slices == pytest.approx(1 / 4)
+    assert scores.absent_recall == pytest.approx(2 / 4)
     assert (scores.precision, scores.f1) == (0, 0)
     np.testing.assert_equal([scores.op_voxels, scores.recall], [math.nan, math.nan])
 
@@ -131,7 +133,7 @@ def test_nothing_to_find():
 def test_an_object_that_fills_the_volume_cannot_be_run_on():
     scores = score_extent(counts([20, 20], [20, 20]))
     assert scores.run_on == (0, 0)
-    np.testing.assert_equal(scores.op_slices, math.nan)
+    np.testing.assert_equal([scores.op_slices, scores.absent_recall], [math.nan, math.nan])
     assert scores.op_voxels == 0
 
 
@@ -143,6 +145,7 @@ def test_excluded_slices_leave_the_shares_but_not_the_ends():
     some = score_extent(counts(predicted, reference), keep)
     assert (every.op_slices, every.op_voxels) == (pytest.approx(1 / 3), pytest.approx(20 / 60))
     assert (some.op_slices, some.op_voxels) == (pytest.approx(1 / 2), pytest.approx(20 / 40))
+    assert (every.absent_recall, some.absent_recall) == (pytest.approx(2 / 3), pytest.approx(1 / 2))
     assert (every.recall, some.recall) == (pytest.approx(2 / 3), pytest.approx(1 / 2))
     assert some.run_on == every.run_on == (0, 1)
     assert some.under_run == every.under_run == (1, 0)

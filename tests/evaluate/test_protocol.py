@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from napari_slmsam2.core.errors import ConfigError, PromptError
-from napari_slmsam2.evaluate.protocol import choose_seeds, largest_slice, seed_volume
+from napari_slmsam2.evaluate.protocol import (
+    PROTOCOLS,
+    AnnotationProtocol,
+    choose_seeds,
+    largest_slice,
+    object_extent,
+    seed_volume,
+)
 
 
 def stack(areas, axis=0):
@@ -49,6 +56,21 @@ def test_seed_volume_holds_each_label_on_its_own_seeds_only():
     np.testing.assert_array_equal(seeds[1], labels[1])
     np.testing.assert_array_equal(seeds[0], np.where(labels[0] == 300, 300, 0))
     assert not seeds[2:].any()
+
+
+def test_protocols_read_back_from_their_names():
+    assert [str(p) for p in PROTOCOLS] == ["1", "1-ends", "3", "3-ends", "5", "5-ends"]
+    assert tuple(AnnotationProtocol.parse(str(p)) for p in PROTOCOLS) == PROTOCOLS
+    assert AnnotationProtocol.parse("3-ends") == AnnotationProtocol(3, ends=True)
+    with pytest.raises(ConfigError, match=r"expected 1 \| 1-ends \| 3.*found '2-ends'"):
+        AnnotationProtocol.parse("2-ends")
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_extent_reaches_over_gaps(axis):
+    assert object_extent(stack([0, 1, 40, 0, 3, 0], axis), axis) == (1, 4)
+    with pytest.raises(PromptError, match="no voxels"):
+        object_extent(np.zeros((3, 3, 3), bool), axis)
 
 
 def test_bad_requests():

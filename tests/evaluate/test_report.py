@@ -19,7 +19,6 @@ from napari_slmsam2.core.errors import (
     VolumeError,
 )
 from napari_slmsam2.evaluate import (
-    bootstrap_interval,
     evaluate_labels,
     plot_report,
     render_table,
@@ -160,19 +159,6 @@ def test_bad_input(changes, error, message):
     asked = {"predicted": good, "reference": good, **MM, **changes}
     with pytest.raises(error, match=message):
         evaluate_labels(**asked)
-
-
-def test_bootstrap_interval():
-    values = np.random.default_rng(3).normal(0.8, 0.1, 200).tolist()
-    low, high = bootstrap_interval(values)
-    assert bootstrap_interval(values) == (low, high)
-    assert bootstrap_interval(values, seed=1) != (low, high)
-    half = 1.96 * np.std(values) / math.sqrt(200)
-    assert low == pytest.approx(np.mean(values) - half, abs=0.004)
-    assert high == pytest.approx(np.mean(values) + half, abs=0.004)
-    assert bootstrap_interval([*values, math.nan]) == (low, high)
-    assert all(map(math.isnan, bootstrap_interval([0.5])))
-    assert all(map(math.isnan, bootstrap_interval([])))
 
 
 def test_summary_of_nothing_defined():

@@ -348,6 +348,58 @@ class ModelConfig(Settings):
         return self.short_memory_slices > 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class WindowConfig(Settings):
+    """The compact short-long-memory network that sees a window around the object."""
+
+    architecture: str = setting(
+        "window", "Architecture", "Tells this network from the others.", choices=("window",)
+    )
+    window_size: int = setting(
+        80, "Window", "Side of what the network sees.", minimum=32, unit="px"
+    )
+    window_margin: float = setting(
+        2.0, "Margin", "Side of the window over the longer side of the object.", minimum=1.2
+    )
+    widths: tuple[int, ...] = setting(
+        (16, 32, 64, 96), "Widths", "Channels at full, half, quarter and eighth resolution."
+    )
+    memory_dim: int = setting(32, "Memory width", "Channels of a memory token.", minimum=8)
+    memory: str = setting(
+        "both",
+        "Memories",
+        "Read-outs that the network has: the previous slice, the annotated slices, or both.",
+        choices=("both", "short", "long"),
+    )
+    short_memory_slices: int = setting(
+        1, "Short-term memory", "Slices that it reads.", minimum=1, unit="slices"
+    )
+    seed_slices: int = setting(
+        2, "Long-term memory", "Annotated slices that it reads.", minimum=1, unit="slices"
+    )
+    fusion: str = setting(
+        "gate",
+        "Fusion",
+        "How the two read-outs are joined: their sum, or long + g * (short - long).",
+        choices=("gate", "sum"),
+    )
+    follow: str = setting(
+        "object",
+        "Window follows",
+        "The window stays around the object, or shows the whole slice.",
+        choices=("object", "slice"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window_size % 8:
+            raise ConfigError(
+                "setting window_size", "must be a multiple of 8", found=self.window_size
+            )
+        if len(self.widths) != 4 or any(width % 8 for width in self.widths):
+            raise ConfigError("setting widths", "must be four multiples of 8", found=self.widths)
+
+
 _TRUNKS: dict[str, dict[str, Any]] = {
     "tiny": {},
     "small": {"stages": (1, 2, 11, 2), "global_attention_blocks": (7, 10, 13)},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -226,9 +226,12 @@ class SweepContext:
         ``(slice, row, column)`` distance of the voxel centres.
     extents : mapping of label to (first, last)
         First and last slice of the labels whose ends the person marked.
+    embedding_of : callable, optional
+        Gives the embedding of any slice, from `SliceSegmenter.encode_image`.
     """
 
     n_slices: int
     shape: tuple[int, int]
     spacing: tuple[float, float, float]
     extents: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    embedding_of: Callable[[int], Any] | None = None

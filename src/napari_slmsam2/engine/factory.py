@@ -69,6 +69,8 @@ def make_segmenter(
     from napari_slmsam2.engine.device import choose_device, choose_dtype, computing
     from napari_slmsam2.engine.models import load_network
     from napari_slmsam2.engine.segmenter import NetworkSegmenter
+    from napari_slmsam2.engine.window_network import WindowNetwork
+    from napari_slmsam2.engine.window_segmenter import WindowSegmenter
 
     config = config or PropagationConfig()
     torch_device = choose_device(device)
@@ -79,6 +81,13 @@ def make_segmenter(
         progress=progress,
         should_stop=should_stop,
     )
+    if isinstance(loaded.network, WindowNetwork):
+        window_segmenter = WindowSegmenter(
+            loaded.network, name=loaded.name, device=torch_device, dtype=torch.float32
+        )
+        return ReadyModel(
+            window_segmenter, loaded.name, loaded.sha256, str(torch_device), "float32"
+        )
     size = loaded.network.config.image_size
     dtype = choose_dtype(torch_device, config.precision, image_size=size)
     with computing(torch_device, torch.float32):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_slmsam2.core.config import ModelConfig, sam2_config, slm_sam2_config
+from napari_slmsam2.core.config import ModelConfig, WindowConfig, sam2_config, slm_sam2_config
 from napari_slmsam2.core.errors import CheckpointError, ConfigError
 from napari_slmsam2.engine.checkpoints import (
     convert_state,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_slmsam2.engine.network import SliceNetwork
+    from napari_slmsam2.engine.window_network import WindowNetwork
 
 _SUFFIXES = (".pt", ".pth", ".safetensors")
 _TRUNKS = ("tiny", "small", "base_plus", "large")
@@ -35,7 +36,7 @@ class LoadedNetwork:
 
     Attributes
     ----------
-    network : SliceNetwork
+    network : SliceNetwork or WindowNetwork
         On the CPU; ``network.config`` describes it.
     name : str
         Of the model, or of the file.
@@ -44,7 +45,7 @@ class LoadedNetwork:
         Of the file.
     """
 
-    network: SliceNetwork
+    network: SliceNetwork | WindowNetwork
     name: str
     path: Path
     sha256: str
@@ -53,7 +54,7 @@ class LoadedNetwork:
 def load_network(
     model: str | os.PathLike[str],
     *,
-    config: ModelConfig | None = None,
+    config: ModelConfig | WindowConfig | None = None,
     conversion: str | None = None,
     image_size: int | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -101,7 +102,9 @@ def load_network(
         name, sha256 = card.name, card.weights.sha256
         config, conversion = card.config, card.conversion
         state = load_state(path)
-    network = _build(config if image_size is None else config.replace(image_size=image_size))
+    if image_size is not None and isinstance(config, ModelConfig):
+        config = config.replace(image_size=image_size)
+    network = _build(config)
     if conversion is not None:
         state = convert_state(state, conversion, network)
     load_weights(network, state, what=str(path))
@@ -113,9 +116,13 @@ def is_weights_file(model: str | os.PathLike[str]) -> bool:
     return not isinstance(model, str) or model.endswith(_SUFFIXES) or os.sep in model
 
 
-def _build(config: ModelConfig) -> SliceNetwork:
+def _build(config: ModelConfig | WindowConfig) -> SliceNetwork | WindowNetwork:
     import torch
 
+    if isinstance(config, WindowConfig):
+        from napari_slmsam2.engine.window_network import WindowNetwork
+
+        return WindowNetwork(config)
     from napari_slmsam2.engine.network import SliceNetwork
 
     # A conversion keeps some initial values: the same model must be the same every time.
@@ -124,11 +131,12 @@ def _build(config: ModelConfig) -> SliceNetwork:
         return SliceNetwork(config)
 
 
-def _config_of(path: Path, state: Mapping[str, Tensor]) -> ModelConfig:
+def _config_of(path: Path, state: Mapping[str, Tensor]) -> ModelConfig | WindowConfig:
     if path.suffix == ".safetensors":
         noted = read_metadata(path).get("config")
         if noted is not None:
-            return ModelConfig.from_dict(noted)
+            is_window = noted.get("architecture") == "window"
+            return (WindowConfig if is_window else ModelConfig).from_dict(noted)
     return published_config(state, what=str(path))
 
 

@@ -90,6 +90,7 @@ class Propagator:
             task.volume.slice_shape,
             task.volume.slice_spacing,
             task.prompts.extents,
+            self._embedding,
         )
         gaps = tuple(self._one_sweep(gap) for gap in task.gaps)
         self._steps = make_steps(gaps)

@@ -100,6 +100,9 @@ class ExtentScores:
     op_voxels : float
         Voxels predicted outside the reference extent over voxels of the reference; NaN without
         a reference.
+    absent_recall : float
+        Share of the slices outside the reference extent without a predicted voxel; NaN where
+        there are none. Without a reference: of all slices.
     precision, recall, f1 : float
         Presence over slices: a slice is present with a single voxel. NaN where a denominator is
         zero.
@@ -108,7 +111,8 @@ class ExtentScores:
     end_distance : tuple of float
         The same in the unit of the spacing.
     gaps : tuple of GapScores
-        Reference gaps; they enter presence, but neither `op_slices` nor `op_voxels`.
+        Reference gaps; they enter presence, but none of `op_slices`, `op_voxels` and
+        `absent_recall`.
     """
 
     reference: tuple[int, int] | None
@@ -117,6 +121,7 @@ class ExtentScores:
     under_run: tuple[int, int]
     op_slices: float
     op_voxels: float
+    absent_recall: float
     precision: float
     recall: float
     f1: float
@@ -223,6 +228,7 @@ def score_extent(
         under_run=under_run,
         op_slices=_ratio((run_on_slices & outside & keep).sum(), (outside & keep).sum()),
         op_voxels=_ratio(counts.predicted[outside & keep].sum(), counts.reference[keep].sum()),
+        absent_recall=_ratio((~predicted & outside & keep).sum(), (outside & keep).sum()),
         precision=_ratio(hits, n_predicted),
         recall=_ratio(hits, n_reference),
         f1=_ratio(2 * hits, n_predicted + n_reference),

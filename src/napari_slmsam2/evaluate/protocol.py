@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,44 @@ from napari_slmsam2.core.errors import ConfigError, PromptError
 SEED_COUNTS = (1, 3, 5)
 END_AREA = 0.2
 """An end slice is annotated where the object has this share of its largest area."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotationProtocol:
+    """What a person is taken to say of every object before a model is measured.
+
+    Attributes
+    ----------
+    n_seeds : {1, 3, 5}
+        Annotated slices, see `choose_seeds`.
+    ends : bool
+        Whether the first and the last slice of the object are marked as well.
+    """
+
+    n_seeds: int
+    ends: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> AnnotationProtocol:
+        """Read ``3`` or ``3-ends``.
+
+        Raises
+        ------
+        ConfigError
+            There is no such protocol.
+        """
+        for protocol in PROTOCOLS:
+            if str(protocol) == text:
+                return protocol
+        raise ConfigError(
+            "protocol", "is not known", expected=" | ".join(map(str, PROTOCOLS)), found=repr(text)
+        )
+
+    def __str__(self) -> str:
+        return f"{self.n_seeds}-ends" if self.ends else str(self.n_seeds)
+
+
+PROTOCOLS = tuple(AnnotationProtocol(n, ends) for n in SEED_COUNTS for ends in (False, True))
 
 
 def slice_areas(mask: npt.NDArray[np.bool_], axis: int) -> npt.NDArray[np.int64]:
@@ -39,6 +78,25 @@ def largest_slice(mask: npt.NDArray[np.bool_], axis: int) -> int:
     if not areas.any():
         raise PromptError("mask", "has no voxels, so no slice of it can be a seed")
     return int(areas.argmax())
+
+
+def object_extent(mask: npt.NDArray[np.bool_], axis: int) -> tuple[int, int]:
+    """The first and the last slice with the object.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (I, J, K)
+    axis : int
+
+    Raises
+    ------
+    PromptError
+        The mask is empty.
+    """
+    present = np.flatnonzero(slice_areas(mask, axis))
+    if not present.size:
+        raise PromptError("mask", "has no voxels, so it begins and ends nowhere")
+    return int(present[0]), int(present[-1])
 
 
 def choose_seeds(mask: npt.NDArray[np.bool_], axis: int, n: int) -> tuple[int, ...]:

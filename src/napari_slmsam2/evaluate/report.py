@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.core.errors import ConfigError, GridMismatchError, VolumeError
+from napari_slmsam2.evaluate.bootstrap import bootstrap_interval
 from napari_slmsam2.evaluate.metrics import (
     ExtentScores,
     OverlapScores,
@@ -88,6 +89,7 @@ MEASURES: Mapping[str, Callable[[Scores], float]] = {
     "assd": lambda s: s.surface.assd,
     "op_slices": lambda s: s.extent.op_slices,
     "op_voxels": lambda s: s.extent.op_voxels,
+    "absent_recall": lambda s: s.extent.absent_recall,
     "presence_precision": lambda s: s.extent.precision,
     "presence_recall": lambda s: s.extent.recall,
     "presence_f1": lambda s: s.extent.f1,
@@ -273,34 +275,6 @@ def summarise(values: Sequence[float]) -> Summary:
     defined = [v for v in values if not math.isnan(v)]
     mean = float(np.mean(defined)) if defined else math.nan
     return Summary(mean, *bootstrap_interval(defined), n=len(defined))
-
-
-def bootstrap_interval(
-    values: Sequence[float], n: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean (Efron 1979).
-
-    Parameters
-    ----------
-    values : sequence of float
-        One per label or per volume. NaN is left out.
-    n : int
-        Resamples.
-    seed : int
-        Of the random generator: the same values give the same interval.
-
-    Returns
-    -------
-    low, high : float
-        NaN for fewer than two values.
-    """
-    sample = np.asarray(values, float)
-    sample = sample[~np.isnan(sample)]
-    if sample.size < 2:
-        return math.nan, math.nan
-    picks = np.random.default_rng(seed).integers(sample.size, size=(n, sample.size))
-    low, high = np.percentile(sample[picks].mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
 
 
 def _check(

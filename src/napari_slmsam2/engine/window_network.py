@@ -1,0 +1,325 @@
+"""A compact short-long-memory network on a window that follows the object.
+
+After SLM-SAM 2 (Chen et al., arXiv:2505.01854) and AOT (Yang et al., arXiv:2106.02638), cut down to
+what volumes need: the short-term read-out is aligned by optical flow and local, the long-term one
+attends to the annotated slices, each has its own parameters, and a fuser joins them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from napari_slmsam2.core.config import WindowConfig
+from napari_slmsam2.engine.window_cues import AREA_CUE, LOGITS_PER_PIXEL, MAX_LOGIT, N_CUES
+
+N_BINS = 32
+RING = 0.15
+"""Width of the surround whose intensities are looked at, over the side of the window."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WindowInput:
+    """One slice of ``B`` objects, as the windows around them show it.
+
+    Attributes
+    ----------
+    images : Tensor, shape (B, 3, N, N)
+        The slice before in the direction of the sweep, the slice itself and the next one; about 0
+        to 1 over the object and its surround on the seed.
+    aligned : Tensor, shape (B, 1, N, N)
+        The slice before, moved by the optical flow onto this one.
+    carried : Tensor, shape (B, n, N, N)
+        Mask logits of the ``n`` slices before, moved likewise.
+    prior : Tensor, shape (B, 1, N, N)
+        Mask logits interpolated from the annotated slices; 0 where nothing can be interpolated.
+    cues : Tensor, shape (B, 9)
+        See `napari_slmsam2.engine.window_cues.measure_cues`.
+    """
+
+    images: Tensor
+    aligned: Tensor
+    carried: Tensor
+    prior: Tensor
+    cues: Tensor
+
+
+class SeedMemory(NamedTuple):
+    """The annotated slices of ``B`` objects, as the long-term memory keeps them.
+
+    Attributes
+    ----------
+    key, value : Tensor, shape (B, T, memory_dim)
+        Tokens of all seeds of an object.
+    known : Tensor of bool, shape (B, T)
+        False for the tokens of seeds that are not there.
+    ratios : Tensor, shape (B, 2, 32)
+        Log likelihood ratio of object against surround per bin of intensity, of the image and of
+        the smoothed image, weighted with how well they tell both apart.
+    """
+
+    key: Tensor
+    value: Tensor
+    known: Tensor
+    ratios: Tensor
+
+
+class WindowOutput(NamedTuple):
+    """What the network says of ``B`` objects.
+
+    Attributes
+    ----------
+    logits : Tensor, shape (B, N, N)
+    presence : Tensor, shape (B,)
+        Logit of the object being on the slice.
+    iou : Tensor, shape (B,)
+        Logit of the intersection over union with the true mask.
+    """
+
+    logits: Tensor
+    presence: Tensor
+    iou: Tensor
+
+
+class WindowNetwork(nn.Module):
+    """Mask, presence and expected overlap on the next slice.
+
+    Parameters
+    ----------
+    config : WindowConfig
+    """
+
+    def __init__(self, config: WindowConfig) -> None:
+        super().__init__()
+        self.config = config
+        a, b, c, d = config.widths
+        self.seed_encoder = _SeedEncoder(config)
+        self.image_stem = _conv(3, a)
+        self.short_stem = _conv(config.short_memory_slices + 2, a)
+        self.long_stem = _conv(3, a)
+        self.stem_fuser = _Fuser(a, config)
+        self.down1 = nn.Sequential(_conv(a, b, 2), _Residual(b))
+        self.down2 = nn.Sequential(_conv(b, c, 2), _Residual(c))
+        self.short_out = nn.Conv2d(config.short_memory_slices * 16, config.memory_dim, 1)
+        self.memory_fuser = _Fuser(config.memory_dim, config)
+        self.memory_in = nn.Conv2d(config.memory_dim, c, 1)
+        self.mid2 = _Residual(c)
+        self.down3 = nn.Sequential(_conv(c, d, 2), _Residual(d))
+        self.cue_scale = nn.Sequential(nn.Linear(N_CUES, 64), nn.ReLU(), nn.Linear(64, 2 * d))
+        self.mid3 = _Residual(d)
+        self.up2 = nn.Sequential(_conv(d + c, c), _Residual(c))
+        self.up1 = _conv(c + b, b)
+        self.up0 = nn.Conv2d(b, a, 1)
+        self.out = nn.Sequential(_conv(2 * a, a), nn.Conv2d(a, 1, 3, padding=1))
+        self.carried_weight = nn.Parameter(torch.tensor(1.0))
+        self.heads = nn.Sequential(nn.Linear(d + 2 * b + 2, 96), nn.ReLU(), nn.Linear(96, 2))
+        for last in (self.out[1], self.cue_scale[2]):
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
+
+    def read_seeds(self, images: Tensor, logits: Tensor, known: Tensor) -> SeedMemory:
+        """Put annotated slices into the long-term memory.
+
+        Parameters
+        ----------
+        images : Tensor, shape (B, K, N, N)
+            Scaled like `WindowInput.images`.
+        logits : Tensor, shape (B, K, N, N)
+            Of the annotated masks, `LOGITS_PER_PIXEL` per pixel, not bounded.
+        known : Tensor of bool, shape (B, K)
+            False where an object has fewer seeds.
+        """
+        n_objects, n_seeds, size, _ = images.shape
+        image, mask = (x.reshape(-1, 1, size, size) for x in (images, logits))
+        feature = self.seed_encoder.image(image)
+        key = self.seed_encoder.key(feature).flatten(2)
+        value = self.seed_encoder.value(feature, mask).flatten(2)
+
+        def tokens(x: Tensor) -> Tensor:
+            joined = x.reshape(n_objects, n_seeds, x.shape[1], -1).transpose(2, 3)
+            return joined.reshape(n_objects, -1, x.shape[1])
+
+        keys = tokens(key)
+        known_tokens = known.repeat_interleave(keys.shape[1] // n_seeds, dim=1)
+        ratios = torch.stack(
+            [_log_ratios(image_, logits, known) for image_ in (images, _smoothed(images))], 1
+        )
+        return SeedMemory(keys, tokens(value), known_tokens, ratios)
+
+    def forward(self, inputs: WindowInput, memory: SeedMemory) -> WindowOutput:
+        """Segment one slice of every object."""
+        config = self.config
+        current = inputs.images[:, 1:2]
+        carried = inputs.carried / MAX_LOGIT
+        prior = inputs.prior / MAX_LOGIT
+        likely = [
+            _looked_up(image, memory.ratios[:, i])
+            for i, image in enumerate((current, _smoothed(current)))
+        ]
+        short = self.short_stem(
+            torch.cat([carried, inputs.aligned, inputs.aligned - current], dim=1)
+        )
+        long = self.long_stem(torch.cat([prior, *likely], dim=1))
+        images = inputs.images
+        if config.memory == "long":
+            images = torch.cat([current, images[:, 1:]], dim=1)
+        x0 = self.stem_fuser(self.image_stem(images), short, long)
+        x1 = self.down1(x0)
+        x2 = self.down2(x1)
+        feature = self.seed_encoder.image(current)
+        query = self.seed_encoder.key(feature)
+        read = _attend(query, memory)
+        aligned = self.short_out(F.pixel_unshuffle(carried, 4))
+        x2 = self.mid2(x2 + self.memory_in(self.memory_fuser(query, aligned, read)))
+        x3 = self.down3(x2)
+        scale, shift = self.cue_scale(self._cues(inputs)).chunk(2, dim=1)
+        x3 = self.mid3(x3 * (1 + scale[..., None, None]) + shift[..., None, None])
+        y2 = self.up2(torch.cat([_doubled(x3), x2], dim=1))
+        y1 = self.up1(torch.cat([_doubled(y2), x1], dim=1))
+        y0 = self.out(torch.cat([_doubled(self.up0(y1)), x0], dim=1))
+        base = inputs.prior if config.memory == "long" else inputs.carried[:, :1]
+        logits = (self.carried_weight * base + y0)[:, 0]
+        presence, iou = self.heads(self._summary(x3, y1, base, logits)).float().unbind(1)
+        return WindowOutput(logits.float(), presence, iou)
+
+    def _cues(self, inputs: WindowInput) -> Tensor:
+        """The cues, with the growth of the object since its seed filled in."""
+        area = torch.sigmoid(inputs.carried[:, 0]).sum((1, 2))
+        cues = inputs.cues.clone()
+        cues[:, AREA_CUE] = (torch.log(area + 1.0) - cues[:, AREA_CUE]).clamp(-3.0, 3.0)
+        return cues
+
+    def _summary(self, x3: Tensor, y1: Tensor, base: Tensor, logits: Tensor) -> Tensor:
+        """What the heads look at: the whole window, the carried and the found mask."""
+        before = F.avg_pool2d(torch.sigmoid(base), 2)
+        now = F.avg_pool2d(torch.sigmoid(logits[:, None]), 2)
+        parts = [x3.mean((2, 3))]
+        for weight in (before, now):
+            parts.append((y1 * weight).sum((2, 3)) / (weight.sum((2, 3)) + 1.0))
+        parts += [torch.log1p(weight.sum((2, 3))) / 4 for weight in (before, now)]
+        return torch.cat(parts, dim=1)
+
+
+class _SeedEncoder(nn.Module):
+    """Keys and values at a quarter of the resolution; keys also for the slice that asks."""
+
+    def __init__(self, config: WindowConfig) -> None:
+        super().__init__()
+        dim = config.memory_dim
+        self.layers = nn.Sequential(_conv(1, 16, 2), _conv(16, 32, 2), _conv(32, 32))
+        self.to_key = nn.Conv2d(32, dim, 1)
+        self.to_value = nn.Conv2d(32 + 16, dim, 1)
+        side = config.window_size // 4
+        self.position = nn.Parameter(torch.zeros(1, dim, side, side))
+        nn.init.normal_(self.position, std=0.02)
+
+    def image(self, image: Tensor) -> Tensor:
+        feature: Tensor = self.layers(image)
+        return feature
+
+    def key(self, feature: Tensor) -> Tensor:
+        key: Tensor = self.to_key(feature) + self.position
+        return key
+
+    def value(self, feature: Tensor, logits: Tensor) -> Tensor:
+        mask = F.pixel_unshuffle(logits.clamp(-MAX_LOGIT, MAX_LOGIT) / MAX_LOGIT, 4)
+        value: Tensor = self.to_value(torch.cat([feature, mask], dim=1))
+        return value
+
+
+class _Fuser(nn.Module):
+    """Joins the short-term and the long-term read-out and adds them to the slice's own feature."""
+
+    def __init__(self, width: int, config: WindowConfig) -> None:
+        super().__init__()
+        self.memory, self.fusion = config.memory, config.fusion
+        self.gate = nn.Conv2d(3 * width, width, 1) if config.fusion == "gate" else None
+        self.mix = _conv(width, width)
+
+    def forward(self, own: Tensor, short: Tensor, long: Tensor) -> Tensor:
+        if self.memory == "short":
+            read = short
+        elif self.memory == "long":
+            read = long
+        elif self.gate is None:
+            read = short + long
+        else:
+            gate = torch.sigmoid(self.gate(torch.cat([own, short, long], dim=1)))
+            read = long + gate * (short - long)
+        fused: Tensor = self.mix(own + read)
+        return fused
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            _conv(width, width), nn.Conv2d(width, width, 3, padding=1, bias=False), _norm(width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.body(x))
+
+
+def _conv(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inside, outside, 3, stride, 1, bias=False), _norm(outside), nn.ReLU()
+    )
+
+
+def _norm(width: int) -> nn.GroupNorm:
+    return nn.GroupNorm(8, width)
+
+
+def _doubled(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def _attend(query: Tensor, memory: SeedMemory) -> Tensor:
+    tokens = query.flatten(2).transpose(1, 2)
+    found = F.scaled_dot_product_attention(
+        tokens[:, None],
+        memory.key[:, None],
+        memory.value[:, None],
+        attn_mask=memory.known[:, None, None],
+    )
+    return found[:, 0].transpose(1, 2).reshape(query.shape)
+
+
+def _smoothed(image: Tensor) -> Tensor:
+    return F.avg_pool2d(image, 5, 1, 2, count_include_pad=False)
+
+
+def _bins(image: Tensor) -> Tensor:
+    return ((image + 0.25) * (N_BINS / 1.5)).long().clamp(0, N_BINS - 1)
+
+
+def _log_ratios(images: Tensor, logits: Tensor, known: Tensor) -> Tensor:
+    """Log likelihood ratio of object against surround for every bin, over all seeds."""
+    bins = _bins(images).flatten(2)
+    inside = (logits > 0) & known[..., None, None]
+    ring = RING * images.shape[-1] * LOGITS_PER_PIXEL
+    outside = (logits <= 0) & (logits > -ring) & known[..., None, None]
+    densities = []
+    for region in (inside, outside):
+        counts = torch.zeros((*bins.shape[:2], N_BINS), device=images.device)
+        counts = counts.scatter_add(2, bins, region.flatten(2).float()).sum(1)
+        counts = F.conv1d(F.pad(counts[:, None], (2, 2), "replicate"), _kernel(counts))[:, 0]
+        counts = counts + 5e-3 * counts.sum(1, keepdim=True) + 1e-6
+        densities.append(counts / counts.sum(1, keepdim=True))
+    separability = 0.5 * (densities[0] - densities[1]).abs().sum(1, keepdim=True)
+    return (densities[0] / densities[1]).log().clamp(-3.0, 3.0) / 3.0 * separability
+
+
+def _kernel(like: Tensor) -> Tensor:
+    weights = torch.tensor([0.1, 0.24, 0.32, 0.24, 0.1], device=like.device)
+    return weights[None, None]
+
+
+def _looked_up(image: Tensor, ratios: Tensor) -> Tensor:
+    bins = _bins(image)
+    return ratios.gather(1, bins.flatten(1)).reshape(image.shape)

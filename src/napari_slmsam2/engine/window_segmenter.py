@@ -1,0 +1,296 @@
+"""The window network as a `SliceSegmenter`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
+from napari_slmsam2.core.segmenter import MemoryBank, SegmentedSlice, SweepContext
+from napari_slmsam2.engine.device import computing
+from napari_slmsam2.engine.interpolate import (
+    EDGE_SHARPNESS,
+    mask_stability,
+    seed_mask,
+    signed_distance,
+)
+from napari_slmsam2.engine.optical_flow import warp
+from napari_slmsam2.engine.taper import find_taper
+from napari_slmsam2.engine.window import FollowingWindow
+from napari_slmsam2.engine.window_cues import (
+    LOGITS_PER_PIXEL,
+    MAX_LOGIT,
+    Contrast,
+    chosen_seeds,
+    interpolated_prior,
+    known_masks,
+    measure_cues,
+    read_logits,
+    window_flow,
+    window_for,
+)
+from napari_slmsam2.engine.window_network import SeedMemory, WindowInput, WindowNetwork
+
+Image = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SeedState:
+    """An annotated slice.
+
+    Attributes
+    ----------
+    image : ndarray of float32, shape (H, W)
+    mask : ndarray of bool, shape (H, W)
+    area : int
+        In pixels; 0 where the object is absent.
+    """
+
+    image: Image
+    mask: npt.NDArray[np.bool_]
+    area: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SweepState:
+    """A sweep that has reached a slice.
+
+    Attributes
+    ----------
+    image : ndarray of float32, shape (H, W)
+        The slice.
+    window : FollowingWindow
+        Around the object, for the next slice.
+    carried : tuple of ndarray of float32, shape (N, N)
+        Mask logits in that window, of this slice and of those before it, moved onto it.
+    contrast : Contrast
+    memory : SeedMemory
+    seeds : tuple of int
+        The annotated slices in the memory.
+    """
+
+    image: Image
+    window: FollowingWindow
+    carried: tuple[Image, ...]
+    contrast: Contrast
+    memory: SeedMemory
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _View:
+    """One object as the network will see it on the next slice."""
+
+    state: SweepState
+    images: Image
+    aligned: Image
+    moved: tuple[Image, ...]
+    prior: Image
+    cues: npt.NDArray[np.float32]
+    certain: bool
+
+
+class WindowSegmenter:
+    """Carries masks with a `WindowNetwork`.
+
+    Parameters
+    ----------
+    network : WindowNetwork
+    name : str
+    device : torch.device
+    dtype : torch.dtype
+        Of the network's arithmetic.
+    """
+
+    bidirectional = True
+    default_merge = "sweeps"
+    prompt_kinds = frozenset({PromptKind.MASK, PromptKind.ABSENT})
+
+    def __init__(
+        self, network: WindowNetwork, *, name: str, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.name = name
+        self.reach = network.config.short_memory_slices
+        self._network = network.to(device).eval()
+        self._config = network.config
+        self._device, self._dtype = device, dtype
+
+    def encode_image(self, image: npt.NDArray[np.float32]) -> Image:
+        """The slice itself, with values that are not finite set to 0."""
+        finite = np.nan_to_num(np.asarray(image, np.float32), nan=0.0, posinf=1.0, neginf=0.0)
+        return np.asarray(finite, np.float32)
+
+    def encode_seed(
+        self, embedding: Any, prompt: SlicePrompt, shape: tuple[int, int]
+    ) -> SegmentedSlice:
+        """The mask of the seed, as drawn.
+
+        Raises
+        ------
+        PromptError
+            The seed consists of points or a box.
+        """
+        mask = seed_mask(prompt, shape, self.name)
+        return SegmentedSlice(
+            logits=EDGE_SHARPNESS * signed_distance(mask),
+            presence=float(mask.any()),
+            predicted_iou=1.0,
+            stability=1.0,
+            content=SeedState(embedding, mask, int(mask.sum())),
+        )
+
+    def segment(
+        self,
+        embedding: Any,
+        index: int,
+        direction: int,
+        banks: Sequence[MemoryBank],
+        context: SweepContext,
+    ) -> list[SegmentedSlice]:
+        """Carry the mask of every bank over from the slice before."""
+        following = index + direction
+        ahead = embedding
+        if 0 <= following < context.n_slices and context.embedding_of is not None:
+            ahead = context.embedding_of(following)
+        with computing(self._device, self._dtype):
+            views = [
+                self._look(embedding, ahead, index, direction, bank, context) for bank in banks
+            ]
+            memory = SeedMemory(
+                *(torch.cat(parts) for parts in zip(*(v.state.memory for v in views), strict=True))
+            )
+            output = self._network(self._inputs(views), memory)
+            logits = output.logits.float().cpu().numpy()
+            presence = torch.sigmoid(output.presence.float()).cpu().numpy()
+            iou = torch.sigmoid(output.iou.float()).cpu().numpy()
+        return [
+            self._answer(view, embedding, *found)
+            for view, *found in zip(views, logits, presence, iou, strict=True)
+        ]
+
+    def relieve_memory(self) -> str | None:
+        """There is nothing to free."""
+        return None
+
+    def _look(
+        self,
+        image: Image,
+        ahead: Image,
+        index: int,
+        direction: int,
+        bank: MemoryBank,
+        context: SweepContext,
+    ) -> _View:
+        seeds: dict[int, SeedState] = {i: e.content for i, e in bank.seeds.items()}
+        areas = {i: seed.area for i, seed in seeds.items()}
+        extent = context.extents.get(bank.label)
+        chosen = tuple(chosen_seeds(areas, index, direction, self._config.seed_slices))
+        previous = bank.get(index - direction)
+        assert previous is not None
+        state = previous.content
+        if isinstance(state, SeedState):
+            state = self._start(state, seeds, chosen)
+        elif state.seeds != chosen:
+            state = replace(
+                state, memory=self._remember(seeds, chosen, state.contrast), seeds=chosen
+            )
+        window, contrast = state.window, state.contrast
+        images = np.stack([contrast.apply(window.read(i)) for i in (state.image, image, ahead)])
+        flow = window_flow(images[1], images[0])
+        masks = known_masks({i: seed.mask for i, seed in seeds.items()}, extent)
+        taper = find_taper(areas, index, direction, extent, context.spacing)
+        return _View(
+            state=state,
+            images=images,
+            aligned=warp(images[0], flow),
+            moved=tuple(warp(field, flow) for field in state.carried),
+            prior=interpolated_prior(masks, index, window),
+            cues=measure_cues(areas, index, direction, extent, context.spacing, window),
+            certain=taper.between or (extent is not None and extent[0] <= index <= extent[1]),
+        )
+
+    def _start(
+        self, seed: SeedState, seeds: dict[int, SeedState], chosen: tuple[int, ...]
+    ) -> SweepState:
+        distance = signed_distance(seed.mask)
+        window = window_for(seed.mask, self._config)
+        assert window is not None
+        contrast = Contrast.measure(seed.image, distance)
+        logits = np.clip(read_logits(distance, window), -MAX_LOGIT, MAX_LOGIT)
+        memory = self._remember(seeds, chosen, contrast)
+        return SweepState(seed.image, window, (logits,) * self.reach, contrast, memory, chosen)
+
+    def _remember(
+        self, seeds: dict[int, SeedState], chosen: tuple[int, ...], contrast: Contrast
+    ) -> SeedMemory:
+        size, n = self._config.window_size, self._config.seed_slices
+        images, logits = np.zeros((2, 1, n, size, size), np.float32)
+        known = np.zeros((1, n), bool)
+        for k, index in enumerate(chosen):
+            window = window_for(seeds[index].mask, self._config)
+            assert window is not None
+            images[0, k] = contrast.apply(window.read(seeds[index].image))
+            logits[0, k] = read_logits(signed_distance(seeds[index].mask), window)
+            known[0, k] = True
+        return self._network.read_seeds(*(self._tensor(x) for x in (images, logits, known)))
+
+    def _inputs(self, views: Sequence[_View]) -> WindowInput:
+        return WindowInput(
+            images=self._tensor(np.stack([v.images for v in views])),
+            aligned=self._tensor(np.stack([v.aligned[None] for v in views])),
+            carried=self._tensor(np.stack([np.stack(v.moved) for v in views])),
+            prior=self._tensor(np.stack([v.prior[None] for v in views])),
+            cues=self._tensor(np.stack([v.cues for v in views])),
+        )
+
+    def _tensor(self, values: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
+
+    def _answer(
+        self, view: _View, image: Image, found: Image, presence: np.float32, iou: np.float32
+    ) -> SegmentedSlice:
+        state = view.state
+        chance = 0.5 + 0.5 * float(presence) if view.certain else float(presence)
+        if view.certain and not (found > 0).any():
+            found = found - found.max() + np.float32(0.5)
+        logits = np.full(image.shape, -4 * MAX_LOGIT, np.float32)
+        if chance >= 0.5:
+            state.window.write(found, logits)
+        mask = logits > 0
+        window = window_for(mask, self._config) if mask.any() else None
+        if window is None:
+            carried = view.moved
+            here = replace(state, image=image, carried=carried)
+            return SegmentedSlice(np.minimum(logits, -1.0), min(chance, 0.49), 0.0, 0.0, here)
+        zoom = window.zoom / state.window.zoom
+        fields = [found, *view.moved[: self.reach - 1]]
+        carried = tuple(
+            np.clip(self._moved_window(f, state.window, window) * zoom, -MAX_LOGIT, MAX_LOGIT)
+            for f in fields
+        )
+        return SegmentedSlice(
+            logits=logits,
+            presence=chance,
+            predicted_iou=float(iou),
+            stability=mask_stability(found / np.float32(LOGITS_PER_PIXEL * state.window.zoom)),
+            content=replace(state, image=image, window=window, carried=carried),
+        )
+
+    @staticmethod
+    def _moved_window(field: Image, old: FollowingWindow, new: FollowingWindow) -> Image:
+        """What a field in one window is in another."""
+        side = new.side * old.zoom
+        centre = (old.size - 1) / 2
+        inner = FollowingWindow(
+            (new.row - old.row) * old.zoom + centre,
+            (new.column - old.column) * old.zoom + centre,
+            side,
+            new.size,
+        )
+        return inner.read(field)

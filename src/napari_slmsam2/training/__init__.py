@@ -1,0 +1,1 @@
+"""Training of compact networks on generated stacks and labelled volumes."""

@@ -1,0 +1,132 @@
+"""A sweep over a clip as inference makes it, and what it is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from napari_slmsam2.engine.window_cues import MAX_LOGIT
+from napari_slmsam2.engine.window_network import WindowInput, WindowNetwork, WindowOutput
+from napari_slmsam2.training.batches import Batch, warp
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """Weights of the parts of the loss.
+
+    Attributes
+    ----------
+    mask, dice : float
+        Cross entropy and Dice of the mask on slices with the object.
+    empty : float
+        Cross entropy of the mask on slices without it; 0 leaves them to the presence head, as
+        SLM-SAM 2 does.
+    presence, iou : float
+        Of the two heads.
+    """
+
+    mask: float = 2.0
+    dice: float = 1.0
+    empty: float = 1.0
+    presence: float = 0.3
+    iou: float = 0.2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepResult:
+    """One step of the rollout.
+
+    Attributes
+    ----------
+    output : WindowOutput
+    target : Tensor, shape (B, N, N)
+        Share of every pixel that the object covers.
+    present : Tensor of bool, shape (B,)
+    weight : Tensor, shape (B,)
+    """
+
+    output: WindowOutput
+    target: Tensor
+    present: Tensor
+    weight: Tensor
+
+
+def roll_out(network: WindowNetwork, batch: Batch) -> Iterator[StepResult]:
+    """Carry the masks of a batch from step to step, on the network's own results.
+
+    Gradients stop between the steps.
+    """
+    memory = network.read_seeds(batch.seed_images, batch.seed_logits, batch.seeds_known)
+    n_short = network.config.short_memory_slices
+    carried = [batch.start] * n_short
+    for step in range(batch.flows.shape[1]):
+        flow = batch.flows[:, step]
+        moved = warp(torch.stack([*carried, batch.images[:, step]], 1), flow)
+        inputs = WindowInput(
+            images=batch.images[:, step : step + 3],
+            aligned=moved[:, n_short:],
+            carried=moved[:, :n_short],
+            prior=batch.priors[:, step, None],
+            cues=batch.cues[:, step],
+        )
+        output = network(inputs, memory)
+        yield StepResult(
+            output,
+            (batch.distances[:, step + 1] + 0.5).clamp(0.0, 1.0),
+            batch.present[:, step],
+            batch.weights[:, step],
+        )
+        carried = [carry_on(output, moved[:, 0]), *moved[:, : n_short - 1].unbind(1)]
+
+
+def carry_on(output: WindowOutput, moved: Tensor) -> Tensor:
+    """What the next step starts from: the found mask, or the old one where nothing was found."""
+    found = output.logits.detach().clamp(-MAX_LOGIT, MAX_LOGIT)
+    there = (output.presence.detach() > 0) & (found > 0).any(2).any(1)
+    return torch.where(there[:, None, None], found, moved)
+
+
+def step_loss(result: StepResult, weights: LossWeights) -> tuple[Tensor, dict[str, float]]:
+    """Loss of one step, and its parts for the log."""
+    logits, target, present = result.output.logits, result.target, result.present
+    total_weight = result.weight.sum().clamp(min=1.0)
+
+    def mean(values: Tensor) -> Tensor:
+        return (values * result.weight).sum() / total_weight
+
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2))
+    chance = torch.sigmoid(logits)
+    overlap = 2 * (chance * target).sum((1, 2)) + 1.0
+    dice = 1.0 - overlap / (chance.sum((1, 2)) + target.sum((1, 2)) + 1.0)
+    there = present.float()
+    parts = {
+        "mask": weights.mask * mean(entropy * there),
+        "dice": weights.dice * mean(dice * there),
+        "empty": weights.empty * mean(entropy * (1 - there)),
+        "presence": weights.presence * _presence_loss(result),
+        "iou": weights.iou * mean((torch.sigmoid(result.output.iou) - true_iou(result)).abs()),
+    }
+    loss = torch.stack(list(parts.values())).sum()
+    return loss, {name: float(value.detach()) for name, value in parts.items()}
+
+
+def true_iou(result: StepResult) -> Tensor:
+    """Intersection over union of the found and the true mask, shape (B,); 0 without the object."""
+    found, truth = result.output.logits.detach() > 0, result.target > 0.5
+    union = (found | truth).sum((1, 2))
+    return (found & truth).sum((1, 2)) / union.clamp(min=1) * result.present
+
+
+def _presence_loss(result: StepResult) -> Tensor:
+    """Cross entropy with both answers counted alike."""
+    there = result.present.float()
+    entropy = F.binary_cross_entropy_with_logits(result.output.presence, there, reduction="none")
+    halves = []
+    for chosen in (there, 1 - there):
+        weight = chosen * result.weight
+        halves.append((entropy * weight).sum() / weight.sum().clamp(min=1.0))
+    return 0.5 * (halves[0] + halves[1])

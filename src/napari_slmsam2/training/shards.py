@@ -1,0 +1,116 @@
+"""Clips on disk: made once, by several processes, and read by the trainer."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_slmsam2.core.config import WindowConfig
+from napari_slmsam2.core.errors import InputError
+from napari_slmsam2.training.clips import Clip, cut_clip, draw_scenario
+from napari_slmsam2.training.sources import TrainingVolume, draw_stack, find_volumes, is_held_out
+
+SHARD_CLIPS = 128
+FIELDS = tuple(field.name for field in dataclasses.fields(Clip))
+CLIPS_PER_STACK = 4
+
+
+def write_shards(
+    out: Path,
+    volumes: Path | None,
+    config: WindowConfig,
+    *,
+    split: str,
+    numbers: Iterable[int],
+    seed: int = 0,
+    workers: int = 1,
+    shard_clips: int = SHARD_CLIPS,
+) -> None:
+    """Make shards of clips that are not there yet.
+
+    Parameters
+    ----------
+    out : Path
+        Folder; a shard is ``SPLIT-real-NUMBER.npz`` or ``SPLIT-synthetic-NUMBER.npz``.
+    volumes : Path or None
+        Folder of labelled volumes. None: synthetic stacks.
+    config : WindowConfig
+    split : {"train", "held-out"}
+    numbers : iterable of int
+        Of the shards; the same number gives the same clips.
+    seed : int
+    workers : int
+    shard_clips : int
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    make = partial(_write_shard, out, volumes, config, split, seed, shard_clips)
+    if workers == 1:
+        for number in numbers:
+            make(number)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        list(pool.map(make, numbers))
+
+
+def _write_shard(
+    out: Path,
+    volumes: Path | None,
+    config: WindowConfig,
+    split: str,
+    seed: int,
+    shard_clips: int,
+    number: int,
+) -> None:
+    kind = "real" if volumes else "synthetic"
+    path = out / f"{split}-{kind}-{number:04d}.npz"
+    if path.exists():
+        return
+    rng = np.random.default_rng((seed, split == "train", number))
+    sets: dict[str, list[TrainingVolume]] = {} if volumes else {"synthetic": []}
+    for volume in find_volumes(volumes) if volumes else []:
+        if is_held_out(volume.subject) == (split == "held-out"):
+            sets.setdefault(volume.set_name, []).append(volume)
+    clips: list[Clip] = []
+    names: list[str] = []
+    while len(clips) < shard_clips:
+        name, stack = draw_stack(sets, rng)
+        areas = stack.mask.sum((1, 2))
+        for _ in range(CLIPS_PER_STACK):
+            scenario = draw_scenario(areas, 4, rng)
+            if scenario is not None:
+                clip = cut_clip(stack.image, stack.mask, stack.spacing, scenario, config)
+                if clip.weights.any():
+                    clips.append(clip)
+                    names.append(name)
+    fields = {f: np.stack([getattr(clip, f) for clip in clips[:shard_clips]]) for f in FIELDS}
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+    fields["set_names"] = np.array(names[:shard_clips])
+    np.savez(unfinished, allow_pickle=False, **fields)
+    os.replace(unfinished, path)
+
+
+def read_shards(folder: Path, split: str) -> dict[str, npt.NDArray[np.generic]]:
+    """All clips of a split, joined field by field, and ``set_names``.
+
+    Raises
+    ------
+    InputError
+        There are none.
+    """
+    paths = sorted(folder.glob(f"{split}-*.npz"))
+    if not paths:
+        raise InputError(
+            str(folder), f"holds no clips of {split}", expected=f"{split}-real-0000.npz"
+        )
+    shards = [np.load(path) for path in paths]
+    return {
+        field: np.concatenate([shard[field] for shard in shards])
+        for field in (*FIELDS, "set_names")
+    }

@@ -1,0 +1,288 @@
+"""Training of the window network: it can be stopped at any time and goes on exactly."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from napari_slmsam2.core.config import WindowConfig
+from napari_slmsam2.core.errors import CheckpointError
+from napari_slmsam2.engine.window_network import WindowNetwork
+from napari_slmsam2.training.batches import Clips, make_batch, sampling_weights
+from napari_slmsam2.training.rollout import LossWeights, roll_out, step_loss, true_iou
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPlan:
+    """How a network is trained.
+
+    Attributes
+    ----------
+    steps : int
+        Optimiser steps of the whole training; the learning rate falls over them.
+    batch_size : int
+        Clips per step.
+    learning_rate, weight_decay, clip_norm : float
+        AdamW, with a warm-up of ``warm_up`` steps and a cosine down to a hundredth.
+    warm_up : int
+    average : float
+        Decay of the running mean of the weights, which is what is kept.
+    seed : int
+    precision : {"bfloat16", "float32"}
+    loss : LossWeights
+    """
+
+    steps: int
+    batch_size: int = 16
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.02
+    clip_norm: float = 1.0
+    warm_up: int = 200
+    average: float = 0.999
+    seed: int = 0
+    precision: str = "bfloat16"
+    loss: LossWeights = field(default_factory=LossWeights)
+
+
+class Trainer:
+    """Network, optimiser and place in the training.
+
+    The batch of a step depends on the seed and the number of the step alone, so that a training
+    that goes on from a checkpoint does what it would have done.
+
+    Parameters
+    ----------
+    config : WindowConfig
+    plan : TrainingPlan
+    clips : mapping
+        From `read_shards`.
+    device : torch.device
+    """
+
+    def __init__(
+        self, config: WindowConfig, plan: TrainingPlan, clips: Clips, device: torch.device
+    ) -> None:
+        torch.manual_seed(plan.seed)
+        self.config, self.plan, self.device, self._clips = config, plan, device, clips
+        self.network = WindowNetwork(config).to(device)
+        self.averaged = WindowNetwork(config).to(device)
+        self.averaged.load_state_dict(self.network.state_dict())
+        self.averaged.requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(self._groups(), lr=plan.learning_rate)
+        self.step = 0
+        self._chances = sampling_weights(clips["set_names"])
+
+    def _groups(self) -> list[dict[str, Any]]:
+        decayed = [p for p in self.network.parameters() if p.ndim > 1]
+        others = [p for p in self.network.parameters() if p.ndim <= 1]
+        return [
+            {"params": decayed, "weight_decay": self.plan.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+
+    def advance(self) -> dict[str, float]:
+        """One optimiser step; returns the parts of the loss."""
+        plan = self.plan
+        drawn = np.random.default_rng((plan.seed, self.step))
+        indices = drawn.choice(len(self._chances), plan.batch_size, p=self._chances)
+        generator = torch.Generator(self.device).manual_seed(plan.seed * 1_000_003 + self.step)
+        batch = make_batch(
+            self._clips,
+            indices,
+            self.config.window_size,
+            device=self.device,
+            generator=generator,
+        )
+        self.network.train()
+        total, parts = torch.zeros((), device=self.device), dict[str, float]()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
+            results = list(roll_out(self.network, batch))
+        for result in results:
+            loss, found = step_loss(result, plan.loss)
+            total = total + loss / len(results)
+            for name, value in found.items():
+                parts[name] = parts.get(name, 0.0) + value / len(results)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(total)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), plan.clip_norm)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"the loss of step {self.step} is not a number")
+        self.optimizer.step()
+        self.step += 1
+        self._average()
+        return {"loss": float(total.detach()), **parts}
+
+    def _rate(self) -> float:
+        plan = self.plan
+        if self.step < plan.warm_up:
+            return plan.learning_rate * (self.step + 1) / plan.warm_up
+        part = (self.step - plan.warm_up) / max(1, plan.steps - plan.warm_up)
+        return plan.learning_rate * (0.01 + 0.495 * (1 + math.cos(math.pi * min(1.0, part))))
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.plan.average, (1 + self.step) / (10 + self.step))
+        for mean, now in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
+            mean.lerp_(now, 1 - decay)
+
+    def save(self, path: Path) -> None:
+        """Write everything that is needed to go on; whole or not at all."""
+        state = {
+            "config": self.config.to_dict(),
+            "plan": asdict(self.plan),
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            torch.save(state, unfinished)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    def restore(self, path: Path) -> None:
+        """Go on from a checkpoint of `save`.
+
+        Raises
+        ------
+        CheckpointError
+            It is of another network.
+        """
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if WindowConfig.from_dict(state["config"]) != self.config:
+            raise CheckpointError(
+                str(path),
+                "is a checkpoint of another network",
+                expected=self.config,
+                found=state["config"],
+            )
+        self.network.load_state_dict(state["network"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+
+@torch.no_grad()
+def validate(
+    network: WindowNetwork, clips: Clips, device: torch.device, batch_size: int = 32
+) -> dict[str, float]:
+    """Judge a network on clips that it was not trained on, without augmentation.
+
+    Returns
+    -------
+    dict
+        ``dice`` on slices with the object, 0 where it is judged absent; ``dice_known``, the same
+        as if the ends were known; ``recall_absent``,
+        share of the slices without it that are judged absent; ``recall_present``; ``overrun``,
+        pixels found without the object over true pixels; ``iou_error``; and ``dice/SET``.
+    """
+    network.eval()
+    rows: list[tuple[str, bool, float, bool, float, float, float, float]] = []
+    names = clips["set_names"]
+    for first in range(0, len(names), batch_size):
+        indices = np.arange(first, min(len(names), first + batch_size))
+        batch = make_batch(
+            clips, indices, network.config.window_size, device=device, generator=None
+        )
+        for result in roll_out(network, batch):
+            found = (result.output.logits > 0) & (result.output.presence > 0)[:, None, None]
+            truth = result.target > 0.5
+            area, size = found.sum((1, 2)), truth.sum((1, 2))
+            dice = 2 * (found & truth).sum((1, 2)) / (area + size).clamp(min=1)
+            whole = result.output.logits > 0
+            known = 2 * (whole & truth).sum((1, 2)) / (whole.sum((1, 2)) + size).clamp(min=1)
+            error = (torch.sigmoid(result.output.iou) - true_iou(result)).abs()
+            for i in range(len(indices)):
+                if result.weight[i]:
+                    rows.append(
+                        (
+                            str(names[indices[i]]),
+                            bool(result.present[i]),
+                            float(dice[i]),
+                            bool(area[i]),
+                            float(area[i]),
+                            float(error[i]),
+                            float(size[i]),
+                            float(known[i]),
+                        )
+                    )
+    there = [r for r in rows if r[1]]
+    gone = [r for r in rows if not r[1]]
+    scores = {
+        "dice": float(np.mean([r[2] for r in there])),
+        "dice_known": float(np.mean([r[7] for r in there])),
+        "recall_present": float(np.mean([r[3] for r in there])),
+        "recall_absent": float(np.mean([not r[3] for r in gone])),
+        "overrun": float(sum(r[4] for r in gone) / max(1.0, sum(r[6] for r in there))),
+        "iou_error": float(np.mean([r[5] for r in rows])),
+    }
+    for name in sorted({r[0] for r in there}):
+        scores[f"dice/{name}"] = float(np.mean([r[2] for r in there if r[0] == name]))
+    return scores
+
+
+def train(
+    trainer: Trainer,
+    folder: Path,
+    held_out: Clips,
+    *,
+    validate_every: int = 500,
+    seconds: float | None = None,
+    report: Callable[[str], None] = print,
+) -> None:
+    """Train to the end of the plan, or until the time is up; writes into a folder.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Goes on from ``folder/checkpoint.pt`` where that is there.
+    folder : Path
+        Takes ``checkpoint.pt`` and ``log.jsonl``.
+    held_out : mapping
+        Clips for validation.
+    validate_every : int
+        Steps.
+    seconds : float, optional
+        Stop after the first validation beyond this time.
+    report : callable
+        Is told every line of the log.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        trainer.restore(checkpoint)
+    started, sums, since = time.monotonic(), dict[str, float](), 0
+    while trainer.step < trainer.plan.steps:
+        for name, value in trainer.advance().items():
+            sums[name] = sums.get(name, 0.0) + value
+        since += 1
+        if trainer.step % validate_every and trainer.step < trainer.plan.steps:
+            continue
+        scores = validate(trainer.averaged, held_out, trainer.device)
+        line = {
+            "step": trainer.step,
+            "seconds": round(time.monotonic() - started, 1),
+            **{name: round(total / since, 4) for name, total in sums.items()},
+            **{name: round(value, 4) for name, value in scores.items()},
+        }
+        with (folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        trainer.save(checkpoint)
+        report(json.dumps(line))
+        sums, since = {}, 0
+        if seconds is not None and time.monotonic() - started > seconds:
+            return
