@@ -22,7 +22,7 @@ def test_version(cli):
 
 @pytest.mark.parametrize(
     "command",
-    [(), ("propagate",), ("replay",), ("evaluate",), ("info",), ("demo",), ("models",)],
+    [(), ("propagate",), ("replay",), ("evaluate",), ("info",), ("demo",), ("models",), ("train",)],
 )
 def test_help_has_examples(cli, command):
     result = cli(*command, "--help")

@@ -65,12 +65,9 @@ def dice(a, b):
 
 
 @pytest.mark.parametrize("memory", ["both", "short"])
-@pytest.mark.parametrize("n_short", [1, 3])
-def test_an_untrained_network_follows_the_flow(memory, n_short):
+def test_an_untrained_network_follows_the_flow(memory):
     mask = ball()
-    found = propagate(
-        untrained(memory=memory, short_memory_slices=n_short), mask, [6], extent=(2, 10)
-    )
+    found = propagate(untrained(memory=memory), mask, [6], extent=(2, 10))
     assert dice(found, mask) > 0.75
     assert not found[:2].any()
     assert not found[11:].any()

@@ -2,9 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 
 from napari_slmsam2.core.config import WindowConfig
+from napari_slmsam2.core.prompts import SlicePrompt
+from napari_slmsam2.core.segmenter import MemoryBank, MemoryEntry, SweepContext
 from napari_slmsam2.engine.optical_flow import warp
+from napari_slmsam2.engine.window_network import WindowNetwork
+from napari_slmsam2.engine.window_segmenter import WindowSegmenter
+from napari_slmsam2.training.chains import chain_arrivals
 from napari_slmsam2.training.clips import Scenario, cut_clip, draw_scenario
 
 CONFIG = WindowConfig(window_size=48, widths=(8, 8, 16, 16), memory_dim=16)
@@ -87,6 +93,42 @@ def test_the_seeds_of_a_clip_are_the_annotated_slices():
     assert alone.seeds_known.tolist() == [True, False]
     np.testing.assert_array_equal(alone.seed_images[0], clip.seed_images[0])
     assert (clip.seed_distances[0] > 0).any()
+
+
+def test_a_clip_can_start_where_the_flow_arrives():
+    image, mask = moving_ball()
+    scenario = Scenario((7,), None, 9)
+    arrivals = chain_arrivals(image, mask, scenario, CONFIG)
+    assert sorted(arrivals) == list(range(8, 17))
+    ahead = chain_arrivals(image, mask, Scenario((7, 11), (4, 14), 9), CONFIG)
+    assert sorted(ahead) == [8, 9, 10]
+    clip = cut_clip(image, mask, SPACING, scenario, CONFIG, arrival=arrivals[9])
+    plain = cut_clip(image, mask, SPACING, scenario, CONFIG)
+    assert clip.drifted
+    assert not plain.drifted
+    assert 0.85 < dice(clip.start > 0, clip.distances[0] > 0) < 1
+    assert dice(plain.start > 0, plain.distances[0] > 0) > 0.99
+    assert not (clip.start[:12] > 0).any()
+
+
+def test_the_flow_arrives_where_inference_does():
+    """The chain of the training is the carried mask of the segmenter, slice by slice."""
+    image, mask = moving_ball()
+    torch.manual_seed(0)
+    network = WindowNetwork(CONFIG)
+    segmenter = WindowSegmenter(
+        network, name="window", device=torch.device("cpu"), dtype=torch.float32
+    )
+    context = SweepContext(len(image), mask.shape[1:], SPACING)
+    bank = MemoryBank(1)
+    prompt = SlicePrompt.from_mask(1, 7, mask[7])
+    bank.add(MemoryEntry(7, True, segmenter.encode_seed(image[7], prompt, mask[7].shape).content))
+    arrivals = chain_arrivals(image, mask, Scenario((7,), None, 9), CONFIG)
+    for index in range(8, 15):
+        (found,) = segmenter.segment(image[index], index, 1, [bank], context)
+        bank.add(MemoryEntry(index, False, found.content))
+        assert found.content.window == arrivals[index].window
+        np.testing.assert_array_equal(found.content.carried, arrivals[index].carried)
 
 
 def test_scenarios_cover_what_people_do():

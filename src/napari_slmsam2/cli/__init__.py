@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import napari_slmsam2
-from napari_slmsam2.cli import demo, evaluate, info, models, propagate, replay
+from napari_slmsam2.cli import demo, evaluate, info, models, propagate, replay, train
 from napari_slmsam2.cli._errors import ReportingGroup
 from napari_slmsam2.cli._options import help_of
 
@@ -72,6 +72,7 @@ for _command, _epilog in (
     (evaluate.evaluate, evaluate.EPILOG),
     (info.info, info.EPILOG),
     (demo.demo, demo.EPILOG),
+    (train.train, train.EPILOG),
 ):
     app.command(_command.__name__, help=help_of(_command), epilog=_epilog)(_command)
 app.add_typer(models.app, name="models")

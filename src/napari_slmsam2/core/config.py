@@ -371,9 +371,6 @@ class WindowConfig(Settings):
         "Read-outs that the network has: the previous slice, the annotated slices, or both.",
         choices=("both", "short", "long"),
     )
-    short_memory_slices: int = setting(
-        1, "Short-term memory", "Slices that it reads.", minimum=1, unit="slices"
-    )
     seed_slices: int = setting(
         2, "Long-term memory", "Annotated slices that it reads.", minimum=1, unit="slices"
     )

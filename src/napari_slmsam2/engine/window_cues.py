@@ -12,7 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.core.config import WindowConfig
-from napari_slmsam2.engine.interpolate import EDGE_SHARPNESS, bounding_window, interpolated_logits
+from napari_slmsam2.engine.interpolate import (
+    EDGE_SHARPNESS,
+    bounding_window,
+    interpolated_logits,
+    signed_distance,
+)
 from napari_slmsam2.engine.optical_flow import dense_flow, resample
 from napari_slmsam2.engine.taper import find_taper
 from napari_slmsam2.engine.window import FollowingWindow
@@ -94,6 +99,47 @@ def window_flow(here: Image, before: Image) -> npt.NDArray[np.float32]:
     small = round(FLOW_SCALE * size)
     flow = dense_flow(resample(here, (small, small)), resample(before, (small, small)))
     return np.stack([resample(part, (size, size)) for part in flow]) * np.float32(size / small)
+
+
+def follow(
+    carried: Image, window: FollowingWindow, shape: tuple[int, ...], config: WindowConfig
+) -> tuple[FollowingWindow, Image]:
+    """Place the window anew around a carried mask.
+
+    Near the outline the logits keep their fraction of a pixel, further away they are measured
+    anew, so that no blur builds up along a sweep.
+
+    Parameters
+    ----------
+    carried : ndarray of float32, shape (N, N)
+        Mask logits in ``window``.
+    window : FollowingWindow
+    shape : tuple of int
+        ``(H, W)`` of the slice.
+    config : WindowConfig
+
+    Returns
+    -------
+    window : FollowingWindow
+        The old one where no pixel of the slice is left in the mask.
+    carried : ndarray of float32, shape (N, N)
+        Mask logits in it.
+    """
+    field = np.full(shape, -MAX_LOGIT, np.float32)
+    window.write(carried, field)
+    mask = field > 0
+    there = window_for(mask, config)
+    if there is None:
+        return window, carried
+    box = bounding_window([mask], round(there.side))
+    assert box is not None
+    exact = signed_distance(mask[box])
+    per_pixel = np.float32(window.zoom * LOGITS_PER_PIXEL)
+    distance = np.where(np.abs(exact) <= 1.5, field[box] / per_pixel, exact)
+    inner = FollowingWindow(
+        there.row - box[0].start, there.column - box[1].start, there.side, there.size
+    )
+    return there, np.clip(read_logits(distance, inner), -MAX_LOGIT, MAX_LOGIT)
 
 
 def read_logits(distance: Image, window: FollowingWindow) -> Image:

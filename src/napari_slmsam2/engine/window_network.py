@@ -33,8 +33,8 @@ class WindowInput:
         to 1 over the object and its surround on the seed.
     aligned : Tensor, shape (B, 1, N, N)
         The slice before, moved by the optical flow onto this one.
-    carried : Tensor, shape (B, n, N, N)
-        Mask logits of the ``n`` slices before, moved likewise.
+    carried : Tensor, shape (B, 1, N, N)
+        Mask logits that the flow has carried here from the seed, slice by slice.
     prior : Tensor, shape (B, 1, N, N)
         Mask logits interpolated from the annotated slices; 0 where nothing can be interpolated.
     cues : Tensor, shape (B, 9)
@@ -99,12 +99,12 @@ class WindowNetwork(nn.Module):
         a, b, c, d = config.widths
         self.seed_encoder = _SeedEncoder(config)
         self.image_stem = _conv(3, a)
-        self.short_stem = _conv(config.short_memory_slices + 2, a)
+        self.short_stem = _conv(3, a)
         self.long_stem = _conv(3, a)
         self.stem_fuser = _Fuser(a, config)
         self.down1 = nn.Sequential(_conv(a, b, 2), _Residual(b))
         self.down2 = nn.Sequential(_conv(b, c, 2), _Residual(c))
-        self.short_out = nn.Conv2d(config.short_memory_slices * 16, config.memory_dim, 1)
+        self.short_out = nn.Conv2d(16, config.memory_dim, 1)
         self.memory_fuser = _Fuser(config.memory_dim, config)
         self.memory_in = nn.Conv2d(config.memory_dim, c, 1)
         self.mid2 = _Residual(c)
@@ -181,7 +181,7 @@ class WindowNetwork(nn.Module):
         y2 = self.up2(torch.cat([_doubled(x3), x2], dim=1))
         y1 = self.up1(torch.cat([_doubled(y2), x1], dim=1))
         y0 = self.out(torch.cat([_doubled(self.up0(y1)), x0], dim=1))
-        base = inputs.prior if config.memory == "long" else inputs.carried[:, :1]
+        base = inputs.prior if config.memory == "long" else inputs.carried
         logits = (self.carried_weight * base + y0)[:, 0]
         presence, iou = self.heads(self._summary(x3, y1, base, logits)).float().unbind(1)
         return WindowOutput(logits.float(), presence, iou)

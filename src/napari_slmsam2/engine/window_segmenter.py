@@ -28,6 +28,7 @@ from napari_slmsam2.engine.window_cues import (
     MAX_LOGIT,
     Contrast,
     chosen_seeds,
+    follow,
     interpolated_prior,
     known_masks,
     measure_cues,
@@ -67,8 +68,9 @@ class SweepState:
         The slice.
     window : FollowingWindow
         Around the object, for the next slice.
-    carried : tuple of ndarray of float32, shape (N, N)
-        Mask logits in that window, of this slice and of those before it, moved onto it.
+    carried : ndarray of float32, shape (N, N)
+        Mask logits in that window, as the flow has carried them here from the seed. What the
+        network shows is not carried on: its errors would add up from slice to slice.
     contrast : Contrast
     memory : SeedMemory
     seeds : tuple of int
@@ -77,7 +79,7 @@ class SweepState:
 
     image: Image
     window: FollowingWindow
-    carried: tuple[Image, ...]
+    carried: Image
     contrast: Contrast
     memory: SeedMemory
     seeds: tuple[int, ...]
@@ -90,7 +92,7 @@ class _View:
     state: SweepState
     images: Image
     aligned: Image
-    moved: tuple[Image, ...]
+    moved: Image
     prior: Image
     cues: npt.NDArray[np.float32]
     certain: bool
@@ -108,6 +110,7 @@ class WindowSegmenter:
         Of the network's arithmetic.
     """
 
+    reach = 1
     bidirectional = True
     default_merge = "sweeps"
     prompt_kinds = frozenset({PromptKind.MASK, PromptKind.ABSENT})
@@ -116,9 +119,8 @@ class WindowSegmenter:
         self, network: WindowNetwork, *, name: str, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.name = name
-        self.reach = network.config.short_memory_slices
+        self.config = network.config
         self._network = network.to(device).eval()
-        self._config = network.config
         self._device, self._dtype = device, dtype
 
     def encode_image(self, image: npt.NDArray[np.float32]) -> Image:
@@ -190,7 +192,7 @@ class WindowSegmenter:
         seeds: dict[int, SeedState] = {i: e.content for i, e in bank.seeds.items()}
         areas = {i: seed.area for i, seed in seeds.items()}
         extent = context.extents.get(bank.label)
-        chosen = tuple(chosen_seeds(areas, index, direction, self._config.seed_slices))
+        chosen = tuple(chosen_seeds(areas, index, direction, self.config.seed_slices))
         previous = bank.get(index - direction)
         assert previous is not None
         state = previous.content
@@ -209,7 +211,7 @@ class WindowSegmenter:
             state=state,
             images=images,
             aligned=warp(images[0], flow),
-            moved=tuple(warp(field, flow) for field in state.carried),
+            moved=warp(state.carried, flow),
             prior=interpolated_prior(masks, index, window),
             cues=measure_cues(areas, index, direction, extent, context.spacing, window),
             certain=taper.between or (extent is not None and extent[0] <= index <= extent[1]),
@@ -219,21 +221,21 @@ class WindowSegmenter:
         self, seed: SeedState, seeds: dict[int, SeedState], chosen: tuple[int, ...]
     ) -> SweepState:
         distance = signed_distance(seed.mask)
-        window = window_for(seed.mask, self._config)
+        window = window_for(seed.mask, self.config)
         assert window is not None
         contrast = Contrast.measure(seed.image, distance)
         logits = np.clip(read_logits(distance, window), -MAX_LOGIT, MAX_LOGIT)
         memory = self._remember(seeds, chosen, contrast)
-        return SweepState(seed.image, window, (logits,) * self.reach, contrast, memory, chosen)
+        return SweepState(seed.image, window, logits, contrast, memory, chosen)
 
     def _remember(
         self, seeds: dict[int, SeedState], chosen: tuple[int, ...], contrast: Contrast
     ) -> SeedMemory:
-        size, n = self._config.window_size, self._config.seed_slices
+        size, n = self.config.window_size, self.config.seed_slices
         images, logits = np.zeros((2, 1, n, size, size), np.float32)
         known = np.zeros((1, n), bool)
         for k, index in enumerate(chosen):
-            window = window_for(seeds[index].mask, self._config)
+            window = window_for(seeds[index].mask, self.config)
             assert window is not None
             images[0, k] = contrast.apply(window.read(seeds[index].image))
             logits[0, k] = read_logits(signed_distance(seeds[index].mask), window)
@@ -244,7 +246,7 @@ class WindowSegmenter:
         return WindowInput(
             images=self._tensor(np.stack([v.images for v in views])),
             aligned=self._tensor(np.stack([v.aligned[None] for v in views])),
-            carried=self._tensor(np.stack([np.stack(v.moved) for v in views])),
+            carried=self._tensor(np.stack([v.moved[None] for v in views])),
             prior=self._tensor(np.stack([v.prior[None] for v in views])),
             cues=self._tensor(np.stack([v.cues for v in views])),
         )
@@ -260,37 +262,15 @@ class WindowSegmenter:
         if view.certain and not (found > 0).any():
             found = found - found.max() + np.float32(0.5)
         logits = np.full(image.shape, -4 * MAX_LOGIT, np.float32)
-        if chance >= 0.5:
-            state.window.write(found, logits)
-        mask = logits > 0
-        window = window_for(mask, self._config) if mask.any() else None
-        if window is None:
-            carried = view.moved
-            here = replace(state, image=image, carried=carried)
-            return SegmentedSlice(np.minimum(logits, -1.0), min(chance, 0.49), 0.0, 0.0, here)
-        zoom = window.zoom / state.window.zoom
-        fields = [found, *view.moved[: self.reach - 1]]
-        carried = tuple(
-            np.clip(self._moved_window(f, state.window, window) * zoom, -MAX_LOGIT, MAX_LOGIT)
-            for f in fields
-        )
+        window, carried = follow(view.moved, state.window, image.shape, self.config)
+        here = replace(state, image=image, window=window, carried=carried)
+        if chance < 0.5 or not (found > 0).any():
+            return SegmentedSlice(logits, min(chance, 0.49), 0.0, 0.0, here)
+        state.window.write(found, logits)
         return SegmentedSlice(
             logits=logits,
             presence=chance,
             predicted_iou=float(iou),
             stability=mask_stability(found / np.float32(LOGITS_PER_PIXEL * state.window.zoom)),
-            content=replace(state, image=image, window=window, carried=carried),
+            content=here,
         )
-
-    @staticmethod
-    def _moved_window(field: Image, old: FollowingWindow, new: FollowingWindow) -> Image:
-        """What a field in one window is in another."""
-        side = new.side * old.zoom
-        centre = (old.size - 1) / 2
-        inner = FollowingWindow(
-            (new.row - old.row) * old.zoom + centre,
-            (new.column - old.column) * old.zoom + centre,
-            side,
-            new.size,
-        )
-        return inner.read(field)

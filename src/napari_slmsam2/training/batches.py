@@ -17,6 +17,9 @@ from napari_slmsam2.training.sources import SET_WEIGHTS
 
 Clips = Mapping[str, npt.NDArray[np.generic]]
 
+GENTLE_TURN = math.radians(25.0)
+"""Largest rotation of gentle augmentation, as in SLM-SAM 2's training."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
@@ -67,6 +70,7 @@ def make_batch(
     *,
     device: torch.device,
     generator: torch.Generator | None,
+    gentle: bool = False,
 ) -> Batch:
     """Clips as the network sees them.
 
@@ -80,6 +84,8 @@ def make_batch(
     device : torch.device
     generator : torch.Generator or None
         For the augmentation. None: the clips as they are.
+    gentle : bool
+        Keep about to the orientation and the contrast of the volumes.
     """
 
     def load(name: str) -> Tensor:
@@ -89,11 +95,12 @@ def make_batch(
     distances = load("distances").float() / 8.0
     flows = load("flows").float().flip(2) / 8.0
     priors = load("priors").float() / 15.0
+    starts = load("start").float()[:, None] / 15.0
     seed_images = load("seed_images").float() / 85.0 - 1.0
     seed_distances = load("seed_distances").float() / 8.0
     cues = load("cues").clone()
     n, length = flows.shape[:2]
-    turn, scale, shift = _draw_view(n, generator, device)
+    turn, scale, shift = _draw_view(n, generator, device, gentle)
     room = images.shape[-1]
     grid = _grid(turn / scale[:, None, None], shift, room, size)
     still = _grid(turn / scale[:, None, None], torch.zeros_like(shift), room, size)
@@ -108,17 +115,18 @@ def make_batch(
     cues[..., AREA_CUE] += 2 * log_scale
     cues[..., 7] += log_scale / 2
     cues[..., 8] += log_scale / (2 * math.log(2))
-    start = distances[:, 0]
+    start = (_seen(starts, grid) * by)[:, 0]
     if generator is not None:
-        images, seed_images = _disturb(images, seed_images, generator)
-        start = _drifted(start, generator)
+        images, seed_images = _disturb(images, seed_images, generator, gentle)
+        drifted = load("drifted")[:, None, None]
+        start = torch.where(drifted, start, _drifted(distances[:, 0], generator) * LOGITS_PER_PIXEL)
         keep = _rand(n, generator, device)[:, None, None, None] > 0.1
         priors = priors * keep
         flows = flows * (_rand(n, generator, device)[:, None, None, None, None] > 0.05)
     return Batch(
         images=images,
         distances=distances,
-        start=(start * LOGITS_PER_PIXEL).clamp(-MAX_LOGIT, MAX_LOGIT),
+        start=start.clamp(-MAX_LOGIT, MAX_LOGIT),
         flows=flows,
         priors=priors,
         cues=cues,
@@ -147,18 +155,20 @@ def warp(fields: Tensor, flow: Tensor) -> Tensor:
 
 
 def _draw_view(
-    n: int, generator: torch.Generator | None, device: torch.device
+    n: int, generator: torch.Generator | None, device: torch.device, gentle: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rotation or reflection (B, 2, 2), scale (B,), and shift (B, 2) in pixels."""
     if generator is None:
         eye = torch.eye(2, device=device).expand(n, 2, 2)
         return eye, torch.ones(n, device=device), torch.zeros(n, 2, device=device)
     angle = _rand(n, generator, device) * 2 * math.pi
+    if gentle:
+        angle = (angle / math.pi - 1) * GENTLE_TURN
     cos, sin = torch.cos(angle), torch.sin(angle)
     turn = torch.stack([cos, -sin, sin, cos], -1).reshape(n, 2, 2)
     flip = torch.where(_rand(n, generator, device) < 0.5, -1.0, 1.0)
     turn = turn * torch.stack([flip, torch.ones_like(flip)], -1)[:, None]
-    scale = torch.exp(0.12 * _randn((n,), generator, device)).clamp(0.75, 1.3)
+    scale = torch.exp(0.18 * _randn((n,), generator, device)).clamp(0.68, 1.4)
     return turn, scale, 2.5 * _randn((n, 2), generator, device)
 
 
@@ -174,7 +184,9 @@ def _seen(fields: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(fields, grid, padding_mode="border", align_corners=False)
 
 
-def _disturb(images: Tensor, seeds: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _disturb(
+    images: Tensor, seeds: Tensor, generator: torch.Generator, gentle: bool
+) -> tuple[Tensor, Tensor]:
     """Other contrast, flicker, noise and blur; the next slice is missing now and then."""
     device, n, slices = images.device, len(images), images.shape[1]
     both = torch.cat([images, seeds], 1)
@@ -185,7 +197,7 @@ def _disturb(images: Tensor, seeds: Tensor, generator: torch.Generator) -> tuple
     def now_and_then(share: float) -> Tensor:
         return _rand(n, generator, device)[:, None, None, None] < share
 
-    both = torch.where(now_and_then(0.3), 1.0 - both, both)
+    both = torch.where(now_and_then(0.0 if gentle else 0.3), 1.0 - both, both)
     bend = per_clip(-0.25, 0.25) * torch.sin(math.pi * both.clamp(0.0, 1.0))
     both = both + bend * now_and_then(0.5)
     both = both * per_clip(0.85, 1.15) + per_clip(-0.1, 0.1)
@@ -203,7 +215,11 @@ def _disturb(images: Tensor, seeds: Tensor, generator: torch.Generator) -> tuple
 
 
 def _drifted(distance: Tensor, generator: torch.Generator) -> Tensor:
-    """The true outline, moved as a sweep would move it by its errors; half stay as they are."""
+    """The true outline, moved as a sweep would move it by its errors; a third stays as it is.
+
+    It is bent, grown or shrunk; now and then a disc on it is added or taken away, as where the
+    mask has run into a neighbour or lost a part.
+    """
     n, size = distance.shape[:2]
     device = distance.device
 
@@ -212,10 +228,19 @@ def _drifted(distance: Tensor, generator: torch.Generator) -> Tensor:
         return F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=False)
 
     amount = _rand(n, generator, device)[:, None, None, None]
-    moved = warp(distance[:, None], smooth(2) * 1.5 * amount)
-    moved = moved + smooth(1) * 1.5 * amount + _randn((n, 1, 1, 1), generator, device) * amount
-    exact = _rand(n, generator, device)[:, None, None] < 0.5
-    return torch.where(exact, distance, moved[:, 0])
+    moved = warp(distance[:, None], smooth(2) * 2.0 * amount)[:, 0]
+    grown = 1.5 * _randn((n, 1, 1), generator, device) * amount[:, 0]
+    moved = moved + smooth(1)[:, 0] * 2.0 * amount[:, 0] + grown
+    places = torch.arange(size, device=device, dtype=torch.float32) - (size - 1) / 2
+    centre = 0.3 * size * _randn((n, 2), generator, device)
+    rows, columns = (places[None] - centre[:, i, None] for i in (0, 1))
+    radius = size * (0.05 + 0.12 * _rand(n, generator, device))[:, None, None]
+    disc = radius - torch.hypot(rows[:, :, None], columns[:, None])
+    kind = _rand(n, generator, device)[:, None, None]
+    moved = torch.where(kind < 0.12, torch.maximum(moved, disc), moved)
+    moved = torch.where(kind > 0.9, torch.minimum(moved, -disc), moved)
+    exact = _rand(n, generator, device)[:, None, None] < 0.33
+    return torch.where(exact, distance, moved)
 
 
 def _rand(n: int, generator: torch.Generator, device: torch.device) -> Tensor:

@@ -11,6 +11,8 @@ from napari_slmsam2.core.config import WindowConfig
 from napari_slmsam2.engine.interpolate import signed_distance
 from napari_slmsam2.engine.window import FollowingWindow
 from napari_slmsam2.engine.window_cues import (
+    LOGITS_PER_PIXEL,
+    MAX_LOGIT,
     N_CUES,
     Contrast,
     chosen_seeds,
@@ -26,6 +28,9 @@ ROOM = 1.5
 
 MAX_DISTANCE = 16.0
 """Signed distances are stored within this bound, in pixels of the window."""
+
+LENGTH = 4
+"""Steps of a clip."""
 
 END_SHARE = 0.6
 """Share of the clips with unknown ends that start near the end of the object."""
@@ -55,6 +60,10 @@ class Clip:
         Whether the object is on the slice of a step.
     weights : ndarray of float32, shape (L,)
         0 for steps that no sweep would make: beyond the volume, a marked end or the next seed.
+    start : ndarray of int8, shape (M, M)
+        Mask logits that the sweep comes with, times 15.
+    drifted : bool
+        Whether ``start`` is where the flow had carried the annotated mask, not the true mask.
     """
 
     images: npt.NDArray[np.uint8]
@@ -67,6 +76,23 @@ class Clip:
     seeds_known: npt.NDArray[np.bool_]
     present: npt.NDArray[np.bool_]
     weights: npt.NDArray[np.float32]
+    start: npt.NDArray[np.int8]
+    drifted: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrival:
+    """Where a sweep has arrived on the slice on which a clip starts.
+
+    Attributes
+    ----------
+    window : FollowingWindow
+    carried : ndarray of float32, shape (N, N)
+        Mask logits in it.
+    """
+
+    window: FollowingWindow
+    carried: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +162,8 @@ def cut_clip(
     spacing: tuple[float, float, float],
     scenario: Scenario,
     config: WindowConfig,
-    length: int = 4,
+    length: int = LENGTH,
+    arrival: Arrival | None = None,
 ) -> Clip:
     """Look through the window at ``length`` steps of a sweep towards higher slices.
 
@@ -151,11 +178,13 @@ def cut_clip(
     config : WindowConfig
     length : int
         Steps.
+    arrival : Arrival, optional
+        Of a real sweep, see `chain_arrivals`. Default: it comes with the true mask.
     """
     areas = mask.sum((1, 2))
     start, last_slice = scenario.start, len(image) - 1
     on = max(i for i in range(start + 1) if areas[i])
-    window = window_for(mask[on], config)
+    window = window_for(mask[on], config) if arrival is None else arrival.window
     assert window is not None
     seeds = {i: mask[i] for i in scenario.seeds}
     seed_areas = {i: int(areas[i]) for i in scenario.seeds}
@@ -189,7 +218,20 @@ def cut_clip(
         seeds_known=seed_fields[2],
         present=np.array([i <= last_slice and areas[i] > 0 for i in steps]),
         weights=np.array([float(i < stop) for i in steps], np.float32),
+        start=_start(mask[start], room, arrival),
+        drifted=arrival is not None,
     )
+
+
+def _start(
+    mask: npt.NDArray[np.bool_], room: FollowingWindow, arrival: Arrival | None
+) -> npt.NDArray[np.int8]:
+    if arrival is None:
+        logits = _distance(mask, room) * np.float32(LOGITS_PER_PIXEL)
+    else:
+        rim = (room.size - arrival.window.size) // 2
+        logits = np.pad(arrival.carried, rim, constant_values=-MAX_LOGIT)
+    return np.rint(np.clip(logits, -MAX_LOGIT, MAX_LOGIT) * 15).astype(np.int8)
 
 
 def _with_room(window: FollowingWindow) -> FollowingWindow:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from napari_slmsam2.engine.window_cues import MAX_LOGIT
 from napari_slmsam2.engine.window_network import WindowInput, WindowNetwork, WindowOutput
 from napari_slmsam2.training.batches import Batch, warp
 
@@ -56,38 +55,26 @@ class StepResult:
 
 
 def roll_out(network: WindowNetwork, batch: Batch) -> Iterator[StepResult]:
-    """Carry the masks of a batch from step to step, on the network's own results.
-
-    Gradients stop between the steps.
-    """
+    """Carry the masks of a batch along the flow and ask the network on every step."""
     memory = network.read_seeds(batch.seed_images, batch.seed_logits, batch.seeds_known)
-    n_short = network.config.short_memory_slices
-    carried = [batch.start] * n_short
+    carried = batch.start
     for step in range(batch.flows.shape[1]):
-        flow = batch.flows[:, step]
-        moved = warp(torch.stack([*carried, batch.images[:, step]], 1), flow)
+        fields = torch.stack([carried, batch.images[:, step]], 1)
+        moved = warp(fields, batch.flows[:, step])
+        carried = moved[:, 0]
         inputs = WindowInput(
             images=batch.images[:, step : step + 3],
-            aligned=moved[:, n_short:],
-            carried=moved[:, :n_short],
+            aligned=moved[:, 1:],
+            carried=moved[:, :1],
             prior=batch.priors[:, step, None],
             cues=batch.cues[:, step],
         )
-        output = network(inputs, memory)
         yield StepResult(
-            output,
+            network(inputs, memory),
             (batch.distances[:, step + 1] + 0.5).clamp(0.0, 1.0),
             batch.present[:, step],
             batch.weights[:, step],
         )
-        carried = [carry_on(output, moved[:, 0]), *moved[:, : n_short - 1].unbind(1)]
-
-
-def carry_on(output: WindowOutput, moved: Tensor) -> Tensor:
-    """What the next step starts from: the found mask, or the old one where nothing was found."""
-    found = output.logits.detach().clamp(-MAX_LOGIT, MAX_LOGIT)
-    there = (output.presence.detach() > 0) & (found > 0).any(2).any(1)
-    return torch.where(there[:, None, None], found, moved)
 
 
 def step_loss(result: StepResult, weights: LossWeights) -> tuple[Tensor, dict[str, float]]:
@@ -105,7 +92,7 @@ def step_loss(result: StepResult, weights: LossWeights) -> tuple[Tensor, dict[st
     there = present.float()
     parts = {
         "mask": weights.mask * mean(entropy * there),
-        "dice": weights.dice * mean(dice * there),
+        "dice_loss": weights.dice * mean(dice * there),
         "empty": weights.empty * mean(entropy * (1 - there)),
         "presence": weights.presence * _presence_loss(result),
         "iou": weights.iou * mean((torch.sigmoid(result.output.iou) - true_iou(result)).abs()),

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +15,16 @@ import numpy.typing as npt
 
 from napari_slmsam2.core.config import WindowConfig
 from napari_slmsam2.core.errors import InputError
-from napari_slmsam2.training.clips import Clip, cut_clip, draw_scenario
+from napari_slmsam2.training.chains import chain_arrivals
+from napari_slmsam2.training.clips import LENGTH, Arrival, Clip, cut_clip, draw_scenario
 from napari_slmsam2.training.sources import TrainingVolume, draw_stack, find_volumes, is_held_out
+from napari_slmsam2.training.synthetic import LabelledStack
 
 SHARD_CLIPS = 128
+CHAINED_CLIPS = 3
+"""Clips of one scenario that start where the flow arrives, beside one from the true mask."""
+
 FIELDS = tuple(field.name for field in dataclasses.fields(Clip))
-CLIPS_PER_STACK = 4
 
 
 def write_shards(
@@ -81,19 +86,49 @@ def _write_shard(
     names: list[str] = []
     while len(clips) < shard_clips:
         name, stack = draw_stack(sets, rng)
-        areas = stack.mask.sum((1, 2))
-        for _ in range(CLIPS_PER_STACK):
-            scenario = draw_scenario(areas, 4, rng)
-            if scenario is not None:
-                clip = cut_clip(stack.image, stack.mask, stack.spacing, scenario, config)
-                if clip.weights.any():
-                    clips.append(clip)
-                    names.append(name)
+        found = cut_clips(stack, config, rng)
+        clips += found
+        names += [name] * len(found)
     fields = {f: np.stack([getattr(clip, f) for clip in clips[:shard_clips]]) for f in FIELDS}
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     fields["set_names"] = np.array(names[:shard_clips])
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     np.savez(unfinished, allow_pickle=False, **fields)
     os.replace(unfinished, path)
+
+
+def cut_clips(
+    stack: LabelledStack, config: WindowConfig, rng: np.random.Generator, *, is_part: bool = False
+) -> list[Clip]:
+    """Clips of one scenario: from the true mask, and from where the flow arrives.
+
+    Parameters
+    ----------
+    stack : LabelledStack
+    config : WindowConfig
+    rng : numpy.random.Generator
+    is_part : bool
+        The object may go on beyond the stack, so that its ends are not told.
+    """
+    scenario = draw_scenario(stack.mask.sum((1, 2)), LENGTH, rng)
+    if scenario is None:
+        return []
+    if is_part:
+        scenario = replace(scenario, extent=None)
+    arrivals = chain_arrivals(stack.image, stack.mask, scenario, config)
+    starts: dict[int, Arrival | None] = {scenario.start: None}
+    starts |= {int(i): arrivals[i] for i in rng.permutation(list(arrivals))[:CHAINED_CLIPS]}
+    clips = [
+        cut_clip(
+            stack.image,
+            stack.mask,
+            stack.spacing,
+            replace(scenario, start=start),
+            config,
+            arrival=arrival,
+        )
+        for start, arrival in starts.items()
+    ]
+    return [clip for clip in clips if clip.weights.any()]
 
 
 def read_shards(folder: Path, split: str) -> dict[str, npt.NDArray[np.generic]]:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class TrainingPlan:
         Decay of the running mean of the weights, which is what is kept.
     seed : int
     precision : {"bfloat16", "float32"}
+    gentle : bool
+        Augmentation keeps about to the orientation and the contrast of the volumes.
     loss : LossWeights
     """
 
@@ -51,6 +53,7 @@ class TrainingPlan:
     average: float = 0.999
     seed: int = 0
     precision: str = "bfloat16"
+    gentle: bool = False
     loss: LossWeights = field(default_factory=LossWeights)
 
 
@@ -102,6 +105,7 @@ class Trainer:
             self.config.window_size,
             device=self.device,
             generator=generator,
+            gentle=plan.gentle,
         )
         self.network.train()
         total, parts = torch.zeros((), device=self.device), dict[str, float]()
@@ -137,9 +141,9 @@ class Trainer:
         for mean, now in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
             mean.lerp_(now, 1 - decay)
 
-    def save(self, path: Path) -> None:
-        """Write everything that is needed to go on; whole or not at all."""
-        state = {
+    def state(self) -> dict[str, Any]:
+        """Everything that is needed to go on, not copied."""
+        return {
             "config": self.config.to_dict(),
             "plan": asdict(self.plan),
             "step": self.step,
@@ -147,9 +151,19 @@ class Trainer:
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.network.load_state_dict(state["network"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+    def save(self, path: Path) -> None:
+        """Write `state` to a file; whole or not at all."""
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            torch.save(state, unfinished)
+            torch.save(self.state(), unfinished)
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
@@ -170,10 +184,7 @@ class Trainer:
                 expected=self.config,
                 found=state["config"],
             )
-        self.network.load_state_dict(state["network"])
-        self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+        self.load_state(state)
 
 
 @torch.no_grad()
@@ -243,6 +254,7 @@ def train(
     validate_every: int = 500,
     seconds: float | None = None,
     report: Callable[[str], None] = print,
+    advanced: Callable[[int], None] | None = None,
 ) -> None:
     """Train to the end of the plan, or until the time is up; writes into a folder.
 
@@ -260,6 +272,8 @@ def train(
         Stop after the first validation beyond this time.
     report : callable
         Is told every line of the log.
+    advanced : callable, optional
+        Is told the number of steps after every step.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
@@ -270,6 +284,8 @@ def train(
         for name, value in trainer.advance().items():
             sums[name] = sums.get(name, 0.0) + value
         since += 1
+        if advanced is not None:
+            advanced(trainer.step)
         if trainer.step % validate_every and trainer.step < trainer.plan.steps:
             continue
         scores = validate(trainer.averaged, held_out, trainer.device)
