@@ -108,6 +108,8 @@ class WindowSegmenter:
     device : torch.device
     dtype : torch.dtype
         Of the network's arithmetic.
+    threshold : float
+        Presence below which a slice is left empty.
     """
 
     reach = 1
@@ -116,12 +118,18 @@ class WindowSegmenter:
     prompt_kinds = frozenset({PromptKind.MASK, PromptKind.ABSENT})
 
     def __init__(
-        self, network: WindowNetwork, *, name: str, device: torch.device, dtype: torch.dtype
+        self,
+        network: WindowNetwork,
+        *,
+        name: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        threshold: float = 0.5,
     ) -> None:
         self.name = name
         self.config = network.config
         self._network = network.to(device).eval()
-        self._device, self._dtype = device, dtype
+        self._device, self._dtype, self._threshold = device, dtype, threshold
 
     def encode_image(self, image: npt.NDArray[np.float32]) -> Image:
         """The slice itself, with values that are not finite set to 0."""
@@ -264,7 +272,7 @@ class WindowSegmenter:
         logits = np.full(image.shape, -4 * MAX_LOGIT, np.float32)
         window, carried = follow(view.moved, state.window, image.shape, self.config)
         here = replace(state, image=image, window=window, carried=carried)
-        if chance < 0.5 or not (found > 0).any():
+        if chance < self._threshold or not (found > 0).any():
             return SegmentedSlice(logits, min(chance, 0.49), 0.0, 0.0, here)
         state.window.write(found, logits)
         return SegmentedSlice(

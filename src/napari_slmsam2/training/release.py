@@ -33,7 +33,11 @@ def release(trainer: Trainer, path: Path, facts: Mapping[str, Any] | None = None
         name: value.to(torch.float16) if value.is_floating_point() else value
         for name, value in trainer.averaged.state_dict().items()
     }
-    recipe: dict[str, Any] = {"steps": trainer.step, "batch_size": plan.batch_size, "seed": plan.seed}
+    recipe: dict[str, Any] = {
+        "steps": trainer.step,
+        "batch_size": plan.batch_size,
+        "seed": plan.seed,
+    }
     recipe["learning_rate"] = plan.learning_rate
     save_weights(
         path, state, {"config": trainer.config.to_dict(), "recipe": recipe, **(facts or {})}

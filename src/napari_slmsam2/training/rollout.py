@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -54,14 +54,26 @@ class StepResult:
     weight: Tensor
 
 
-def roll_out(network: WindowNetwork, batch: Batch) -> Iterator[StepResult]:
-    """Carry the masks of a batch along the flow and ask the network on every step."""
+def roll_out(
+    network: WindowNetwork, batch: Batch, steps: Collection[int] | None = None
+) -> Iterator[StepResult]:
+    """Carry the masks of a batch along the flow and ask the network on every step.
+
+    Parameters
+    ----------
+    network : WindowNetwork
+    batch : Batch
+    steps : collection of int, optional
+        Ask on these steps only.
+    """
     memory = network.read_seeds(batch.seed_images, batch.seed_logits, batch.seeds_known)
     carried = batch.start
     for step in range(batch.flows.shape[1]):
         fields = torch.stack([carried, batch.images[:, step]], 1)
         moved = warp(fields, batch.flows[:, step])
         carried = moved[:, 0]
+        if steps is not None and step not in steps:
+            continue
         inputs = WindowInput(
             images=batch.images[:, step : step + 3],
             aligned=moved[:, 1:],

@@ -32,6 +32,8 @@ class TrainingPlan:
         Optimiser steps of the whole training; the learning rate falls over them.
     batch_size : int
         Clips per step.
+    asked_steps : int
+        Slices of every clip that the network is asked for, drawn anew for every batch.
     learning_rate, weight_decay, clip_norm : float
         AdamW, with a warm-up of ``warm_up`` steps and a cosine down to a hundredth.
     warm_up : int
@@ -45,7 +47,8 @@ class TrainingPlan:
     """
 
     steps: int
-    batch_size: int = 16
+    batch_size: int = 32
+    asked_steps: int = 2
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.02
     clip_norm: float = 1.0
@@ -84,6 +87,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(self._groups(), lr=plan.learning_rate)
         self.step = 0
         self._chances = sampling_weights(clips["set_names"])
+        self._length = clips["flows"].shape[1]
 
     def _groups(self) -> list[dict[str, Any]]:
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
@@ -98,6 +102,7 @@ class Trainer:
         plan = self.plan
         drawn = np.random.default_rng((plan.seed, self.step))
         indices = drawn.choice(len(self._chances), plan.batch_size, p=self._chances)
+        asked = drawn.permutation(self._length)[: plan.asked_steps].tolist()
         generator = torch.Generator(self.device).manual_seed(plan.seed * 1_000_003 + self.step)
         batch = make_batch(
             self._clips,
@@ -110,7 +115,7 @@ class Trainer:
         self.network.train()
         total, parts = torch.zeros((), device=self.device), dict[str, float]()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
-            results = list(roll_out(self.network, batch))
+            results = list(roll_out(self.network, batch, asked))
         for result in results:
             loss, found = step_loss(result, plan.loss)
             total = total + loss / len(results)
@@ -199,7 +204,7 @@ def validate(
         ``dice`` on slices with the object, 0 where it is judged absent; ``dice_known``, the same
         as if the ends were known; ``recall_absent``,
         share of the slices without it that are judged absent; ``recall_present``; ``overrun``,
-        pixels found without the object over true pixels; ``iou_error``; and ``dice/SET``.
+        pixels found without the object over true pixels; ``iou_error``; and ``dice_known/SET``.
     """
     network.eval()
     rows: list[tuple[str, bool, float, bool, float, float, float, float]] = []
@@ -242,7 +247,7 @@ def validate(
         "iou_error": float(np.mean([r[5] for r in rows])),
     }
     for name in sorted({r[0] for r in there}):
-        scores[f"dice/{name}"] = float(np.mean([r[2] for r in there if r[0] == name]))
+        scores[f"dice_known/{name}"] = float(np.mean([r[7] for r in there if r[0] == name]))
     return scores
 
 

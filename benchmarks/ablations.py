@@ -1,0 +1,83 @@
+"""What each part of the compact network is worth, at equal budget.
+
+    napari-slmsam2 train --volumes TRAIN -o training --steps 1
+    python benchmarks/ablations.py --clips training/clips --out ablations --steps 400
+    python benchmarks/accuracy.py --volumes EVAL --model ablations/*.safetensors
+
+Every variant sees the same clips in the same order from the same initial seed. The table gives
+held-out scores of single steps; whole sweeps on real volumes are what `accuracy.py` measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from napari_slmsam2.core.config import WindowConfig
+from napari_slmsam2.training.release import release
+from napari_slmsam2.training.rollout import LossWeights
+from napari_slmsam2.training.shards import read_shards
+from napari_slmsam2.training.trainer import Trainer, TrainingPlan, validate
+
+VARIANTS = {
+    "both": {},
+    "short": {"memory": "short"},
+    "long": {"memory": "long"},
+    "sum": {"fusion": "sum"},
+    "one-seed": {"seed_slices": 1},
+    "no-empty": {"empty": 0.0},
+}
+MEASURES = ("dice_known", "dice", "recall_present", "recall_absent", "overrun", "iou_error")
+
+
+def run_variant(name: str, arguments: argparse.Namespace, clips: dict, held_out: dict) -> dict:
+    """Train one variant, keep its weights, and judge it on the held-out clips."""
+    changes = dict(VARIANTS[name])
+    loss = LossWeights(**({"empty": changes.pop("empty")} if "empty" in changes else {}))
+    config = WindowConfig(**changes)
+    if config.seed_slices == 1:
+        clips, held_out = (
+            {k: v[:, :1] if k.startswith("seed") else v for k, v in part.items()}
+            for part in (clips, held_out)
+        )
+    plan = TrainingPlan(steps=arguments.steps, batch_size=arguments.batch, loss=loss)
+    plan = replace(plan, warm_up=min(plan.warm_up, max(1, arguments.steps // 10)))
+    trainer = Trainer(config, plan, clips, torch.device(arguments.device))
+    for _ in range(plan.steps):
+        trainer.advance()
+    release(trainer, arguments.out / f"{name}.safetensors", {"ablation": name})
+    return validate(trainer.averaged, held_out, trainer.device)
+
+
+def main() -> None:
+    """Read the command line and run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--clips", type=Path, required=True, help="folder made by the train command"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for weights and scores")
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    clips, held_out = (read_shards(arguments.clips, split) for split in ("train", "held-out"))
+    scores = {}
+    print("| variant | " + " | ".join(MEASURES) + " |")
+    print("|---" * (len(MEASURES) + 1) + "|")
+    for name in arguments.only:
+        scores[name] = run_variant(name, arguments, clips, held_out)
+        row = " | ".join(f"{scores[name][m]:.3f}" for m in MEASURES)
+        print(f"| {name} | {row} |", flush=True)
+        (arguments.out / "scores.json").write_text(json.dumps(scores, indent=1))
+
+
+if __name__ == "__main__":
+    main()
