@@ -103,7 +103,7 @@ def test_the_next_slice_is_looked_at():
 
 def test_an_object_that_is_not_there_leaves_the_slices_empty():
     mask = ball()
-    found = propagate(untrained(present=-2.0), mask, [6])
+    found = propagate(untrained(present=-40.0), mask, [6])
     assert found.any((1, 2)).tolist() == [i == 6 for i in range(14)]
 
 

@@ -114,7 +114,7 @@ def _check(job: PropagationJob) -> None:
 
     inputs = [job.image, job.seeds]
     if not is_weights_file(job.model):
-        get_model(job.model)
+        get_model(job.model, job.models_folder)
     elif Path(job.model).is_file():
         inputs.append(Path(job.model))
     else:

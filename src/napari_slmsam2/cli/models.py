@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_slmsam2.cli._options import ModelsFolder
+from napari_slmsam2.cli._options import Force, ModelsFolder
 
 if TYPE_CHECKING:
     from napari_slmsam2.engine.registry import ModelCard
 
 app = typer.Typer(
-    help="The models that are known by name: list them, read about them, download them.",
+    help="The models that are known by name: list, describe and download them; rename, export and "
+    "delete adapted ones.",
     epilog="""
 [bold]Examples[/bold]
 
   napari-slmsam2 models list
 
   napari-slmsam2 models download sam2.1-tiny
+
+  napari-slmsam2 models rename liver-1 liver
+
+  napari-slmsam2 models export liver liver.safetensors
 """,
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -35,17 +41,22 @@ def list_models(models_folder: ModelsFolder = None) -> None:
 
     from napari_slmsam2.cli._console import say, show
     from napari_slmsam2.engine import registry
+    from napari_slmsam2.engine.cards import models_folder as folder
     from napari_slmsam2.engine.download import is_fetched
-    from napari_slmsam2.engine.download import models_folder as folder
 
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     for name in ("name", "weights", "licence", "on disk", "fine-tuned"):
         table.add_column(name, no_wrap=True, justify="right" if name == "weights" else "left")
-    for card in registry.list_models():
+    cards = registry.list_models(models_folder)
+    for card in cards:
         here = "-" if card.weights is None else "yes" if is_fetched(card, models_folder) else "no"
+        here = "yes" if card.path is not None else here
         name = card.name + (" (default)" if card.name == registry.DEFAULT_MODEL else "")
         table.add_row(name, _size(card), card.licence, here, _tuned(card))
     show(table)
+    for card in cards:
+        if card.problem is not None:
+            say("Warning", card.description)
     say("Folder", folder(models_folder))
 
 
@@ -57,11 +68,9 @@ def info(name: Name, models_folder: ModelsFolder = None) -> None:
     from rich.text import Text
 
     from napari_slmsam2.cli._console import show
-    from napari_slmsam2.engine.download import is_fetched
-    from napari_slmsam2.engine.download import models_folder as folder
     from napari_slmsam2.engine.registry import get_model
 
-    card = get_model(name)
+    card = get_model(name, models_folder)
     rows = {
         "name": card.name,
         "what": card.title,
@@ -69,14 +78,7 @@ def info(name: Name, models_folder: ModelsFolder = None) -> None:
         "licence": card.licence,
         "fine-tuned": _tuned(card),
     }
-    if card.weights is not None:
-        here = is_fetched(card, models_folder)
-        rows |= {
-            "size": f"{_size(card)} ({card.weights.size} bytes)",
-            "SHA-256": card.weights.sha256,
-            "from": card.weights.url,
-            "on disk": str(folder(models_folder) / card.weights.filename) if here else "no",
-        }
+    rows |= _weights_rows(card, models_folder)
     if card.config is not None:
         rows["input"] = f"{card.config.image_size} x {card.config.image_size} px per slice"
     table = Table(box=box.SIMPLE, show_header=False)
@@ -87,6 +89,45 @@ def info(name: Name, models_folder: ModelsFolder = None) -> None:
     show(table)
 
 
+def _weights_rows(card: ModelCard, models_folder: Path | None) -> dict[str, str]:
+    from napari_slmsam2.engine.adapted import read_facts
+    from napari_slmsam2.engine.cards import models_folder as folder
+    from napari_slmsam2.engine.checkpoints import file_sha256
+    from napari_slmsam2.engine.download import is_fetched
+
+    if card.path is not None:
+        rows = {"SHA-256": file_sha256(card.path), "on disk": str(card.path)}
+        if card.problem is None:
+            rows |= _adapted_rows(read_facts(card.path).get("adapted"))
+        return rows
+    if card.weights is None:
+        return {}
+    here = is_fetched(card, models_folder)
+    return {
+        "size": f"{_size(card)} ({card.weights.size} bytes)",
+        "SHA-256": card.weights.sha256,
+        "from": card.weights.url,
+        "on disk": str(folder(models_folder) / card.weights.filename) if here else "no",
+    }
+
+
+def _adapted_rows(adapted: object) -> dict[str, str]:
+    """What an adapted network tells of how it was made, as far as it does."""
+    if not isinstance(adapted, dict):
+        return {}
+    titles = {"base": "base model", "recipe": "recipe", "steps": "steps", "data": "data (SHA-256)"}
+    titles |= {"held_out": "held out", "metrics": "held-out scores"}
+    return {title: _plain(adapted[key]) for key, title in titles.items() if key in adapted}
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        return "; ".join(map(_plain, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 @app.command("download")
 def download(name: Name, models_folder: ModelsFolder = None) -> None:
     """Download the weights of a model and verify them; go on after a broken download."""
@@ -95,9 +136,10 @@ def download(name: Name, models_folder: ModelsFolder = None) -> None:
     from napari_slmsam2.engine.download import fetch_weights, is_fetched
     from napari_slmsam2.engine.registry import get_model
 
-    card = get_model(name)
+    card = get_model(name, models_folder)
     if card.weights is None:
-        say("Model", f"{card.name} needs no weights; there is nothing to download")
+        why = "needs no weights" if card.path is None else "is on this computer"
+        say("Model", f"{card.name} {why}; there is nothing to download")
         return
     already = is_fetched(card, models_folder)
     if not already:
@@ -107,12 +149,66 @@ def download(name: Name, models_folder: ModelsFolder = None) -> None:
     say("Done", f"{path} {'was there already; ' if already else ''}SHA-256 verified")
 
 
+@app.command("rename")
+def rename(
+    name: Name,
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
+    models_folder: ModelsFolder = None,
+) -> None:
+    """Give an adapted model another name."""
+    from napari_slmsam2.cli._console import say
+    from napari_slmsam2.engine.model_files import rename_model
+
+    say("Renamed", rename_model(name, new, models_folder))
+
+
+@app.command("delete")
+def delete(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    models_folder: ModelsFolder = None,
+) -> None:
+    """Delete an adapted model from this computer."""
+    from napari_slmsam2.cli._console import say
+    from napari_slmsam2.engine.model_files import delete_model, file_of
+
+    path = file_of(name, models_folder)
+    if not yes:
+        typer.confirm(f"Delete {path}?", abort=True)
+    say("Deleted", delete_model(name, models_folder))
+
+
+@app.command("export")
+def export(
+    name: Name,
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="The .safetensors file to write.")],
+    force: Force = False,
+    models_folder: ModelsFolder = None,
+) -> None:
+    """Copy an adapted model to a file, to give it away; it names no files of yours."""
+    import shutil
+
+    from napari_slmsam2.cli._console import say
+    from napari_slmsam2.cli._outputs import check_suffix
+    from napari_slmsam2.engine.model_files import file_of
+    from napari_slmsam2.io import atomic_write
+
+    source = file_of(name, models_folder)
+    check_suffix("FILE", out, ".safetensors")
+    atomic_write(out, lambda file: shutil.copyfile(source, file), overwrite=force)
+    say("Wrote", out)
+
+
 def _size(card: ModelCard) -> str:
+    if card.path is not None:
+        return f"{card.path.stat().st_size / 1e6:.0f} MB" if card.path.is_file() else "gone"
     return "none" if card.weights is None else f"{card.weights.size / 1e6:.0f} MB"
 
 
 def _tuned(card: ModelCard) -> str:
     """Whether the weights have seen volumes; no published ones have."""
+    if card.path is not None:
+        return "broken" if card.problem else "yes"
     if card.weights is None:
         return "-"
     return "no, to be trained" if card.conversion else "no"

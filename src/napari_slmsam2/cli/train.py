@@ -61,10 +61,8 @@ def train(
     from napari_slmsam2.cli._console import meter, say
     from napari_slmsam2.core.config import WindowConfig
     from napari_slmsam2.engine.device import choose_device
-    from napari_slmsam2.training.calibrate import calibrate_presence
     from napari_slmsam2.training.release import release
     from napari_slmsam2.training.shards import SHARD_CLIPS, read_shards, write_shards
-    from napari_slmsam2.training.sources import held_out_stacks
     from napari_slmsam2.training.trainer import Trainer, TrainingPlan
     from napari_slmsam2.training.trainer import train as run
 
@@ -104,11 +102,6 @@ def train(
             seconds=None if minutes is None else 60 * minutes,
             report=progress.say,
             advanced=lambda step: progress.update(step, steps),
-        )
-    if volumes:
-        shift = calibrate_presence(trainer.averaged, held_out_stacks(volumes))
-        say(
-            "Presence", f"threshold moved by {-shift:+.2f} on whole sweeps of the held-out subjects"
         )
     release(trainer, out / "model.safetensors")
     _plot(out)

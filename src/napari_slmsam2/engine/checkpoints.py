@@ -265,7 +265,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="np") as file:  # "pt" would load torch
             header = file.metadata() or {}
         noted = json.loads(header.get(_METADATA_KEY, "{}"))
     except (SafetensorError, OSError, ValueError) as error:

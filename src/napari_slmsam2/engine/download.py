@@ -11,16 +11,12 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-import platformdirs
 import requests
 from filelock import FileLock, Timeout
 
 from napari_slmsam2.core.errors import DownloadError
+from napari_slmsam2.engine.cards import FOLDER_VARIABLE, ModelCard, WeightsFile, models_folder
 from napari_slmsam2.engine.checkpoints import file_sha256
-from napari_slmsam2.engine.registry import ModelCard, WeightsFile
-
-#: Names the folder of models, for example one that was filled on another machine.
-FOLDER_VARIABLE = "NAPARI_SLMSAM2_MODELS"
 
 #: Called with the bytes that are there and the bytes of the whole file.
 Progress = Callable[[int, int], None]
@@ -34,20 +30,6 @@ _LOCK_POLL_S = 0.2
 
 class DownloadCancelledError(DownloadError):
     """The download was stopped on request; the next one goes on from there."""
-
-
-def models_folder(folder: str | os.PathLike[str] | None = None) -> Path:
-    """Where weights are looked for and downloaded to.
-
-    Parameters
-    ----------
-    folder : path-like, optional
-        Default: the environment variable ``NAPARI_SLMSAM2_MODELS``, else the user's cache.
-    """
-    chosen = folder or os.environ.get(FOLDER_VARIABLE)
-    if chosen:
-        return Path(chosen).expanduser().absolute()
-    return Path(platformdirs.user_cache_dir("napari-slmsam2", appauthor=False)) / "models"
 
 
 def fetch_weights(

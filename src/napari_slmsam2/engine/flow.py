@@ -205,22 +205,16 @@ def _cues(
 ) -> Cues:
     seed, look = state.seed, state.seed.appearance
     assert look is not None
-    inside = moved > 0
-    if not inside.any():
-        inside = moved >= moved.max()
-    now = Appearance.measure(here, moved, _ring(_side_of(state)) * zoom)
-    fit = float(look.log_ratio(here)[inside].mean())
-    area = float(inside.sum()) / zoom**2
-    return Cues(
+    return Cues.measure(
+        here,
+        residual,
+        moved,
+        look=look,
+        fit=seed.fit,
+        area=seed.area,
         travel=travel,
-        fit=fit,
-        fit_change=fit - seed.fit,
-        likeness=look.likeness(now),
-        mean_change=abs(now.mean - look.mean) / (look.deviation + 0.02),
-        log_area=float(np.log((area + 1.0) / (seed.area + 1.0))),
-        separability=look.separability,
-        separability_change=now.separability - look.separability,
-        residual=float(residual[inside].mean()),
+        zoom=zoom,
+        ring=_ring(_side_of(state)) * zoom,
     )
 
 

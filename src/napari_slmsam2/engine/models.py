@@ -93,15 +93,19 @@ def load_network(
         state = load_state(path)
         config = config or _config_of(path, state)
     else:
-        card = get_model(str(model))
-        if card.config is None or card.weights is None:
-            raise ConfigError(f"model {card.name}", "is not a network")
+        card = get_model(str(model), folder)
         if config is not None or conversion is not None:
             raise ConfigError(f"model {card.name}", "has its own configuration and conversion")
-        path = fetch_weights(card, folder, progress=progress, should_stop=should_stop)
-        name, sha256 = card.name, card.weights.sha256
-        config, conversion = card.config, card.conversion
+        name = card.name
+        if card.weights is not None:
+            path = fetch_weights(card, folder, progress=progress, should_stop=should_stop)
+            sha256 = card.weights.sha256
+        elif card.path is not None:
+            path, sha256 = card.path, file_sha256(card.path)
+        else:
+            raise ConfigError(f"model {card.name}", "is not a network")
         state = load_state(path)
+        config, conversion = card.config or _config_of(path, state), card.conversion
     if image_size is not None and isinstance(config, ModelConfig):
         config = config.replace(image_size=image_size)
     network = _build(config)

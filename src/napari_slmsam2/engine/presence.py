@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
+import numpy.typing as npt
+
+from napari_slmsam2.engine.appearance import Appearance
+
+Image = npt.NDArray[np.float32]
 
 _PRESENCE = {
     "bias": -5.72,
@@ -76,6 +82,59 @@ class Cues:
     separability: float
     separability_change: float
     residual: float
+
+    @classmethod
+    def measure(
+        cls,
+        here: Image,
+        residual: Image,
+        moved: Image,
+        *,
+        look: Appearance,
+        fit: float,
+        area: int,
+        travel: float,
+        zoom: float,
+        ring: float,
+    ) -> Self:
+        """Look at the carried mask on a slice.
+
+        Parameters
+        ----------
+        here : ndarray of float32, shape (H, W)
+            The slice, with the contrast of the seed.
+        residual : ndarray of float32, shape (H, W)
+            Absolute difference to the warped previous slice.
+        moved : ndarray of float32, shape (H, W)
+            Signed distance to the carried outline in pixels, positive inside.
+        look : Appearance
+        fit : float
+        area : int
+            Of the object on the seed: how it looks, mean log likelihood ratio inside, pixels of
+            the slice.
+        travel : float
+        zoom : float
+            Pixels of ``here`` per pixel of the slice.
+        ring : float
+            Width of the surround, in pixels of ``here``.
+        """
+        inside = moved > 0
+        if not inside.any():
+            inside = moved >= moved.max()
+        now = Appearance.measure(here, moved, ring)
+        fit_here = float(look.log_ratio(here)[inside].mean())
+        pixels = float(inside.sum()) / zoom**2
+        return cls(
+            travel=travel,
+            fit=fit_here,
+            fit_change=fit_here - fit,
+            likeness=look.likeness(now),
+            mean_change=abs(now.mean - look.mean) / (look.deviation + 0.02),
+            log_area=float(np.log((pixels + 1.0) / (area + 1.0))),
+            separability=look.separability,
+            separability_change=now.separability - look.separability,
+            residual=float(residual[inside].mean()),
+        )
 
     def presence(self) -> float:
         """Probability that the mask still covers the object."""

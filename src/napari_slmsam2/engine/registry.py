@@ -3,72 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+import os
+from pathlib import Path
 
-from napari_slmsam2.core.config import ModelConfig, sam2_config, slm_sam2_config
+from napari_slmsam2.core.config import sam2_config, slm_sam2_config
 from napari_slmsam2.core.errors import ConfigError
+from napari_slmsam2.engine.adapted import find_adapted
+from napari_slmsam2.engine.cards import ModelCard, WeightsFile
+
+__all__ = ["DEFAULT_MODEL", "ModelCard", "WeightsFile", "get_model", "list_models"]
 
 #: The model of a new session.
 DEFAULT_MODEL = "flow"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightsFile:
-    """A file of weights that can be downloaded.
-
-    Attributes
-    ----------
-    url : str
-    filename : str
-        Its name in the folder of models.
-    size : int
-        Bytes.
-    sha256 : str
-        Lower-case hexadecimal digest.
-    """
-
-    url: str
-    filename: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelCard:
-    """What a user should know of a model before choosing it.
-
-    Attributes
-    ----------
-    name : str
-        What to ask for.
-    title : str
-    kind : {"classical", "network"}
-        Classical models need no weights.
-    licence : str
-        SPDX name, of the weights where there are some, else of the code.
-    description : str
-    config : ModelConfig or None
-        None for a classical model.
-    weights : WeightsFile or None
-        None for a model that needs no download.
-    conversion : str or None
-        How the file's weights are turned into the network's, see
-        `napari_slmsam2.engine.checkpoints.convert_state`.
-    """
-
-    name: str
-    title: str
-    kind: str
-    licence: str
-    description: str
-    config: ModelConfig | None = None
-    weights: WeightsFile | None = None
-    conversion: str | None = None
-
-    @property
-    def needs_download(self) -> bool:
-        """Whether the model comes with a file of weights."""
-        return self.weights is not None
 
 
 _SAM2_URL = "https://dl.fbaipublicfiles.com/segment_anything_2/092824/"
@@ -158,16 +104,47 @@ def _sam2_cards() -> list[ModelCard]:
     return sorted(cards, key=lambda card: card.name.startswith("slm"))
 
 
-_MODELS = {card.name: card for card in (*_CLASSICAL, *_sam2_cards())}
+_COMPACT = ModelCard(
+    name="compact",
+    title="Compact short-long-memory network",
+    kind="network",
+    licence="BSD-3-Clause",
+    description="A small network of our own on a window that follows the object: corrects what the "
+    "optical flow carries, with the annotated slices as its memory. Comes with this program, runs "
+    "anywhere. Trained on synthetic stacks and on CT, MR, PET and electron microscopy; see "
+    "docs/compact.md.",
+    path=Path(__file__).parents[1] / "weights" / "compact.safetensors",
+    bundled=True,
+)
+
+_MODELS = {card.name: card for card in (_COMPACT, *_CLASSICAL, *_sam2_cards())}
 
 
-def list_models() -> tuple[ModelCard, ...]:
-    """All models that are known by name; those without weights first."""
-    return tuple(_MODELS.values())
+def list_models(folder: str | os.PathLike[str] | None = None) -> tuple[ModelCard, ...]:
+    """All models that can be asked for by name: the known ones, then those of the folder.
+
+    Parameters
+    ----------
+    folder : path-like, optional
+        See `napari_slmsam2.engine.cards.models_folder`. A file in it that cannot be used gets a
+        card that says why.
+    """
+    ours = {card.weights.filename for card in _MODELS.values() if card.weights is not None}
+    found = find_adapted(folder)
+    return (
+        *_MODELS.values(),
+        *(c for c in found if c.name not in _MODELS and f"{c.name}.safetensors" not in ours),
+    )
 
 
-def get_model(name: str) -> ModelCard:
+def get_model(name: str, folder: str | os.PathLike[str] | None = None) -> ModelCard:
     """The model of a name.
+
+    Parameters
+    ----------
+    name : str
+    folder : path-like, optional
+        See `list_models`.
 
     Raises
     ------
@@ -176,11 +153,14 @@ def get_model(name: str) -> ModelCard:
     """
     if name in _MODELS:
         return _MODELS[name]
-    near = difflib.get_close_matches(name, _MODELS, n=3, cutoff=0.5)
+    models = {card.name: card for card in list_models(folder)}
+    if name in models:
+        return models[name]
+    near = difflib.get_close_matches(name, models, n=3, cutoff=0.5)
     raise ConfigError(
         "model",
         "is not known",
-        expected=" | ".join(near or _MODELS),
+        expected=" | ".join(near or models),
         found=repr(name),
-        hint=f"All models: {', '.join(_MODELS)}." if near else None,
+        hint=f"All models: {', '.join(models)}." if near else None,
     )

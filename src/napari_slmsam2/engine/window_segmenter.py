@@ -13,6 +13,7 @@ from torch import Tensor
 
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.core.segmenter import MemoryBank, SegmentedSlice, SweepContext
+from napari_slmsam2.engine.appearance import Appearance
 from napari_slmsam2.engine.device import computing
 from napari_slmsam2.engine.interpolate import (
     EDGE_SHARPNESS,
@@ -21,6 +22,7 @@ from napari_slmsam2.engine.interpolate import (
     signed_distance,
 )
 from napari_slmsam2.engine.optical_flow import warp
+from napari_slmsam2.engine.presence import Cues
 from napari_slmsam2.engine.taper import find_taper
 from napari_slmsam2.engine.window import FollowingWindow
 from napari_slmsam2.engine.window_cues import (
@@ -39,6 +41,9 @@ from napari_slmsam2.engine.window_cues import (
 from napari_slmsam2.engine.window_network import SeedMemory, WindowInput, WindowNetwork
 
 Image = npt.NDArray[np.float32]
+
+NETWORK_SHARE = 0.5
+"""Weight of the network against `Cues` in the logit of presence."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +77,12 @@ class SweepState:
         Mask logits in that window, as the flow has carried them here from the seed. What the
         network shows is not carried on: its errors would add up from slice to slice.
     contrast : Contrast
+    look : Appearance
+        Of the object on the seed, in its window.
+    fit : float
+        Mean log likelihood ratio inside it.
+    area : int
+        Of the object on the seed, in pixels.
     memory : SeedMemory
     seeds : tuple of int
         The annotated slices in the memory.
@@ -81,6 +92,9 @@ class SweepState:
     window: FollowingWindow
     carried: Image
     contrast: Contrast
+    look: Appearance
+    fit: float
+    area: int
     memory: SeedMemory
     seeds: tuple[int, ...]
 
@@ -95,6 +109,7 @@ class _View:
     moved: Image
     prior: Image
     cues: npt.NDArray[np.float32]
+    met: Cues
     certain: bool
 
 
@@ -129,6 +144,7 @@ class WindowSegmenter:
         self.name = name
         self.config = network.config
         self._network = network.to(device).eval()
+        self._ring = 0.3 * self.config.window_size / self.config.window_margin
         self._device, self._dtype, self._threshold = device, dtype, threshold
 
     def encode_image(self, image: npt.NDArray[np.float32]) -> Image:
@@ -177,7 +193,7 @@ class WindowSegmenter:
             )
             output = self._network(self._inputs(views), memory)
             logits = output.logits.float().cpu().numpy()
-            presence = torch.sigmoid(output.presence.float()).cpu().numpy()
+            presence = output.presence.float().cpu().numpy()
             iou = torch.sigmoid(output.iou.float()).cpu().numpy()
         return [
             self._answer(view, embedding, *found)
@@ -213,15 +229,28 @@ class WindowSegmenter:
         window, contrast = state.window, state.contrast
         images = np.stack([contrast.apply(window.read(i)) for i in (state.image, image, ahead)])
         flow = window_flow(images[1], images[0])
-        masks = known_masks({i: seed.mask for i, seed in seeds.items()}, extent)
         taper = find_taper(areas, index, direction, extent, context.spacing)
+        aligned, moved = warp(images[0], flow), warp(state.carried, flow)
+        met = Cues.measure(
+            images[1],
+            np.abs(images[1] - aligned),
+            moved / np.float32(LOGITS_PER_PIXEL),
+            look=state.look,
+            fit=state.fit,
+            area=state.area,
+            travel=taper.travel(index),
+            zoom=window.zoom,
+            ring=self._ring,
+        )
+        masks = known_masks({i: seed.mask for i, seed in seeds.items()}, extent)
         return _View(
             state=state,
             images=images,
-            aligned=warp(images[0], flow),
-            moved=warp(state.carried, flow),
+            aligned=aligned,
+            moved=moved,
             prior=interpolated_prior(masks, index, window),
             cues=measure_cues(areas, index, direction, extent, context.spacing, window),
+            met=met,
             certain=taper.between or (extent is not None and extent[0] <= index <= extent[1]),
         )
 
@@ -233,8 +262,21 @@ class WindowSegmenter:
         assert window is not None
         contrast = Contrast.measure(seed.image, distance)
         logits = np.clip(read_logits(distance, window), -MAX_LOGIT, MAX_LOGIT)
-        memory = self._remember(seeds, chosen, contrast)
-        return SweepState(seed.image, window, logits, contrast, memory, chosen)
+        here = contrast.apply(window.read(seed.image))
+        level = read_logits(distance, window) / np.float32(LOGITS_PER_PIXEL)
+        look = Appearance.measure(here, level, self._ring)
+        fit = float(look.log_ratio(here)[level > 0].mean()) if (level > 0).any() else 0.0
+        return SweepState(
+            image=seed.image,
+            window=window,
+            carried=logits,
+            contrast=contrast,
+            look=look,
+            fit=fit,
+            area=seed.area,
+            memory=self._remember(seeds, chosen, contrast),
+            seeds=chosen,
+        )
 
     def _remember(
         self, seeds: dict[int, SeedState], chosen: tuple[int, ...], contrast: Contrast
@@ -262,11 +304,20 @@ class WindowSegmenter:
     def _tensor(self, values: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
 
+    @staticmethod
+    def _chance(logit: float, view: _View) -> float:
+        """Presence, by the network and by the cues of the optical flow."""
+        cues = min(max(view.met.presence(), 1e-4), 1 - 1e-4)
+        by_cues = float(np.log(cues / (1 - cues)))
+        joint = NETWORK_SHARE * logit + (1 - NETWORK_SHARE) * by_cues
+        chance = float(1.0 / (1.0 + np.exp(-joint)))
+        return 0.5 + 0.5 * chance if view.certain else chance
+
     def _answer(
         self, view: _View, image: Image, found: Image, presence: np.float32, iou: np.float32
     ) -> SegmentedSlice:
         state = view.state
-        chance = 0.5 + 0.5 * float(presence) if view.certain else float(presence)
+        chance = self._chance(float(presence), view)
         if view.certain and not (found > 0).any():
             found = found - found.max() + np.float32(0.5)
         logits = np.full(image.shape, -4 * MAX_LOGIT, np.float32)

@@ -16,7 +16,7 @@ import torch
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.segmenter import MemoryBank, MemoryEntry, SweepContext
 from napari_slmsam2.engine.window_network import WindowNetwork
-from napari_slmsam2.engine.window_segmenter import WindowSegmenter
+from napari_slmsam2.engine.window_segmenter import NETWORK_SHARE, WindowSegmenter
 from napari_slmsam2.training.synthetic import LabelledStack
 
 STOP_AFTER = 3
@@ -66,8 +66,8 @@ def calibrate_presence(network: WindowNetwork, stacks: Iterable[LabelledStack]) 
     with torch.no_grad():
         last = network.heads[2]
         assert isinstance(last, torch.nn.Linear)
-        last.bias[0] += best
-    return best
+        last.bias[0] += best / NETWORK_SHARE
+    return best / NETWORK_SHARE
 
 
 def _sweep_both_ways(network: WindowNetwork, stack: LabelledStack) -> list[Sweep]:

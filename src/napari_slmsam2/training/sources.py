@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -122,32 +121,6 @@ def draw_stack(
     else:
         stack = _real_stack(volumes[name][rng.integers(len(volumes[name]))], rng)
     return name, _seen_from(stack, rng)
-
-
-def held_out_stacks(
-    folder: Path, most_labels: int = 2, beyond: int = 12
-) -> Iterator[LabelledStack]:
-    """Whole objects of the held-out subjects below a folder.
-
-    Parameters
-    ----------
-    folder : Path
-    most_labels : int
-        Objects of one volume, evenly spaced among its labels.
-    beyond : int
-        Slices that are kept beyond the ends of an object.
-    """
-    for volume in find_volumes(folder):
-        if not (volume.has_image and volume.labels and is_held_out(volume.subject)):
-            continue
-        image, labels, spacing = _read(volume)
-        assert image is not None
-        chosen = np.linspace(0, len(volume.labels) - 1, min(most_labels, len(volume.labels)))
-        for label in (volume.labels[round(i)] for i in chosen):
-            mask = labels == label
-            there = np.flatnonzero(mask.any((1, 2)))
-            part = slice(max(0, there[0] - beyond), there[-1] + beyond + 1)
-            yield LabelledStack(image[part], mask[part], spacing, volume.set_name)
 
 
 def _fit_labels(meta: dict[str, Any]) -> list[int]:
