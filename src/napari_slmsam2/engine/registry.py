@@ -117,7 +117,7 @@ _COMPACT = ModelCard(
     bundled=True,
 )
 
-_MODELS = {card.name: card for card in (_COMPACT, *_CLASSICAL, *_sam2_cards())}
+_MODELS = {card.name: card for card in (*_CLASSICAL, _COMPACT, *_sam2_cards())}
 
 
 def list_models(folder: str | os.PathLike[str] | None = None) -> tuple[ModelCard, ...]:
