@@ -145,10 +145,10 @@ def walk_through(scene: Scene) -> None:
         "a third of the run",
     )
     if panel.runner.running:
-        panel.pause_or_resume()
+        panel.runs.pause_or_resume()
         settle()
         photograph(scene, "2-running")
-        panel.pause_or_resume()
+        panel.runs.pause_or_resume()
     wait_until(lambda: not panel.runner.running, "the run")
     settle()
     photograph(scene, "3-propagated")

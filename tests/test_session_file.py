@@ -18,7 +18,14 @@ from napari_slmsam2.core.events import Finished, FinishReason
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.session import SegmentationSession
-from napari_slmsam2.session_file import ImageSource, load_session, open_image, replay, save_session
+from napari_slmsam2.session_file import (
+    ImageSource,
+    describe_session,
+    load_session,
+    open_image,
+    replay,
+    save_session,
+)
 
 SHAPE = (14, 30, 26)
 TINY = {
@@ -402,3 +409,17 @@ def test_nothing_is_overwritten_unasked(tmp_path, volume):
     save_session(session, path, overwrite=True)
     assert zipfile.is_zipfile(path)
     assert [p.name for p in tmp_path.iterdir()] == ["a.slmsam2"]
+
+
+def test_a_file_is_described_without_its_image(tmp_path, volume):
+    session = SegmentationSession(volume)
+    seed(session, 1, 6)
+    seed(session, 2, 7)
+    session.add_prompt(SlicePrompt.absent_at(2, 0))
+    path = save_session(session, tmp_path / "a.slmsam2", note={"layer": "mine"})
+    info = describe_session(path)
+    assert (info.n_seeds, info.labels, info.note) == (3, (1, 2), {"layer": "mine"})
+    assert info.created.tzinfo is not None
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(SessionFileError):
+        describe_session(path)

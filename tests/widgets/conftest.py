@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 # Before Qt is imported: there may be no display.
@@ -16,7 +17,7 @@ from qtpy.QtCore import QThreadPool
 from qtpy.QtWidgets import QApplication
 
 from napari_slmsam2.engine.factory import ReadyModel
-from napari_slmsam2.widgets import AnnotateWidget
+from napari_slmsam2.widgets import AnnotateWidget, _recovery
 from tests.fakes import FakeSegmenter
 
 SHAPE = (12, 16, 24)
@@ -55,8 +56,25 @@ def segmenter() -> SlowFake:
     return SlowFake()
 
 
+@pytest.fixture(autouse=True)
+def recovery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test finds, or leaves, work in the user's folder."""
+    folder = tmp_path / "recovery"
+    monkeypatch.setenv(_recovery.ENVIRONMENT, str(folder))
+    return folder
+
+
 @pytest.fixture
-def viewer(make_napari_viewer: Callable[..., Any]) -> Any:
+def _no_thread_left() -> Any:
+    yield
+    left = [t for t in threading.enumerate() if t.name.startswith("napari-slmsam2")]
+    for thread in left:
+        thread.join(10)
+    assert not [t for t in left if t.is_alive()]
+
+
+@pytest.fixture
+def viewer(_no_thread_left: None, make_napari_viewer: Callable[..., Any]) -> Any:
     yield make_napari_viewer(strict_qt="raise")
     assert QThreadPool.globalInstance().waitForDone(10_000), "a worker was left behind"
 
@@ -117,7 +135,7 @@ def bench(viewer: Any, qtbot: Any, segmenter: SlowFake) -> Bench:
 def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the panel tells in napari's notifications."""
     told: list[str] = []
-    for module in ("panel", "_seeds", "_save_dialogs"):
+    for module in ("panel", "_runs", "_files", "_seeds", "_save_dialogs"):
         for name in ("show_error", "show_warning", "show_info"):
             monkeypatch.setattr(
                 f"napari_slmsam2.widgets.{module}.{name}", told.append, raising=False

@@ -23,6 +23,15 @@ def plane(**labels):
     return made
 
 
+def mark_end(annotation, label, index, *, first):
+    annotation.say(label, annotation.extent_with(label, index, first=first), {})
+
+
+def mark_absent(annotation, label, index):
+    extent = annotation.prompts.extents.get(label)
+    annotation.say(label, extent, {index: SlicePrompt.absent_at(label, index)})
+
+
 def edit(annotation, index, now):
     annotation.take_edit(index, now)
     return {(p.index, p.label, p.kind.value) for p in annotation.prompts}
@@ -93,8 +102,8 @@ def test_adopted_labels_make_no_seeds_but_seeds_take_over_their_pixels(annotatio
 
 def test_seeds_and_marks_are_put_into_what_is_written(annotation):
     edit(annotation, 3, plane(l1=rectangle(1, 1)))
-    annotation.mark_absent(2, 3)
-    annotation.mark_end(4, 5, first=True)
+    mark_absent(annotation, 2, 3)
+    mark_end(annotation, 4, 5, first=True)
     written = plane(l1=rectangle(9, 9), l2=rectangle(4, 15), l4=rectangle(1, 12))
     annotation.protect(3, written)
     np.testing.assert_array_equal(written == 1, rectangle(1, 1))
@@ -102,25 +111,47 @@ def test_seeds_and_marks_are_put_into_what_is_written(annotation):
 
 
 def test_marks_set_an_extent_and_take_it_back(annotation):
-    annotation.mark_end(1, 3, first=True)
-    annotation.mark_end(1, 7, first=False)
+    mark_end(annotation, 1, 3, first=True)
+    mark_end(annotation, 1, 7, first=False)
     assert annotation.prompts.extents == {1: (3, 7)}
-    annotation.mark_end(1, 3, first=True)
+    mark_end(annotation, 1, 3, first=True)
     assert annotation.prompts.extents == {1: (0, 7)}
-    annotation.mark_end(1, 7, first=False)
+    mark_end(annotation, 1, 7, first=False)
     assert annotation.prompts.extents == {}
 
 
 def test_painting_beyond_a_mark_moves_the_mark(annotation):
-    annotation.mark_end(1, 5, first=False)
+    mark_end(annotation, 1, 5, first=False)
     edit(annotation, 8, plane(l1=rectangle(1, 1)))
     assert annotation.prompts.extents == {1: (0, 8)}
+
+
+def test_an_end_that_leaves_out_a_seed_is_refused_but_an_undone_one_gives_way(annotation):
+    edit(annotation, 8, plane(l1=rectangle(1, 1)))
+    with pytest.raises(PromptError, match="leaves out slices"):
+        annotation.extent_with(1, 5, first=False)
+    annotation.say(1, (2, 5), {})
+    assert annotation.prompts.extents == {1: (2, 8)}
+
+
+def test_touched_seeds_are_those_that_a_session_has_not_seen(annotation):
+    edit(annotation, 3, plane(l1=rectangle(1, 1)))
+    assert annotation.touched == {(1, 3)}
+    annotation.session = SegmentationSession(annotation.volume, window=WINDOW)
+    annotation.session.restore(annotation.prompts, ())
+    assert annotation.touched == set()
+    edit(annotation, 5, plane(l2=rectangle(1, 1)))
+    assert annotation.touched == {(2, 5)}
+    mark_end(annotation, 1, 7, first=False)
+    assert annotation.touched == {(1, 3), (2, 5)}
+    annotation.remove(1, 3)
+    assert annotation.touched == {(1, 3), (2, 5)}
 
 
 def test_nothing_drawn_says_what_to_do(annotation):
     with pytest.raises(PromptError, match="Paint the object"):
         annotation.labels_to_run()
-    annotation.mark_absent(1, 4)
+    mark_absent(annotation, 1, 4)
     with pytest.raises(PromptError, match="Paint the object"):
         annotation.labels_to_run()
 
@@ -132,7 +163,7 @@ def test_a_session_is_brought_in_line(annotation):
     session.set_extent(5, 0, 4)
     edit(annotation, 3, plane(l1=rectangle(1, 1)))
     edit(annotation, 8, plane(l1=rectangle(1, 1)))
-    annotation.mark_end(1, 8, first=False)
+    mark_end(annotation, 1, 8, first=False)
     annotation.bring_in_line(session, annotation.prompts)
     assert {(p.label, p.index) for p in session.prompts} == {(1, 3), (1, 8)}
     assert session.prompts.extents == {1: (0, 8)}

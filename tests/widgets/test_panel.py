@@ -235,7 +235,7 @@ def test_the_direction_menu_and_the_range_are_heeded(bench):
     bench.run()
     assert not bench.layer.data[:5].any()
     assert bench.layer.data[6:].any(axis=(1, 2)).all()
-    bench.panel.undo_run()
+    bench.panel.undo()
     bench.panel.run_bar.direction = "both"
     bench.panel.run_bar.use_range.setChecked(True)
     bench.panel.run_bar.first.setValue(3)
@@ -264,6 +264,27 @@ def test_a_label_that_was_only_painted_over_is_not_propagated(viewer, qtbot, seg
     bench.run()
     assert {label for label, _, _ in segmenter.visits} == {1}
     assert (bench.layer.data[11] == 7).sum() > 20
+
+
+def picture(widget):
+    """What a widget looks like once it is laid out."""
+    widget.grab()
+    QApplication.processEvents()
+    return widget.grab().toImage()
+
+
+def test_the_range_stays_on_the_strip_when_the_target_is_shown_again(bench):
+    bar, strip = bench.panel.run_bar, bench.panel.strip
+    bar.use_range.setChecked(True)
+    bar.first.setValue(3)
+    bar.last.setValue(9)
+    bracketed = picture(strip)
+    first = bench.layer
+    bench.panel.new_labels.click()
+    assert bench.layer is not first
+    assert picture(strip) == bracketed
+    bar.use_range.setChecked(False)
+    assert picture(strip) != bracketed
 
 
 def test_following_shows_the_slices_as_they_come(bench):
@@ -411,7 +432,7 @@ def test_the_viewer_closed_in_mid_run(bench, qtbot, paused):
     bench.panel.propagate()
     bench.until_slices(2)
     if paused:
-        bench.panel.pause_or_resume()
+        bench.panel.runs.pause_or_resume()
     worker = bench.panel.runner._worker
     bench.viewer.close()
     qtbot.waitUntil(lambda: not worker.is_running, timeout=10_000)

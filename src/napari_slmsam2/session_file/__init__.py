@@ -10,9 +10,7 @@ import hashlib
 import json
 import os
 import platform
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,22 +22,45 @@ import numpy as np
 
 import napari_slmsam2
 from napari_slmsam2.core.config import PropagationConfig
-from napari_slmsam2.core.errors import ConfigError, PromptError, SessionFileError
+from napari_slmsam2.core.errors import SessionFileError
 from napari_slmsam2.core.history import RunRecord
 from napari_slmsam2.core.intensity import IntensityWindow
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.io import LoadedImage, atomic_write, read_image
 from napari_slmsam2.session import SegmentationSession
-from napari_slmsam2.session_file._records import Arrays, Members, Packed, Unpacked, model_name
+from napari_slmsam2.session_file._archive import (
+    FORMAT,
+    FORMAT_VERSION,
+    explained,
+    read_archive,
+)
+from napari_slmsam2.session_file._records import Members, Packed, Unpacked, model_name
 
 if TYPE_CHECKING:
     from napari_slmsam2.core.events import PropagationEvent
 
-FORMAT = "napari-slmsam2 session"
-FORMAT_VERSION = 1
 SUFFIX = ".slmsam2"
 
-_MOST_JSON = 2**28
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """What a session file holds, in short.
+
+    Attributes
+    ----------
+    created : datetime
+        When it was written, with its time zone.
+    labels : tuple of int
+        Labels with a seed.
+    n_seeds : int
+    note : dict
+        What was given to `save_session`.
+    """
+
+    created: datetime
+    labels: tuple[int, ...]
+    n_seeds: int
+    note: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +84,7 @@ def save_session(
     path: str | os.PathLike[str],
     *,
     image: ImageSource | None = None,
+    note: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a session to one file, completely or not at all.
@@ -74,6 +96,8 @@ def save_session(
         Usually ends in ``.slmsam2``.
     image : ImageSource, optional
         So that the image is found and verified again. Its voxels are not saved.
+    note : mapping, optional
+        Values for JSON that the caller wants to find again, see `describe_session`.
     overwrite : bool
         Whether an existing file may be replaced.
 
@@ -105,6 +129,7 @@ def save_session(
         "prompts": packed.prompts,
         "current": packed.prompt_set(session.prompts),
         "touched": sorted(session.touched),
+        "note": dict(note or {}),
         "runs": runs,
         "provenance": {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -138,6 +163,26 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def describe_session(path: str | os.PathLike[str]) -> SessionInfo:
+    """Look into a session file without reading its arrays.
+
+    Raises
+    ------
+    SessionFileError
+        The file is not there, is no session, is damaged or of a newer version.
+    """
+    path = Path(path)
+    content, _ = read_archive(path)
+    with explained(path):
+        current = content["prompt_sets"][content["current"]]["prompts"]
+        return SessionInfo(
+            datetime.fromisoformat(content["provenance"]["created"]),
+            tuple(sorted({int(content["prompts"][number]["label"]) for number in current})),
+            len(current),
+            dict(content.get("note", {})),
+        )
+
+
 def open_image(
     path: str | os.PathLike[str], image: str | os.PathLike[str] | None = None
 ) -> LoadedImage:
@@ -160,8 +205,8 @@ def open_image(
         The session is damaged, the image is not there or is not the one of the session.
     """
     path = Path(path)
-    content, _ = _read(path)
-    with _explained(path):
+    content, _ = read_archive(path)
+    with explained(path):
         return _open_image(content, path, image)
 
 
@@ -196,8 +241,8 @@ def load_session(
         belong to the image.
     """
     path = Path(path)
-    content, arrays = _read(path)
-    with _explained(path):
+    content, arrays = read_archive(path)
+    with explained(path):
         volume = _open_image(content, path, None).volume if image is None else image
         _check_volume(content["volume"], volume, path)
         if volume.axis != content["volume"]["axis"]:
@@ -256,66 +301,6 @@ def _describe_source(image: ImageSource, path: Path) -> dict[str, Any]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class _explained:  # noqa: N801 - reads as a statement
-    """Turns whatever a damaged file breaks into one error that names the file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, _DAMAGE):
-            raise SessionFileError(
-                str(self._path), "is damaged", found=f"{type(error).__name__}: {error}"
-            ) from error
-
-
-_DAMAGE = (
-    ConfigError,
-    PromptError,
-    RuntimeError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-)
-
-
-def _read(path: Path) -> tuple[dict[str, Any], Arrays]:
-    if not path.is_file():
-        raise SessionFileError(str(path), "is not a file" if path.exists() else "does not exist")
-    if not zipfile.is_zipfile(path):
-        raise SessionFileError(str(path), "is not a session file, or is damaged")
-    try:
-        with _explained(path), zipfile.ZipFile(path) as file:
-            if "session.json" not in file.namelist():
-                raise SessionFileError(
-                    str(path), "is not a session file", expected="session.json in it"
-                )
-            if file.getinfo("session.json").file_size > _MOST_JSON:
-                raise ValueError("session.json is too long")
-            content = json.loads(file.read("session.json"))
-            if not isinstance(content, dict) or content.get("format") != FORMAT:
-                raise SessionFileError(str(path), "is not a session file of napari-slmsam2")
-            if content["format_version"] > FORMAT_VERSION:
-                raise SessionFileError(
-                    str(path),
-                    "is of a newer version",
-                    expected=f"format {FORMAT_VERSION}",
-                    found=f"format {content['format_version']}",
-                    hint="Update napari-slmsam2.",
-                )
-    except OSError as error:
-        raise SessionFileError(str(path), "cannot be read", found=error.strerror) from error
-    return content, Arrays(path)
 
 
 def _open_image(

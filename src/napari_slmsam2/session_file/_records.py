@@ -77,7 +77,8 @@ class Packed:
         """The values of a record; its edited slices become an array."""
         edits = f"runs/{number}.npy"
         slices = [record.edits.get(index) for index in record.edits.indices]
-        self._arrays[edits] = np.array(slices, np.int64).reshape(
+        dtype = np.result_type(np.uint8, *[plane.dtype for plane in slices])
+        self._arrays[edits] = np.array(slices, dtype).reshape(
             len(slices), *record.edits.volume.slice_shape
         )
         return {

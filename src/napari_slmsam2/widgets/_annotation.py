@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.core.errors import PromptError
+from napari_slmsam2.core.intensity import IntensityWindow, parse_window
 from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
 from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.widgets._history import History
 
 if TYPE_CHECKING:
     from napari_slmsam2.session import SegmentationSession
@@ -53,6 +55,7 @@ class Annotation:
     ----------
     prompts : PromptSet
         The truth about seeds and extents; a session is brought in line with it when a run starts.
+    history : History
     session : SegmentationSession or None
         Made by the first run. Only a running worker may touch it while it runs.
     model, window : object, str
@@ -64,6 +67,7 @@ class Annotation:
     ) -> None:
         self.volume = volume
         self.prompts = PromptSet()
+        self.history = History()
         self._seen = SeenLabels(volume.shape, np.uint8) if seen is None else seen
         self._key = key
         self.session: SegmentationSession | None = None
@@ -71,6 +75,37 @@ class Annotation:
         self.window = ""
         self._drawn: set[int] = set()
         self._before: dict[tuple[int, int], bytes] = {}
+        self._windows: tuple[Volume, dict[str, IntensityWindow]] | None = None
+
+    @property
+    def touched(self) -> frozenset[tuple[int, int]]:
+        """``(label, index)`` of the seeds that changed since they were last run."""
+        session, now = self.session, self.prompts
+        if session is None:
+            return frozenset(now.prompts)
+        then = session.prompts
+        touched = {
+            key
+            for key in (*now.prompts, *then.prompts)
+            if now.prompts.get(key) is not then.prompts.get(key)
+        }
+        moved = {
+            label
+            for label in (*now.extents, *then.extents)
+            if now.extents.get(label) != then.extents.get(label)
+        }
+        touched |= {key for key in now.prompts if key[0] in moved}
+        return session.touched | touched
+
+    def intensity_window(self, text: str) -> IntensityWindow:
+        """What a window means on this volume, see `parse_window`; found out once."""
+        volume = self.volume
+        if self._windows is None or self._windows[0] is not volume:
+            self._windows = volume, {}
+        found = self._windows[1]
+        if text not in found:
+            found[text] = parse_window(text, volume)
+        return found[text]
 
     @property
     def known(self) -> npt.NDArray[Any]:
@@ -135,13 +170,10 @@ class Annotation:
             )
         self.prompts = self.prompts.with_prompt(SlicePrompt.from_mask(label, index, now))
 
-    def mark_absent(self, label: int, index: int) -> None:
-        """The label is not on this slice."""
-        self._before.pop((label, index), None)
-        self.prompts = self.prompts.with_prompt(SlicePrompt.absent_at(label, index))
+    def extent_with(self, label: int, index: int, *, first: bool) -> tuple[int, int] | None:
+        """The extent of a label that begins (``first``) or ends on this slice.
 
-    def mark_end(self, label: int, index: int, *, first: bool) -> None:
-        """The label begins (``first``) or ends on this slice; the same mark again takes it back.
+        The same mark again takes it back. None where neither end is known.
 
         Raises
         ------
@@ -157,9 +189,28 @@ class Annotation:
             end = last_slice if end == index and index < last_slice else index
             begin = min(begin, end)
         if (begin, end) == (0, last_slice):
-            self.prompts = self.prompts.without_extent(label)
-        else:
-            self.prompts = self.prompts.with_extent(label, begin, end)
+            return None
+        return self.prompts.with_extent(label, begin, end).extents[label]
+
+    def say(
+        self,
+        label: int,
+        extent: tuple[int, int] | None,
+        seeds: Mapping[int, SlicePrompt | None],
+    ) -> None:
+        """Set the extent of a label, and its seeds on some slices (None: there is none).
+
+        Seeds outside widen the extent.
+        """
+        prompts = self.prompts.without_extent(label)
+        for index, seed in seeds.items():
+            self._before.pop((label, index), None)
+            prompts = prompts.without(label, index) if seed is None else prompts.with_prompt(seed)
+        if extent is not None:
+            inside = [p.index for p in prompts if p.label == label and not _is_absent(p)]
+            first, last = min([extent[0], *inside]), max([extent[1], *inside])
+            prompts = prompts.with_extent(label, first, last)
+        self.prompts = prompts
 
     def remove(self, label: int, index: int) -> None:
         """Take a seed back; its pixels stay."""
@@ -237,7 +288,7 @@ class Annotation:
 
     def restore(self, prompts: PromptSet) -> None:
         """Take over the seeds of an earlier session."""
-        self.prompts = prompts
+        self.prompts, self.history = prompts, History()
         self._drawn = {p.label for p in prompts if p.kind is not PromptKind.ABSENT}
         self._before.clear()
 
@@ -289,6 +340,10 @@ class Annotation:
         for block in _blocks(self.volume.shape):
             if not np.array_equal(session.labels[block], known[block]):
                 session.labels[block] = known[block]
+
+
+def _is_absent(prompt: SlicePrompt) -> bool:
+    return prompt.kind is PromptKind.ABSENT
 
 
 def _blocks(shape: tuple[int, int, int]) -> Iterator[slice]:

@@ -122,7 +122,7 @@ class ModelChooser(QWidget):
         self.folder = folder
         self._models = shrinkable(QComboBox())
         self._models.setToolTip("The model that carries the masks from slice to slice.")
-        for card in list_models():
+        for card in list_models(folder):
             self._models.addItem(card.title, card.name)
             self._models.setItemData(self._models.count() - 1, card.description, 3)
         self._models.addItem(_FILE, None)
@@ -184,7 +184,7 @@ class ModelChooser(QWidget):
 
     def _card(self) -> ModelCard | None:
         try:
-            return get_model(self.model)
+            return get_model(self.model, self.folder)
         except ConfigError:
             return None
 
@@ -206,6 +206,8 @@ class ModelChooser(QWidget):
         card, missing = self._card(), self.to_download
         if card is None:
             text = f"From the file {self.model}."
+        elif card.path is not None:
+            text = card.description
         elif missing is not None and missing.weights is not None:
             text = f"{card.licence}; downloads {missing.weights.size / 1e6:.0f} MB at the first run"
         elif card.needs_download:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from napari.components import Dims
 from napari.layers import Image, Labels
 
 from napari_slmsam2.core.errors import GridMismatchError, VolumeError
-from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.core.volume import Volume, default_axis
 from napari_slmsam2.io.units import unit_name
 
 _SAME = 0.05
@@ -41,6 +41,17 @@ class SliceView:
     def layer_axis(self) -> int:
         """The layer's axis that the slices are stacked along."""
         return self.axes[self.axis]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        i, j, k = (int(axis) for axis in values["axes"])
+        held = tuple((int(axis), int(index)) for axis, index in values["held"])
+        return cls((i, j, k), int(values["axis"]), held)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Values for JSON."""
+        return {"axes": list(self.axes), "axis": self.axis, "held": [list(h) for h in self.held]}
 
     def key(self, volume_key: tuple[Any, ...]) -> tuple[Any, ...]:
         """The index expression into the layer's array for one into the stack."""
@@ -137,6 +148,43 @@ def show_slice(layer: Image | Labels, view: SliceView, dims: Dims, index: int) -
     world = layer.data_to_world(position)
     axis = view.layer_axis + dims.ndim - layer.ndim
     dims.set_point(axis, float(world[view.layer_axis]))
+
+
+def show_view(layer: Image | Labels, view: SliceView, dims: Dims) -> None:
+    """Turn the sliders so that they walk through a stack of slices.
+
+    Of the plane's axes, x is shown to the right and z downwards, where the layer names them.
+    """
+    offset = dims.ndim - layer.ndim
+    plane = [axis for axis in view.axes if axis != view.layer_axis]
+    names = [str(layer.axis_labels[axis]).lower() for axis in plane]
+    if set(names) <= set("xyz"):
+        plane.sort(key=lambda axis: str(layer.axis_labels[axis]).lower(), reverse=True)
+    last = [axis + offset for axis in (view.layer_axis, *plane)]
+    dims.order = (*(axis for axis in dims.order if axis not in last), *last)
+    if view.held:
+        position = np.array(layer.world_to_data(dims.point), dtype=float)
+        for axis, index in view.held:
+            position[axis] = index
+        world = layer.data_to_world(position)
+        for axis, _ in view.held:
+            dims.set_point(axis + offset, float(world[axis]))
+
+
+def sharpest_view(layer: Image | Labels, view: SliceView) -> SliceView:
+    """The stack of the planes between which voxels are longest.
+
+    It is ``view`` itself where no other axis is longer, within 1 %.
+    """
+    spacing = _spacing(layer, view)
+    axis = default_axis(spacing)
+    return view if spacing[view.axis] >= 0.99 * spacing[axis] else replace(view, axis=axis)
+
+
+def axis_name(axis: int, names: tuple[str, ...]) -> str:
+    """``2 (z)``, or the number alone where the axis has no name."""
+    name = str(names[axis])
+    return str(axis) if name.lstrip("-").isdigit() else f"{axis} ({name})"
 
 
 def make_volume(image: Image, view: SliceView) -> Volume:

@@ -69,16 +69,6 @@ class LabelsSink:
         self._settled(index)
         self._write(index, self._fitting(labels, 0))
 
-    def clear_outside(self, label: int) -> tuple[int, ...]:
-        """Remove a label where its marks say that it is not; the slices that changed."""
-        first, last = self.annotation.prompts.extents.get(label, (0, 2**62))
-        changed = []
-        for index in range(self.annotation.volume.n_slices):
-            if not first <= index <= last and (self.annotation.plane(index) == label).any():
-                self._write(index, self._settled(index))
-                changed.append(index)
-        return tuple(changed)
-
     def widen(self, label: int) -> bool:
         """Give the layer a dtype that holds a label; False where it had one already."""
         if label <= np.iinfo(self.layer.data.dtype).max:

@@ -16,8 +16,11 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_slmsam2.core.events import FinishReason
 from napari_slmsam2.widgets._choosers import wrapped_label
-from napari_slmsam2.widgets._layout import button, row
+from napari_slmsam2.widgets._estimate import duration
+from napari_slmsam2.widgets._icons import GlyphButton
+from napari_slmsam2.widgets._layout import row
 
 _DIRECTIONS = {
     "both": "Both ways",
@@ -34,18 +37,25 @@ class RunBar(QWidget):
     stop = Signal()
     pause = Signal()
     range_changed = Signal()
+    options_changed = Signal()
+    """Direction, labels or range of the next run are others."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.go_button = button(
+        self.go_button = GlyphButton(
             "Propagate",
             "Carry the seeds through the volume; after corrections, only the gaps beside them.",
+            "play",
         )
         self.go_button.clicked.connect(lambda: self.propagate.emit("auto"))
         self.menu_button = QPushButton("Options")
         self.menu_button.setToolTip("Direction, labels and slices of the run; other runs.")
-        self.stop_button = button("Stop", "End the run after the present slice; all so far stays.")
-        self.pause_button = button("Pause", "Hold the run after the present slice, or go on.")
+        self.stop_button = GlyphButton(
+            "Stop", "End the run after the present slice; all so far stays.", "stop"
+        )
+        self.pause_button = GlyphButton(
+            "Pause", "Hold the run after the present slice, or go on.", "pause"
+        )
         self.stop_button.clicked.connect(self.stop)
         self.pause_button.clicked.connect(self.pause)
         self.bar = QProgressBar()
@@ -54,6 +64,11 @@ class RunBar(QWidget):
         self.bar.setTextVisible(False)
         self.status: QLabel = wrapped_label()
         self.status.setToolTip("What the run does.")
+        self.cost: QLabel = wrapped_label()
+        self.cost.setToolTip(
+            "What Propagate would do now, judged by the runs so far. Most runs end earlier: where "
+            "the object ends."
+        )
         self.follow = QCheckBox("Follow the run")
         self.follow.setToolTip("Show each slice as it is segmented; off: the view stays.")
         self.only_label = QAction("Only the selected label", self, checkable=True)
@@ -61,6 +76,10 @@ class RunBar(QWidget):
         self._make_range()
         self._lay_out()
         self.set_running(False)
+        self.show_cost("")
+        self.range_changed.connect(self.options_changed)
+        for action in (*self._directions.values(), self.only_label):
+            action.toggled.connect(lambda: self.options_changed.emit())
 
     def _make_menu(self) -> None:
         self._menu = menu = QMenu(self.menu_button)
@@ -110,6 +129,7 @@ class RunBar(QWidget):
         layout.addLayout(buttons)
         layout.addLayout(controls)
         layout.addWidget(self._range_row)
+        layout.addWidget(self.cost)
         layout.addWidget(self.bar)
         layout.addWidget(self.status)
         layout.addWidget(self.follow)
@@ -143,7 +163,14 @@ class RunBar(QWidget):
         self.go_button.setEnabled(not running)
         self.stop_button.setEnabled(running)
         self.pause_button.setEnabled(running or resumable)
-        self.pause_button.setText("Resume" if paused or (resumable and not running) else "Pause")
+        goes_on = paused or (resumable and not running)
+        self.pause_button.setText("Resume" if goes_on else "Pause")
+        self.pause_button.set_glyph("play" if goes_on else "pause")
+
+    def show_cost(self, text: str) -> None:
+        """Say what a run would cost; nothing while one goes on."""
+        self.cost.setText(text)
+        self.cost.setVisible(bool(text))
 
     def show_loading(self, done: int | None = None, total: int | None = None) -> None:
         """The model is loaded, or downloaded, ``done`` of ``total`` bytes."""
@@ -162,7 +189,7 @@ class RunBar(QWidget):
         self.bar.setValue(done)
         text = "Paused" if paused else f"{done} of at most {total} slices"
         if rate is not None:
-            text += f"; {rate:.1f} per second; {_duration((total - done) / rate)} left"
+            text += f"; {rate:.1f} per second; {duration((total - done) / rate)} left"
         self.status.setText(text)
 
     def show_end(self, text: str) -> None:
@@ -177,7 +204,20 @@ class RunBar(QWidget):
         self.range_changed.emit()
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def describe_end(outcome: object, done: int, total: int) -> str:
+    """One sentence on how a run ended.
+
+    Parameters
+    ----------
+    outcome : FinishReason or object
+        Anything else is an error.
+    done, total : int
+        Steps.
+    """
+    if outcome is FinishReason.STOPPED:
+        return f"Stopped after {done} of at most {total} slices."
+    if outcome is not FinishReason.COMPLETED:
+        return "The run ended early; finished slices stay."
+    if not done:
+        return "Nothing to do: no gap lies beside a changed seed."
+    return f"Done: {done} slices visited."

@@ -11,6 +11,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_slmsam2.core.events import FellBack, Finished, FinishReason, SliceSegmented
 from napari_slmsam2.widgets._annotation import Annotation
+from napari_slmsam2.widgets._estimate import ENOUGH_STEPS
 from napari_slmsam2.widgets._labels_sink import LabelsSink
 from napari_slmsam2.widgets._task import (
     Broken,
@@ -77,8 +78,8 @@ class Runner(QObject):
 
     @property
     def rate(self) -> float | None:
-        """Steps per second so far, without pauses; None before the second step."""
-        if self._first is None or self.done <= self._first[1]:
+        """Steps per second so far, without pauses; None before there are enough of them."""
+        if self._first is None or self.done < self._first[1] + ENOUGH_STEPS:
             return None
         held = self._held_s + (time.perf_counter() - self._held_since if self.paused else 0.0)
         seconds = time.perf_counter() - self._first[0] - held
@@ -162,14 +163,3 @@ class Runner(QObject):
         if self.annotation is not None and self.outcome is FinishReason.COMPLETED:
             self.annotation.forget_undo()
         self.ended.emit(self.outcome)
-
-
-def describe_end(outcome: FinishReason | Failed | None, done: int, total: int) -> str:
-    """One sentence on how a run ended."""
-    if outcome is FinishReason.STOPPED:
-        return f"Stopped after {done} of at most {total} slices."
-    if outcome is not FinishReason.COMPLETED:
-        return "The run ended early; finished slices stay."
-    if not done:
-        return "Nothing to do: no gap lies beside a changed seed."
-    return f"Done: {done} slices visited."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from napari_slmsam2.session import SegmentationSession
 
 
-def save_labels_as(parent: QWidget, space: Workspace) -> None:
-    """Ask for a file and write the labels of the stack on screen to it."""
+def save_labels_as(parent: QWidget, space: Workspace, saved: Callable[[], None]) -> None:
+    """Ask for a file and write the labels of the stack on screen to it; then say so."""
     if space.stack is None or space.image is None:
         return
     annotation, sink = space.stack
@@ -29,10 +30,13 @@ def save_labels_as(parent: QWidget, space: Workspace) -> None:
     name = _suggest(source, space.image, "_labels.nii.gz")
     path, _ = QFileDialog.getSaveFileName(parent, "Save labels", name, _saving.LABEL_FILTER)
     if path:
-        _start(_saving.save_labels, Path(path), annotation.known.copy(), source, grid)
+        labels = annotation.known.copy()
+        start(_saving.save_labels, Path(path), labels, source, grid, returned=partial(_tell, saved))
 
 
-def save_session_as(parent: QWidget, space: Workspace, request: RunRequest) -> None:
+def save_session_as(
+    parent: QWidget, space: Workspace, request: RunRequest, saved: Callable[[], None]
+) -> None:
     """Ask for a file and write the session of the stack on screen to it; no run may go on."""
     if space.stack is None or space.image is None:
         return
@@ -41,7 +45,15 @@ def save_session_as(parent: QWidget, space: Workspace, request: RunRequest) -> N
     name = _suggest(source, space.image, ".slmsam2")
     path, _ = QFileDialog.getSaveFileName(parent, "Save session", name, "Session (*.slmsam2)")
     if path:
-        _start(_saving.save_session, Path(path), annotation, request, source, grid)
+        start(
+            _saving.save_session,
+            Path(path),
+            annotation,
+            request,
+            source,
+            grid,
+            returned=partial(_tell, saved),
+        )
 
 
 def open_session_from(
@@ -62,7 +74,7 @@ def open_session_from(
             take(session)
 
     volume = make_volume(space.image, space.view)
-    _start(_saving.read_session, Path(path), volume, returned=on_read)
+    start(_saving.read_session, Path(path), volume, returned=on_read)
 
 
 def _suggest(source: Path | None, image: Image, ending: str) -> str:
@@ -71,17 +83,27 @@ def _suggest(source: Path | None, image: Image, ending: str) -> str:
     return str(source.with_name(source.name.split(".")[0] + ending))
 
 
-def _start(function: Any, *args: Any, returned: Callable[[Any], None] | None = None) -> None:
+def start(function: Any, *args: Any, returned: Callable[[tuple[Any, str]], None]) -> None:
+    """Call a function in a worker.
+
+    Parameters
+    ----------
+    function : callable
+    *args : object
+    returned : callable
+        Called on the GUI thread with the result, or with None and what went wrong.
+    """
     worker = create_worker(
         _saving.attempt, function, *args, _start_thread=False, _ignore_errors=True
     )
-    worker.returned.connect(returned or _tell)
+    worker.returned.connect(returned)
     worker.start()
 
 
-def _tell(result: tuple[Path | None, str]) -> None:
+def _tell(saved: Callable[[], None], result: tuple[Path | None, str]) -> None:
     path, problem = result
     if path is None:
         show_error(problem)
     else:
+        saved()
         show_info(f"Saved {path}.")

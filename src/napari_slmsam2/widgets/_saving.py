@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,12 +12,15 @@ import numpy.typing as npt
 from napari.layers import Image
 
 from napari_slmsam2.core.errors import SessionFileError, SlmSam2Error
+from napari_slmsam2.core.history import RunRecord
+from napari_slmsam2.core.prompts import PromptSet
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.io import LoadedImage, read_image, write_labels
 from napari_slmsam2.io.layer_grid import METADATA_KEY, loaded_image
 from napari_slmsam2.io.raw import Geometry
 from napari_slmsam2.widgets._annotation import Annotation
 from napari_slmsam2.widgets._grid import SliceView, make_volume, world_affine
+from napari_slmsam2.widgets._labels_sink import LabelsSink
 from napari_slmsam2.widgets._task import RunRequest, open_session
 
 if TYPE_CHECKING:
@@ -102,6 +105,67 @@ def read_session(path: Path, volume: Volume) -> SegmentationSession:
             hint="Roll the axes (Ctrl+E) and open it again.",
         )
     return session
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The work on a stack of slices, to be written while it goes on.
+
+    Attributes
+    ----------
+    annotation : Annotation
+        Asked for labels and intensity window only.
+    request : RunRequest
+        The settings.
+    prompts : PromptSet
+    runs : tuple of RunRecord
+    touched : frozenset of (label, index)
+        See `Annotation.touched`.
+    note : dict
+        Name of the layer, and where the stack lies in it.
+    """
+
+    annotation: Annotation
+    request: RunRequest
+    prompts: PromptSet
+    runs: tuple[RunRecord, ...]
+    touched: frozenset[tuple[int, int]]
+    note: dict[str, Any]
+
+    @classmethod
+    def of(cls, annotation: Annotation, sink: LabelsSink, request: RunRequest) -> Snapshot:
+        """The work as it is now; called on the GUI thread."""
+        session = annotation.session
+        runs = () if session is None else tuple(session.runs)
+        note = {"layer": sink.layer.name, "view": sink.view.to_dict()}
+        return cls(annotation, request, annotation.prompts, runs, annotation.touched, note)
+
+
+def save_snapshot(snapshot: Snapshot, path: Path) -> Path:
+    """Write unsaved work to a session file, without a copy of the labels; in any thread."""
+    from napari_slmsam2.session import SegmentationSession
+    from napari_slmsam2.session_file import save_session as save
+
+    annotation, request = snapshot.annotation, snapshot.request
+    session = SegmentationSession(
+        annotation.volume,
+        model=request.model,
+        device=request.device,
+        config=request.config,
+        window=annotation.intensity_window(request.window),
+        labels=annotation.known,
+    )
+    session.restore(snapshot.prompts, snapshot.runs, snapshot.touched)
+    return save(session, path, note=snapshot.note, overwrite=True)
+
+
+def read_snapshots(
+    files: Sequence[tuple[Path, Volume]],
+) -> list[SegmentationSession]:
+    """Read back what `save_snapshot` wrote, given the volume of each."""
+    from napari_slmsam2.session_file import load_session
+
+    return [load_session(path, image=volume) for path, volume in files]
 
 
 def attempt(function: Callable[..., _Result], *args: Any) -> tuple[_Result | None, str]:

@@ -127,6 +127,7 @@ class SeedTracker(QObject):
 
         napari refuses to choose a label that the array cannot hold.
         """
+        self._workspace.label_changed.emit()
         stack, label = self._workspace.stack, self._workspace.label
         if stack is None or self._workspace.writing:
             return

@@ -105,10 +105,12 @@ class SettingsForm(QWidget):
                 editor.setValue(editor.minimum() if value is None else value)
 
     def set_window(self, window: str) -> None:
-        """Show another intensity window, where it is one of the choices."""
+        """Show another intensity window; one that is no choice yet becomes one."""
         index = self.window_editor.findData(window)
-        if index >= 0:
-            self.window_editor.setCurrentIndex(index)
+        if index < 0:
+            index = self.window_editor.count()
+            self.window_editor.addItem(window.replace(",", " to "), window)
+        self.window_editor.setCurrentIndex(index)
 
     @property
     def window(self) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.errors import DeviceMemoryError, DownloadError, SlmSam2Error
 from napari_slmsam2.core.events import Finished, FinishReason, PropagationEvent
-from napari_slmsam2.core.intensity import DEFAULT_WINDOW, parse_window
+from napari_slmsam2.core.intensity import DEFAULT_WINDOW
 from napari_slmsam2.core.prompts import PromptSet
 from napari_slmsam2.widgets._annotation import Annotation
 
@@ -179,7 +179,7 @@ def _events(
         yield from session.resume(control.should_stop)
         return
     annotation.bring_in_line(session, request.prompts)
-    gaps_only = _gaps_only(session, request)
+    gaps_only = runs_gaps_only(session, session.touched, request)
     events = session.propagate(
         labels=request.labels,
         gaps_only=gaps_only,
@@ -190,15 +190,19 @@ def _events(
     yield from events
 
 
-def _gaps_only(session: SegmentationSession, request: RunRequest) -> bool:
-    """Whether only the gaps beside changed seeds are run."""
+def runs_gaps_only(
+    session: SegmentationSession | None, touched: Collection[tuple[int, int]], request: RunRequest
+) -> bool:
+    """Whether a request runs only the gaps beside the touched seeds."""
     if request.mode == "gaps":
         return True
-    if request.mode == "all" or not session.runs or request.write_range is not None:
+    if session is None or not session.runs:
+        return False
+    if request.mode == "all" or request.write_range is not None:
         return False
     last = session.runs[-1]
     same = last.config == request.config and last.model == str(session.model)
-    return same and bool(session.touched)
+    return same and bool(touched)
 
 
 def open_session(annotation: Annotation, request: RunRequest) -> SegmentationSession:
@@ -212,13 +216,13 @@ def open_session(annotation: Annotation, request: RunRequest) -> SegmentationSes
             model=request.model,
             device=request.device,
             config=request.config,
-            window=parse_window(request.window, volume),
+            window=annotation.intensity_window(request.window),
             labels=annotation.known.copy(),
             models_folder=request.models_folder,
         )
         annotation.session, annotation.window, annotation.model = session, request.window, None
     elif annotation.window != request.window:
-        session.window = parse_window(request.window, volume)
+        session.window = annotation.intensity_window(request.window)
         # What was computed from other intensities is no longer of use.
         annotation.window, annotation.model = request.window, None
     session.config, session.device = request.config, request.device

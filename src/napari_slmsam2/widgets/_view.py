@@ -6,15 +6,20 @@ from napari import Viewer
 from napari.layers import Image, Labels
 from qtpy.QtWidgets import QFormLayout, QWidget
 
+from napari_slmsam2.core.intensity import IntensityWindow
 from napari_slmsam2.widgets._annotation import Annotation
 from napari_slmsam2.widgets._choosers import LayerChooser, ModelChooser, wrapped_label
+from napari_slmsam2.widgets._icons import GlyphButton
 from napari_slmsam2.widgets._layout import button, folded, group, row, scrolled
 from napari_slmsam2.widgets._preferences import Preferences
+from napari_slmsam2.widgets._recovery_bar import RecoveryBar
 from napari_slmsam2.widgets._run_bar import RunBar
 from napari_slmsam2.widgets._seed_list import SeedList
 from napari_slmsam2.widgets._settings_form import LAYER_LIMITS, SettingsForm
 from napari_slmsam2.widgets._task import RunRequest
 from napari_slmsam2.widgets.quality_strip import QualityStrip
+
+_LIMITS = "{:.9g},{:.9g}"
 
 
 class PanelView(QWidget):
@@ -33,6 +38,7 @@ class PanelView(QWidget):
         self.setMinimumWidth(240)
 
     def _make_parts(self, viewer: Viewer, preferences: Preferences) -> None:
+        self.recovery = RecoveryBar()
         self.images, self.labels = LayerChooser(viewer, Image), LayerChooser(viewer, Labels)
         self.images.setToolTip("The image that is segmented.")
         self.labels.setToolTip("The Labels layer that you paint in and that is filled.")
@@ -40,6 +46,9 @@ class PanelView(QWidget):
         self.about_view, self.problem = wrapped_label(), wrapped_label()
         self.about_view.setToolTip("Roll the axes (Ctrl+E) to go through the volume another way.")
         self.problem.setToolTip("Why nothing can be done yet.")
+        self.turn_view = button(
+            "", "Voxels are longest along this axis: its planes are the sharpest ones."
+        )
         self.model = ModelChooser(preferences.model, preferences.device, preferences.models_folder)
         self.starts = button(
             "Starts here", "The selected label begins on this slice; again takes it back."
@@ -50,13 +59,15 @@ class PanelView(QWidget):
         self.delete_seed = button("Delete seed", "Take the chosen seeds back; their pixels stay.")
         self.run_bar = RunBar()
         self.strip = QualityStrip()
-        self.next_button = button(
-            "Next slice to fix", "Go to the slice on which a correction helps most."
+        self.next_button = GlyphButton(
+            "Next slice to fix", "Go to the slice on which a correction helps most.", "next"
         )
         self.hint = wrapped_label()
         self.hint.setToolTip("Why this slice is worth a look.")
-        self.undo_button = button("Undo run", "Take back the last run on all slices and labels.")
-        self.redo_button = button("Redo run", "Bring back the run that was undone last.")
+        self.undo_button = button(
+            "Undo run", "Take back the last run on all slices and labels, or the last mark."
+        )
+        self.redo_button = button("Redo run", "Bring back what was undone last.")
         self.save_button = button(
             "Save labels ...", "NIfTI, TIFF, NRRD, MGH or NPY, with the geometry of the scan."
         )
@@ -76,7 +87,16 @@ class PanelView(QWidget):
         layers.addRow("Image", self.images)
         layers.addRow("Labels", self.labels)
         return [
-            group("Layers", layers, self.about_view, self.problem, self.new_labels, self.model),
+            self.recovery,
+            group(
+                "Layers",
+                layers,
+                self.about_view,
+                self.turn_view,
+                self.problem,
+                self.new_labels,
+                self.model,
+            ),
             group("Seeds", row(self.starts, self.ends, self.absent), self.seeds, self.delete_seed),
             group("Run", self.run_bar, row(self.undo_button, self.redo_button)),
             group("Quality", self.strip, self.next_button, self.hint),
@@ -89,13 +109,22 @@ class PanelView(QWidget):
             folded("Keys", "Keyboard shortcuts of this panel.", self.keys),
         ]
 
+    def show_undo(self, undo: str | None, redo: str | None) -> None:
+        """Say what can be undone and redone: ``run``, ``mark`` or nothing."""
+        for widget, verb, word in (
+            (self.undo_button, "Undo", undo),
+            (self.redo_button, "Redo", redo),
+        ):
+            widget.setText(f"{verb} {word or 'run'}")
+            widget.setEnabled(word is not None)
+
     def read_request(
         self, annotation: Annotation, image: Image, mode: str = "auto", labels: tuple[int, ...] = ()
     ) -> RunRequest:
         """A run with everything as the controls say."""
         window = self.settings.window
         if window == LAYER_LIMITS:
-            window = "{:.9g},{:.9g}".format(*image.contrast_limits)
+            window = _LIMITS.format(*image.contrast_limits)
         return RunRequest(
             model=self.model.model,
             device=self.model.device,
@@ -107,3 +136,10 @@ class PanelView(QWidget):
             mode=mode,
             write_range=self.run_bar.write_range,
         )
+
+
+def window_text(window: IntensityWindow) -> str:
+    """An intensity window as `parse_window` reads it."""
+    if window.source == "limits":
+        return _LIMITS.format(window.low, window.high)
+    return window.source

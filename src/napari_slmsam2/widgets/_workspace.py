@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import EllipsisType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 from napari import Viewer
 from napari.layers import Image, Labels
 from qtpy.QtCore import QObject, Signal
 
 from napari_slmsam2.core.errors import GridMismatchError, SlmSam2Error
+from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.widgets._annotation import Annotation, SeenLabels
 from napari_slmsam2.widgets._grid import (
     SliceView,
     StackArray,
+    axis_name,
     check_same_grid,
     is_same_grid,
     make_labels_layer,
@@ -22,6 +27,7 @@ from napari_slmsam2.widgets._grid import (
     slice_on_screen,
     view_on_screen,
 )
+from napari_slmsam2.widgets._history import Mark
 from napari_slmsam2.widgets._labels_sink import LabelsSink
 
 _Stacks = dict[SliceView, tuple[Annotation, LabelsSink]]
@@ -48,6 +54,8 @@ class Workspace(QObject):
     """The slider stands on another slice."""
     seeds_changed = Signal()
     """Seeds or marks of the present stack are others."""
+    label_changed = Signal()
+    """Another label is selected."""
 
     def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -101,6 +109,18 @@ class Workspace(QObject):
         self.set_labels(layer)
         return layer
 
+    def blank_labels(self, name: str) -> Labels | None:
+        """Labels of this name that nobody has touched: the ones at hand, else new ones."""
+        here, annotation = self.labels, self.annotation
+        untouched = here is not None and annotation is not None and not len(annotation.prompts)
+        if here is not None and untouched and not np.asarray(here.data).any():
+            here.name = name
+            return here
+        layer = self.add_labels()
+        if layer is not None:
+            layer.name = name
+        return layer
+
     def update(self) -> None:
         """Look again at layers and sliders."""
         self._view, self.problem = None, None
@@ -120,6 +140,7 @@ class Workspace(QObject):
         """The array of a Labels layer is another one: its labels are taken as they are."""
         if labels is self.labels and not self.writing:
             self.update()
+            self.seeds_changed.emit()
 
     def _activate(self) -> None:
         """Make, or bring up to date, what is known of the labels on screen."""
@@ -241,31 +262,44 @@ class Workspace(QObject):
 
     def mark_absent(self) -> None:
         """The selected label is not on the slice on screen."""
-        if self.stack is not None:
-            annotation, sink = self.stack
-            annotation.mark_absent(self.label, self.index)
-            sink.write_plane(self.index, sink.read(self.index))
-            self.seeds_changed.emit()
+        label, index = self.label, self.index
+        self._mark(label, seeds={index: SlicePrompt.absent_at(label, index)})
 
     def mark_end(self, *, first: bool) -> None:
-        """The selected label begins or ends on the slice on screen."""
-        if self.stack is not None:
-            annotation, sink = self.stack
-            annotation.mark_end(self.label, self.index, first=first)
-            sink.clear_outside(self.label)
-            self.seeds_changed.emit()
+        """The selected label begins or ends on the slice on screen; again takes it back.
+
+        Raises
+        ------
+        PromptError
+            A seed of the label lies outside.
+        """
+        self.mark_end_at(self.label, self.index, first=first)
+
+    def mark_end_at(self, label: int, index: int, *, first: bool) -> None:
+        """The same of any label and slice."""
+        if self.annotation is not None:
+            extent = self.annotation.extent_with(label, index, first=first)
+            self._mark(label, extent=extent)
 
     def remove_seed(self, label: int, index: int) -> None:
         """Take a seed back; its pixels stay."""
-        if self.annotation is not None:
-            self.annotation.remove(label, index)
-            self.seeds_changed.emit()
+        self._mark(label, seeds={index: None})
 
-    def take_back_mark(self, label: int, index: int, *, first: bool) -> None:
-        """Say that the beginning (``first``) or the end of a label is not known."""
-        if self.annotation is not None:
-            self.annotation.mark_end(label, index, first=first)
-            self.seeds_changed.emit()
+    def _mark(
+        self,
+        label: int,
+        *,
+        extent: tuple[int, int] | EllipsisType | None = ...,
+        seeds: Mapping[int, SlicePrompt | None] | None = None,
+    ) -> None:
+        """Say something about a label, so that it can be undone; ``...`` leaves its extent."""
+        if self.stack is None:
+            return
+        annotation, sink = self.stack
+        if extent is ...:
+            extent = annotation.prompts.extents.get(label)
+        annotation.history.mark(Mark(label, extent, seeds or {}), annotation, sink)
+        self.seeds_changed.emit()
 
 
 def describe_view(image: Image, view: SliceView) -> str:
@@ -274,18 +308,13 @@ def describe_view(image: Image, view: SliceView) -> str:
     names = image.axis_labels
     plane = [a for a in view.axes if a != view.layer_axis]
     text = (
-        f"{volume.n_slices} slices along axis {_name(view.layer_axis, names)}; "
-        f"plane {_name(plane[0], names)} x {_name(plane[1], names)}"
+        f"{volume.n_slices} slices along axis {axis_name(view.layer_axis, names)}; "
+        f"plane {axis_name(plane[0], names)} x {axis_name(plane[1], names)}"
     )
     if view.held:
-        text += "; " + ", ".join(f"axis {_name(a, names)} at {i}" for a, i in view.held)
+        text += "; " + ", ".join(f"axis {axis_name(a, names)} at {i}" for a, i in view.held)
     if image.multiscale:
         text += f"; finest of {len(image.data)} levels"
     if image.rgb:
         text += "; colours as luminance"
     return text + "."
-
-
-def _name(axis: int, names: tuple[str, ...]) -> str:
-    name = str(names[axis])
-    return str(axis) if name.lstrip("-").isdigit() else f"{axis} ({name})"

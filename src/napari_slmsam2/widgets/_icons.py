@@ -1,0 +1,98 @@
+"""Icons of the run's buttons, drawn in the colour of the button's text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import QEvent, QPointF, QRectF, QSize, Qt
+from qtpy.QtGui import QColor, QIcon, QPainter, QPalette, QPixmap, QPolygonF
+from qtpy.QtWidgets import QPushButton, QSizePolicy
+
+_SIZE = 12
+_GAP = 4
+"""Between the icon and the text."""
+_Point = tuple[float, float]
+
+# Polygons in a unit square.
+_GLYPHS: dict[str, tuple[tuple[_Point, ...], ...]] = {
+    "play": (((0.1, 0.0), (1.0, 0.5), (0.1, 1.0)),),
+    "pause": (
+        ((0.1, 0.0), (0.4, 0.0), (0.4, 1.0), (0.1, 1.0)),
+        ((0.6, 0.0), (0.9, 0.0), (0.9, 1.0), (0.6, 1.0)),
+    ),
+    "stop": (((0.05, 0.05), (0.95, 0.05), (0.95, 0.95), (0.05, 0.95)),),
+    "next": (
+        ((0.0, 0.0), (0.7, 0.5), (0.0, 1.0)),
+        ((0.75, 0.0), (1.0, 0.0), (1.0, 1.0), (0.75, 1.0)),
+    ),
+}
+
+
+class GlyphButton(QPushButton):
+    """A push button with a text and an icon that follows the theme.
+
+    Parameters
+    ----------
+    text, tooltip : str
+    glyph : {"play", "pause", "stop", "next"}
+    """
+
+    def __init__(self, text: str, tooltip: str, glyph: str) -> None:
+        super().__init__(text)
+        self._glyph = glyph
+        self._drawn: tuple[object, ...] = ()
+        self.setToolTip(tooltip)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.setMinimumWidth(60)
+        self.setIconSize(QSize(_SIZE + _GAP, _SIZE))
+        self._draw()
+
+    def set_glyph(self, glyph: str) -> None:
+        """Show another icon."""
+        self._glyph = glyph
+        self._draw()
+
+    def changeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Draw the icon anew where colours may have changed."""
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.StyleChange):
+            self._draw()
+
+    def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Draw the icon in the colours that the style has given by now."""
+        super().showEvent(event)
+        self._draw()
+
+    def _draw(self) -> None:
+        groups = QPalette.ColorGroup
+        colours = [
+            self.palette().color(group, QPalette.ColorRole.ButtonText)
+            for group in (groups.Active, groups.Disabled)
+        ]
+        wanted = self._glyph, *(colour.rgba() for colour in colours)
+        if wanted == self._drawn:
+            return
+        self._drawn = wanted
+        icon = QIcon()
+        for mode, colour in zip((QIcon.Mode.Normal, QIcon.Mode.Disabled), colours, strict=True):
+            for scale in (1, 2):
+                icon.addPixmap(_picture(self._glyph, colour, scale), mode)
+        self.setIcon(icon)
+
+
+def _picture(glyph: str, colour: QColor, scale: int) -> QPixmap:
+    picture = QPixmap((_SIZE + _GAP) * scale, _SIZE * scale)
+    picture.setDevicePixelRatio(scale)
+    picture.fill(Qt.GlobalColor.transparent)
+    square = QRectF(1, 1, _SIZE - 2, _SIZE - 2)
+    with QPainter(picture) as painter:
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(colour)
+        for polygon in _GLYPHS[glyph]:
+            points = [
+                QPointF(square.left() + x * square.width(), square.top() + y * square.height())
+                for x, y in polygon
+            ]
+            painter.drawPolygon(QPolygonF(points))
+    return picture

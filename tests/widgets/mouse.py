@@ -1,0 +1,149 @@
+"""A person at work on a real window: mouse and key events of the window system on the canvas.
+
+Run as a program of its own, on a display; prints what came of it as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import napari
+import numpy as np
+from qtpy.QtCore import QEvent, QPointF, Qt
+from qtpy.QtGui import QKeyEvent, QMouseEvent
+from qtpy.QtWidgets import QApplication, QWidget
+
+from napari_slmsam2.widgets import AnnotateWidget
+from tests.widgets.conftest import FakeModels, SlowFake
+
+SHAPE = (12, 64, 96)
+LEFT, NONE = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton
+
+
+class Person:
+    """Uses mouse and keys; places are voxels (row, column) of the slice on screen."""
+
+    def __init__(self, viewer: Any, panel: AnnotateWidget) -> None:
+        self.viewer, self.panel = viewer, panel
+        self.canvas = _canvas()
+        viewer.reset_view()
+        self.live()
+
+    @property
+    def layer(self) -> Any:
+        return self.panel.workspace.labels
+
+    def live(self, until: Callable[[], bool] = lambda: False, seconds: float = 0.2) -> None:
+        """Let the window live until something is so, or for a while."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not until():
+            QApplication.processEvents()
+            time.sleep(0.005)
+
+    def drag(self, *places: tuple[float, float]) -> None:
+        points, kind = [self._on_canvas(*place) for place in places], QEvent.Type
+        self._send(kind.MouseMove, points[0], NONE, NONE)
+        self._send(kind.MouseButtonPress, points[0], LEFT, LEFT)
+        for point in points[1:]:
+            self._send(kind.MouseMove, point, NONE, LEFT)
+        self._send(kind.MouseButtonRelease, points[-1], LEFT, NONE)
+        self.live()
+
+    def press(self, key: Qt.Key, modifier: Any = Qt.KeyboardModifier.NoModifier) -> None:
+        for kind in (QEvent.Type.KeyPress, QEvent.Type.KeyRelease):
+            QApplication.sendEvent(self.canvas, QKeyEvent(kind, key, modifier))
+        self.live()
+
+    def _on_canvas(self, row: float, column: float) -> QPointF:
+        camera = self.viewer.scene.camera
+        y, x = (np.array([row, column]) - np.array(camera.center[-2:])) * camera.zoom
+        return QPointF(self.canvas.width() / 2 + x, self.canvas.height() / 2 + y)
+
+    def _send(self, kind: QEvent.Type, point: QPointF, button: Any, buttons: Any) -> None:
+        place = QPointF(self.canvas.mapToGlobal(point.toPoint()))
+        event = QMouseEvent(kind, point, place, button, buttons, Qt.KeyboardModifier.NoModifier)
+        QApplication.sendEvent(self.canvas, event)
+        QApplication.processEvents()
+
+    def state(self, index: int) -> dict[str, Any]:
+        """Seeds, and the labels of a slice."""
+        plane = np.asarray(self.layer.data[index])
+        where = np.argwhere(plane)
+        return {
+            "seeds": [list(row) for row in self.panel.seeds.rows],
+            "slices": np.flatnonzero(self.layer.data.any(axis=(1, 2))).tolist(),
+            "voxels": int((plane != 0).sum()),
+            "box": [*where.min(0).tolist(), *where.max(0).tolist()] if len(where) else None,
+        }
+
+
+def _canvas() -> QWidget:
+    [found] = [w for w in QApplication.allWidgets() if type(w).__name__ == "CanvasBackendDesktop"]
+    return found
+
+
+def work(person: Person) -> dict[str, Any]:
+    """Paint, propagate by key, erase, undo by key, fill, pan."""
+    told: dict[str, Any] = {}
+    layer, panel = person.layer, person.panel
+    layer.selected_label, layer.brush_size, layer.mode = 1, 5, "paint"
+    panel.workspace.go_to(5)
+    person.drag((20, 30), (20, 45), (20, 60))
+    told["painted"] = person.state(5)
+    stroke = layer.data[5].copy()
+
+    person.press(Qt.Key.Key_G)
+    seeded = told["painted"]["slices"]
+    person.live(
+        lambda: person.state(5)["slices"] != seeded and not panel.runner.running, seconds=60
+    )
+    told["propagated"] = person.state(5)
+    told["the stroke stays"] = bool(np.array_equal(layer.data[5], stroke))
+
+    panel.workspace.go_to(8)
+    told["before erasing"] = person.state(8)
+    layer.mode = "erase"
+    person.drag((20, 40), (20, 50))
+    told["erased"] = person.state(8)
+    person.press(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    told["undone"] = person.state(8)
+    person.press(
+        Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier
+    )
+    told["redone"] = person.state(8)
+
+    panel.workspace.go_to(10)
+    layer.selected_label, layer.mode = 2, "fill"
+    person.drag((50, 50))
+    told["filled"] = person.state(10)
+
+    panel.workspace.go_to(2)
+    before = person.state(2)
+    layer.mode = "pan_zoom"
+    person.drag((50, 50), (55, 60))
+    told["panning changes nothing"] = person.state(2) == before
+    return told
+
+
+def main() -> None:
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(1200, 700)
+    rng = np.random.default_rng(0)
+    data = np.clip(0.6 + 0.05 * rng.normal(size=SHAPE), 0, 1).astype(np.float32)
+    viewer.add_image(data, name="scan")
+    panel = AnnotateWidget(viewer)
+    panel.runner.models = FakeModels(SlowFake())
+    viewer.window.add_dock_widget(panel, name="Annotate")
+    person = Person(viewer, panel)
+    person.live(seconds=0.5)
+    told = work(person)
+    viewer.close()
+    sys.stdout.write("\n" + json.dumps(told) + "\n")
+
+
+if __name__ == "__main__":
+    main()
