@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import napari_slmsam2
-from napari_slmsam2.cli import demo, evaluate, info, models, propagate, replay, train
+from napari_slmsam2.cli import adapt, demo, evaluate, info, models, propagate, replay, train
 from napari_slmsam2.cli._errors import ReportingGroup
 from napari_slmsam2.cli._options import help_of
 
@@ -75,6 +75,9 @@ for _command, _epilog in (
     (train.train, train.EPILOG),
 ):
     app.command(_command.__name__, help=help_of(_command), epilog=_epilog)(_command)
+app.command("adapt", cls=adapt.PairCommand, help=help_of(adapt.adapt), epilog=adapt.EPILOG)(
+    adapt.adapt
+)
 app.add_typer(models.app, name="models")
 
 

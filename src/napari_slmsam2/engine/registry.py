@@ -11,10 +11,12 @@ from napari_slmsam2.core.errors import ConfigError
 from napari_slmsam2.engine.adapted import find_adapted
 from napari_slmsam2.engine.cards import ModelCard, WeightsFile
 
-__all__ = ["DEFAULT_MODEL", "ModelCard", "WeightsFile", "get_model", "list_models"]
+__all__ = ["ADAPTED_MODEL", "DEFAULT_MODEL", "ModelCard", "WeightsFile", "get_model", "list_models"]
 
 #: The model of a new session.
 DEFAULT_MODEL = "flow"
+#: The model that is adapted if no other is asked for.
+ADAPTED_MODEL = "compact"
 
 
 _SAM2_URL = "https://dl.fbaipublicfiles.com/segment_anything_2/092824/"
