@@ -120,7 +120,7 @@ def test_it_goes_on_exactly_where_it_stopped(scans, base, tmp_path):
 
 def test_what_is_held_out_is_never_looked_at(scans, base):
     """Other labels there, and there only, give the same clips."""
-    config = base.network.config
+    network = base.network
     labels = scans[0].labels
     for seeds, slices in ((False, None), (True, {1: (5, 7, 9), 2: (4, 6, 8, 10)})):
         given = labels if slices is None else keep_slices(labels, slices)
@@ -138,8 +138,8 @@ def test_what_is_held_out_is_never_looked_at(scans, base):
             dataclasses.replace(lesson, scan=scan_of(other, seeds=seeds))
             for lesson in course.lessons
         ]
-        one = cut_lessons(course, config, 16, 0)
-        two = cut_lessons(dataclasses.replace(course, lessons=tuple(changed)), config, 16, 0)
+        one = cut_lessons(course, network, 16, 0)
+        two = cut_lessons(dataclasses.replace(course, lessons=tuple(changed)), network, 16, 0)
         for name in ("distances", "priors", "present", "seed_distances"):
             np.testing.assert_array_equal(one[name], two[name])
 

@@ -10,8 +10,9 @@ from napari_slmsam2.core.segmenter import MemoryBank, MemoryEntry, SweepContext
 from napari_slmsam2.engine.optical_flow import warp
 from napari_slmsam2.engine.window_network import WindowNetwork
 from napari_slmsam2.engine.window_segmenter import WindowSegmenter
-from napari_slmsam2.training.chains import chain_arrivals
+from napari_slmsam2.training.chains import chain_arrivals, never_absent
 from napari_slmsam2.training.clips import Scenario, cut_clip, draw_scenario
+from napari_slmsam2.training.synthetic import LabelledStack
 
 CONFIG = WindowConfig(window_size=48, widths=(8, 8, 16, 16), memory_dim=16)
 SPACING = (2.0, 1.0, 1.0)
@@ -26,6 +27,11 @@ def moving_ball(n=20, first=4, last=14):
     texture = np.repeat(rng.random((1, 35, 40)), 2, 1).repeat(2, 2)
     image = 0.3 + 0.4 * mask + 0.1 * np.stack([np.roll(texture[0], i, 0) for i in range(n)])
     return image.astype(np.float32), mask
+
+
+def arrivals_of(image, mask, scenario, network=None):
+    segmenter = never_absent(network or WindowNetwork(CONFIG))
+    return chain_arrivals(segmenter, LabelledStack(image, mask, SPACING, "ball"), scenario)
 
 
 def truths(clip):
@@ -98,9 +104,9 @@ def test_the_seeds_of_a_clip_are_the_annotated_slices():
 def test_a_clip_can_start_where_the_flow_arrives():
     image, mask = moving_ball()
     scenario = Scenario((7,), None, 9)
-    arrivals = chain_arrivals(image, mask, scenario, CONFIG)
+    arrivals = arrivals_of(image, mask, scenario)
     assert sorted(arrivals) == list(range(8, 17))
-    ahead = chain_arrivals(image, mask, Scenario((7, 11), (4, 14), 9), CONFIG)
+    ahead = arrivals_of(image, mask, Scenario((7, 11), (4, 14), 9))
     assert sorted(ahead) == [8, 9, 10]
     clip = cut_clip(image, mask, SPACING, scenario, CONFIG, arrival=arrivals[9])
     plain = cut_clip(image, mask, SPACING, scenario, CONFIG)
@@ -111,24 +117,30 @@ def test_a_clip_can_start_where_the_flow_arrives():
     assert not (clip.start[:12] > 0).any()
 
 
-def test_the_flow_arrives_where_inference_does():
+@pytest.mark.parametrize("feedback", [0.0, 0.5])
+def test_a_sweep_arrives_where_inference_does(feedback):
     """The chain of the training is the carried mask of the segmenter, slice by slice."""
     image, mask = moving_ball()
     torch.manual_seed(0)
-    network = WindowNetwork(CONFIG)
+    network = WindowNetwork(CONFIG.replace(feedback=feedback))
+    last = [m for m in network.out.modules() if isinstance(m, torch.nn.Conv2d)][-1]
+    last.bias.data.fill_(0.5)
     segmenter = WindowSegmenter(
-        network, name="window", device=torch.device("cpu"), dtype=torch.float32
+        network, name="window", device=torch.device("cpu"), dtype=torch.float32, threshold=0.0
     )
-    context = SweepContext(len(image), mask.shape[1:], SPACING)
+    context = SweepContext(len(image), mask.shape[1:], SPACING, {}, lambda i: image[i])
     bank = MemoryBank(1)
     prompt = SlicePrompt.from_mask(1, 7, mask[7])
     bank.add(MemoryEntry(7, True, segmenter.encode_seed(image[7], prompt, mask[7].shape).content))
-    arrivals = chain_arrivals(image, mask, Scenario((7,), None, 9), CONFIG)
+    arrivals = arrivals_of(image, mask, Scenario((7,), None, 9), network)
+    by_flow = arrivals_of(image, mask, Scenario((7,), None, 9))
     for index in range(8, 15):
         (found,) = segmenter.segment(image[index], index, 1, [bank], context)
         bank.add(MemoryEntry(index, False, found.content))
         assert found.content.window == arrivals[index].window
         np.testing.assert_array_equal(found.content.carried, arrivals[index].carried)
+    grown = (arrivals[14].carried > 0).sum() / (by_flow[14].carried > 0).sum()
+    assert (grown > 1.1) == (feedback > 0)
 
 
 def test_scenarios_cover_what_people_do():

@@ -80,6 +80,34 @@ def test_an_untrained_network_is_the_flow(clips):
     np.testing.assert_allclose(first.output.logits, moved, atol=1e-5)
 
 
+def confident(growth=1.5):
+    """A network that calls everything present and larger by a constant logit."""
+    torch.manual_seed(0)
+    network = WindowNetwork(CONFIG.replace(feedback=0.5)).eval()
+    torch.nn.init.zeros_(network.heads[2].weight)
+    network.heads[2].bias.data = torch.tensor([3.0, 0.0])
+    last = [m for m in network.out.modules() if isinstance(m, torch.nn.Conv2d)][-1]
+    torch.nn.init.zeros_(last.weight)
+    last.bias.data.fill_(growth)
+    return network
+
+
+def test_corrections_are_carried_on_by_the_share_of_the_feedback(clips):
+    network = confident()
+    batch = make_batch(clips, np.arange(8), 48, device=CPU, generator=None)
+    with torch.no_grad():
+        steps = list(roll_out(network, batch))
+        third = list(roll_out(network, batch, [2]))
+        network.config = network.config.replace(feedback=0.0)
+        alone = list(roll_out(network, batch))
+    assert len(third) == 1
+    torch.testing.assert_close(third[0].output.logits, steps[2].output.logits)
+    torch.testing.assert_close(steps[0].output.logits, alone[0].output.logits)
+    middle = (alone[2].output.logits - 1.5).abs() < 3
+    grown = (steps[2].output.logits - alone[2].output.logits)[middle]
+    assert grown.mean() == pytest.approx(2 * 0.5 * 1.5, abs=0.1)
+
+
 def test_it_learns(clips):
     trainer = Trainer(CONFIG, plan(steps=60, learning_rate=3e-3), clips, CPU)
     before = validate(trainer.network, clips, CPU)

@@ -386,6 +386,14 @@ class WindowConfig(Settings):
         "The window stays around the object, or shows the whole slice.",
         choices=("object", "slice"),
     )
+    feedback: float = setting(
+        0.0,
+        "Feedback",
+        "Share of the network's correction that is carried on to the next slice; 0: the optical "
+        "flow alone carries the mask.",
+        minimum=0.0,
+        maximum=1.0,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

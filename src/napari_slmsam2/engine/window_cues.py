@@ -135,7 +135,8 @@ def follow(
     assert box is not None
     exact = signed_distance(mask[box])
     per_pixel = np.float32(window.zoom * LOGITS_PER_PIXEL)
-    distance = np.where(np.abs(exact) <= 1.5, field[box] / per_pixel, exact)
+    fine = np.clip(field[box] / per_pixel, exact - 1, exact + 1)
+    distance = np.where(np.abs(exact) <= 1.5, fine, exact)
     inner = FollowingWindow(
         there.row - box[0].start, there.column - box[1].start, there.side, there.size
     )

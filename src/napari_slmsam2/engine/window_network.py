@@ -8,8 +8,10 @@ attends to the annotated slices, each has its own parameters, and a fuser joins 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -20,6 +22,11 @@ from napari_slmsam2.engine.window_cues import AREA_CUE, LOGITS_PER_PIXEL, MAX_LO
 N_BINS = 32
 RING = 0.15
 """Width of the surround whose intensities are looked at, over the side of the window."""
+
+FEEDBACK_LIMIT = 4.0
+"""Largest correction of a mask logit that is carried on."""
+
+Field = TypeVar("Field", npt.NDArray[np.float32], Tensor)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,6 +209,27 @@ class WindowNetwork(nn.Module):
             parts.append((y1 * weight).sum((2, 3)) / (weight.sum((2, 3)) + 1.0))
         parts += [torch.log1p(weight.sum((2, 3))) / 4 for weight in (before, now)]
         return torch.cat(parts, dim=1)
+
+
+def carried_on(moved: Field, found: Field, share: float) -> Field:
+    """What goes on to the next slice: the carried mask, and a part of the correction.
+
+    The correction is bounded, so that one slice on which the network is wrong does not lose the
+    object.
+
+    Parameters
+    ----------
+    moved : ndarray or Tensor of float32
+        Mask logits that the flow has carried here.
+    found : ndarray or Tensor of float32
+        Those of the network.
+    share : float
+        ``WindowConfig.feedback``.
+    """
+    correction = found.clip(-MAX_LOGIT, MAX_LOGIT) - moved
+    correction = correction.clip(-FEEDBACK_LIMIT, FEEDBACK_LIMIT)
+    correction *= share
+    return moved + correction
 
 
 class _SeedEncoder(nn.Module):

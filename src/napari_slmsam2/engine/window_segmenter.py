@@ -38,7 +38,12 @@ from napari_slmsam2.engine.window_cues import (
     window_flow,
     window_for,
 )
-from napari_slmsam2.engine.window_network import SeedMemory, WindowInput, WindowNetwork
+from napari_slmsam2.engine.window_network import (
+    SeedMemory,
+    WindowInput,
+    WindowNetwork,
+    carried_on,
+)
 
 Image = npt.NDArray[np.float32]
 
@@ -74,8 +79,8 @@ class SweepState:
     window : FollowingWindow
         Around the object, for the next slice.
     carried : ndarray of float32, shape (N, N)
-        Mask logits in that window, as the flow has carried them here from the seed. What the
-        network shows is not carried on: its errors would add up from slice to slice.
+        Mask logits in that window, as the flow, and ``config.feedback`` of the network's
+        corrections, have carried them here from the seed.
     contrast : Contrast
     look : Appearance
         Of the object on the seed, in its window.
@@ -321,9 +326,13 @@ class WindowSegmenter:
         if view.certain and not (found > 0).any():
             found = found - found.max() + np.float32(0.5)
         logits = np.full(image.shape, -4 * MAX_LOGIT, np.float32)
-        window, carried = follow(view.moved, state.window, image.shape, self.config)
+        present = chance >= self._threshold and bool((found > 0).any())
+        moved = view.moved
+        if present and self.config.feedback:
+            moved = carried_on(moved, found, self.config.feedback)
+        window, carried = follow(moved, state.window, image.shape, self.config)
         here = replace(state, image=image, window=window, carried=carried)
-        if chance < self._threshold or not (found > 0).any():
+        if not present:
             return SegmentedSlice(logits, min(chance, 0.49), 0.0, 0.0, here)
         state.window.write(found, logits)
         return SegmentedSlice(

@@ -317,7 +317,7 @@ class Adaptation:
             late = self._elapsed() > CLIPS_SHARE * 60 * recipe.minutes
             return stop() or (exactly is None and late and n >= recipe.batch_size)
 
-        return cut_lessons(self._course, self._config, wanted, recipe.seed, is_enough=is_enough)
+        return cut_lessons(self._course, self._network, wanted, recipe.seed, is_enough=is_enough)
 
     def _trainer(self, clips: Clips, steps: int, batch_size: int) -> Trainer:
         recipe, dtype = self.recipe, choose_dtype(self._device)

@@ -20,6 +20,9 @@ Clips = Mapping[str, npt.NDArray[np.generic]]
 GENTLE_TURN = math.radians(25.0)
 """Largest rotation of gentle augmentation, as in SLM-SAM 2's training."""
 
+PRIORS_HIDDEN = 0.35
+"""Share of the clips without the interpolated shape, so that it is not trusted too much."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
@@ -120,7 +123,7 @@ def make_batch(
         images, seed_images = _disturb(images, seed_images, generator, gentle)
         drifted = load("drifted")[:, None, None]
         start = torch.where(drifted, start, _drifted(distances[:, 0], generator) * LOGITS_PER_PIXEL)
-        keep = _rand(n, generator, device)[:, None, None, None] > 0.1
+        keep = _rand(n, generator, device)[:, None, None, None] > PRIORS_HIDDEN
         priors = priors * keep
         flows = flows * (_rand(n, generator, device)[:, None, None, None, None] > 0.05)
     return Batch(

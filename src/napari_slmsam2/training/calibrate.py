@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from napari_slmsam2.core.prompts import SlicePrompt
-from napari_slmsam2.core.segmenter import MemoryBank, MemoryEntry, SweepContext
 from napari_slmsam2.engine.window_network import WindowNetwork
 from napari_slmsam2.engine.window_segmenter import NETWORK_SHARE, WindowSegmenter
+from napari_slmsam2.training.chains import never_absent, sweep
 from napari_slmsam2.training.synthetic import LabelledStack
 
 STOP_AFTER = 3
@@ -74,32 +73,17 @@ def _sweep_both_ways(network: WindowNetwork, stack: LabelledStack) -> list[Sweep
     areas = stack.mask.sum((1, 2))
     if not areas.any():
         return []
-    seed, last = int(areas.argmax()), len(areas) - 1
-    device = next(network.parameters()).device
-    never_absent = WindowSegmenter(
-        network, name="", device=device, dtype=torch.float32, threshold=0.0
-    )
-    return [
-        _sweep(never_absent, stack, seed, direction)
-        for direction in (1, -1)
-        if 0 <= seed + direction <= last
-    ]
+    seed = int(areas.argmax())
+    segmenter = never_absent(network)
+    ways = (range(seed + 1, len(areas)), range(seed - 1, -1, -1))
+    return [_sweep(segmenter, stack, seed, slices) for slices in ways if slices]
 
 
-def _sweep(segmenter: WindowSegmenter, stack: LabelledStack, seed: int, direction: int) -> Sweep:
-    image = np.ascontiguousarray(stack.image)
-    context = SweepContext(len(image), image.shape[1:], stack.spacing, {}, lambda i: image[i])
-    bank = MemoryBank(1)
-    prompt = SlicePrompt.from_mask(1, seed, stack.mask[seed])
-    content = segmenter.encode_seed(image[seed], prompt, image.shape[1:]).content
-    bank.add(MemoryEntry(seed, True, content))
+def _sweep(segmenter: WindowSegmenter, stack: LabelledStack, seed: int, slices: range) -> Sweep:
     rows: list[tuple[float, int, int, int]] = []
-    stop = len(image) if direction > 0 else -1
-    for index in range(seed + direction, stop, direction):
-        (result,) = segmenter.segment(image[index], index, direction, [bank], context)
-        bank.add(MemoryEntry(index, False, result.content))
-        mask, truth = result.logits > 0, stack.mask[index]
-        chance = min(max(result.presence, 1e-6), 1 - 1e-6)
+    for index, found in sweep(segmenter, stack, [seed], slices):
+        mask, truth = found.logits > 0, stack.mask[index]
+        chance = min(max(found.presence, 1e-6), 1 - 1e-6)
         logit = float(np.log(chance / (1 - chance)))
         rows.append((logit, int(mask.sum()), int((mask & truth).sum()), int(truth.sum())))
     columns = [np.array(column) for column in zip(*rows, strict=True)]
@@ -109,14 +93,14 @@ def _sweep(segmenter: WindowSegmenter, stack: LabelledStack, seed: int, directio
 def _dice(sweeps: Sequence[Sweep], shift: float) -> float:
     """3D Dice without the seed if the presence logits were shifted."""
     common = total = 0
-    for sweep in sweeps:
-        shown = sweep.logits + shift > 0
+    for found in sweeps:
+        shown = found.logits + shift > 0
         absent_in_a_row = 0
         for i, is_shown in enumerate(shown):
             absent_in_a_row = 0 if is_shown else absent_in_a_row + 1
             if absent_in_a_row == STOP_AFTER:
                 shown[i:] = False
                 break
-        common += int(sweep.common[shown].sum())
-        total += int(sweep.found[shown].sum() + sweep.true.sum())
+        common += int(found.common[shown].sum())
+        total += int(found.found[shown].sum() + found.true.sum())
     return 2 * common / total if total else 1.0

@@ -1,42 +1,76 @@
-"""Where the optical flow carries the annotated mask: the states in which the network is asked."""
+"""Where sweeps over labelled stacks arrive: the states in which the network is asked."""
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Iterable, Iterator
 
-from napari_slmsam2.core.config import WindowConfig
-from napari_slmsam2.engine.interpolate import signed_distance
-from napari_slmsam2.engine.optical_flow import warp
-from napari_slmsam2.engine.window_cues import (
-    MAX_LOGIT,
-    Contrast,
-    follow,
-    read_logits,
-    window_flow,
-    window_for,
-)
+import numpy as np
+import torch
+
+from napari_slmsam2.core.prompts import SlicePrompt
+from napari_slmsam2.core.segmenter import MemoryBank, MemoryEntry, SegmentedSlice, SweepContext
+from napari_slmsam2.engine.window_network import WindowNetwork
+from napari_slmsam2.engine.window_segmenter import SweepState, WindowSegmenter
 from napari_slmsam2.training.clips import Arrival, Scenario
+from napari_slmsam2.training.synthetic import LabelledStack
 
 BEYOND = 2
 """Slices beyond the end of the object on which a clip may still start."""
 
 
-def chain_arrivals(
-    image: npt.NDArray[np.float32],
-    mask: npt.NDArray[np.bool_],
-    scenario: Scenario,
-    config: WindowConfig,
-) -> dict[int, Arrival]:
-    """Carry the last seed before the start of a scenario along, as inference does.
+def never_absent(network: WindowNetwork) -> WindowSegmenter:
+    """A segmenter that shows a mask on every slice, whatever it thinks of its presence."""
+    device = next(network.parameters()).device
+    return WindowSegmenter(network, name="", device=device, dtype=torch.float32, threshold=0.0)
+
+
+def sweep(
+    segmenter: WindowSegmenter,
+    stack: LabelledStack,
+    seeds: Iterable[int],
+    slices: range,
+    extent: tuple[int, int] | None = None,
+) -> Iterator[tuple[int, SegmentedSlice]]:
+    """Carry the true mask of a seed over neighbouring slices, as inference does.
 
     Parameters
     ----------
-    image : ndarray of float32, shape (D, H, W)
-        Intensities, 0 to 1 in the volume's intensity window.
-    mask : ndarray of bool, shape (D, H, W)
+    segmenter : WindowSegmenter
+    stack : LabelledStack
+    seeds : iterable of int
+        Annotated slices.
+    slices : range
+        To be visited, in steps of 1 or -1; the first lies next to a seed.
+    extent : tuple of int, optional
+        First and last slice, if marked.
+    """
+    image = stack.image
+    shape = (image.shape[1], image.shape[2])
+    extents = {} if extent is None else {1: extent}
+    context = SweepContext(len(image), shape, stack.spacing, extents, lambda i: image[i])
+    bank = MemoryBank(1)
+    for seed in seeds:
+        prompt = SlicePrompt.from_mask(1, seed, stack.mask[seed])
+        content = segmenter.encode_seed(image[seed], prompt, shape).content
+        bank.add(MemoryEntry(seed, True, content))
+    for index in slices:
+        (found,) = segmenter.segment(image[index], index, slices.step, [bank], context)
+        bank.add(MemoryEntry(index, False, found.content))
+        bank.retain(index + slices.step, slices.step, segmenter.reach)
+        yield index, found
+
+
+def chain_arrivals(
+    segmenter: WindowSegmenter, stack: LabelledStack, scenario: Scenario
+) -> dict[int, Arrival]:
+    """Carry the last seed before the start of a scenario along.
+
+    Parameters
+    ----------
+    segmenter : WindowSegmenter
+        See `never_absent`. With an untrained network it is the optical flow.
+    stack : LabelledStack
     scenario : Scenario
-    config : WindowConfig
 
     Returns
     -------
@@ -45,18 +79,13 @@ def chain_arrivals(
         behind the true end.
     """
     source = max(i for i in scenario.seeds if i <= scenario.start)
-    last = int(np.flatnonzero(mask.any((1, 2)))[-1])
+    last = int(np.flatnonzero(stack.mask.any((1, 2)))[-1])
     stops = [i - 1 for i in scenario.seeds if i > scenario.start]
     stops.append(last - 1 if scenario.extent is not None else last + BEYOND)
-    distance = signed_distance(mask[source])
-    contrast = Contrast.measure(image[source], distance)
-    window = window_for(mask[source], config)
-    assert window is not None
-    carried = np.clip(read_logits(distance, window), -MAX_LOGIT, MAX_LOGIT)
+    slices = range(source + 1, min(*stops, len(stack.image) - 2) + 1)
     arrivals: dict[int, Arrival] = {}
-    for index in range(source + 1, min(*stops, len(image) - 2) + 1):
-        before, here = (contrast.apply(window.read(image[i])) for i in (index - 1, index))
-        moved = warp(carried, window_flow(here, before))
-        window, carried = follow(moved, window, mask.shape[1:], config)
-        arrivals[index] = Arrival(window, carried)
+    for index, found in sweep(segmenter, stack, scenario.seeds, slices, scenario.extent):
+        state = found.content
+        assert isinstance(state, SweepState)
+        arrivals[index] = Arrival(state.window, state.carried)
     return arrivals

@@ -10,10 +10,11 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from napari_slmsam2.core.config import WindowConfig
 from napari_slmsam2.core.errors import VolumeError
 from napari_slmsam2.core.intensity import IntensityWindow
 from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.engine.window_network import WindowNetwork
+from napari_slmsam2.training.chains import never_absent
 from napari_slmsam2.training.clips import Clip
 from napari_slmsam2.training.pseudo_stack import make_pseudo_stack
 from napari_slmsam2.training.scans import FEWEST_SLICES, LabelledScan
@@ -158,7 +159,7 @@ def plan_course(scans: Sequence[LabelledScan], seed: int) -> Course:
 
 def cut_lessons(
     course: Course,
-    config: WindowConfig,
+    network: WindowNetwork,
     most: int,
     seed: int,
     *,
@@ -169,8 +170,8 @@ def cut_lessons(
     Parameters
     ----------
     course : Course
-    config : WindowConfig
-        Of the network.
+    network : WindowNetwork
+        What is to be adapted; its sweeps lead to where the clips start.
     most : int
         Clips.
     seed : int
@@ -186,11 +187,12 @@ def cut_lessons(
     rng = np.random.default_rng((seed, 1))
     clips: list[Clip] = []
     names: list[str] = []
+    segmenter = never_absent(network)
     scans = list(dict.fromkeys(id(lesson.scan) for lesson in course.lessons))
     in_vain = 0
     for number in itertools.cycle(rng.permutation(len(course.lessons))):
         lesson = course.lessons[number]
-        found = cut_clips(lesson.stack(rng), config, rng, is_part=lesson.is_part)
+        found = cut_clips(lesson.stack(rng), segmenter, rng, is_part=lesson.is_part)
         clips += found
         names += [str(scans.index(id(lesson.scan)))] * len(found)
         in_vain = 0 if found else in_vain + 1

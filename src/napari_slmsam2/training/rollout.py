@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from napari_slmsam2.engine.window_network import WindowInput, WindowNetwork, WindowOutput
+from napari_slmsam2.engine.window_network import (
+    WindowInput,
+    WindowNetwork,
+    WindowOutput,
+    carried_on,
+)
 from napari_slmsam2.training.batches import Batch, warp
 
 
@@ -57,22 +62,25 @@ class StepResult:
 def roll_out(
     network: WindowNetwork, batch: Batch, steps: Collection[int] | None = None
 ) -> Iterator[StepResult]:
-    """Carry the masks of a batch along the flow and ask the network on every step.
+    """Carry the masks of a batch along and ask the network on every step.
+
+    With feedback, a part of its corrections is carried on, without gradient.
 
     Parameters
     ----------
     network : WindowNetwork
     batch : Batch
     steps : collection of int, optional
-        Ask on these steps only.
+        Those that are given back. Default: all.
     """
     memory = network.read_seeds(batch.seed_images, batch.seed_logits, batch.seeds_known)
-    carried = batch.start
+    carried, feedback = batch.start, network.config.feedback
     for step in range(batch.flows.shape[1]):
         fields = torch.stack([carried, batch.images[:, step]], 1)
         moved = warp(fields, batch.flows[:, step])
         carried = moved[:, 0]
-        if steps is not None and step not in steps:
+        asked = steps is None or step in steps
+        if not asked and not feedback:
             continue
         inputs = WindowInput(
             images=batch.images[:, step : step + 3],
@@ -81,12 +89,19 @@ def roll_out(
             prior=batch.priors[:, step, None],
             cues=batch.cues[:, step],
         )
-        yield StepResult(
-            network(inputs, memory),
-            (batch.distances[:, step + 1] + 0.5).clamp(0.0, 1.0),
-            batch.present[:, step],
-            batch.weights[:, step],
-        )
+        with torch.set_grad_enabled(asked and torch.is_grad_enabled()):
+            output = network(inputs, memory)
+        if feedback:
+            seen = (output.presence > 0) & (output.logits > 0).any(2).any(1)
+            onward = carried_on(carried, output.logits.detach(), feedback)
+            carried = torch.where(seen[:, None, None], onward, carried)
+        if asked:
+            yield StepResult(
+                output,
+                (batch.distances[:, step + 1] + 0.5).clamp(0.0, 1.0),
+                batch.present[:, step],
+                batch.weights[:, step],
+            )
 
 
 def step_loss(result: StepResult, weights: LossWeights) -> tuple[Tensor, dict[str, float]]:

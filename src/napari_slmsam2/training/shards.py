@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -14,15 +15,18 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.core.config import WindowConfig
-from napari_slmsam2.core.errors import InputError
-from napari_slmsam2.training.chains import chain_arrivals
+from napari_slmsam2.core.errors import CheckpointError, InputError
+from napari_slmsam2.engine.models import load_network
+from napari_slmsam2.engine.window_network import WindowNetwork
+from napari_slmsam2.engine.window_segmenter import WindowSegmenter
+from napari_slmsam2.training.chains import chain_arrivals, never_absent
 from napari_slmsam2.training.clips import LENGTH, Arrival, Clip, cut_clip, draw_scenario
 from napari_slmsam2.training.sources import TrainingVolume, draw_stack, find_volumes, is_held_out
 from napari_slmsam2.training.synthetic import LabelledStack
 
 SHARD_CLIPS = 128
 CHAINED_CLIPS = 3
-"""Clips of one scenario that start where the flow arrives, beside one from the true mask."""
+"""Clips of one scenario that start where a sweep arrives, beside one from the true mask."""
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Clip))
 
@@ -37,6 +41,7 @@ def write_shards(
     seed: int = 0,
     workers: int = 1,
     shard_clips: int = SHARD_CLIPS,
+    swept_by: Path | None = None,
 ) -> None:
     """Make shards of clips that are not there yet.
 
@@ -53,14 +58,17 @@ def write_shards(
     seed : int
     workers : int
     shard_clips : int
+    swept_by : Path, optional
+        Weights of the network whose sweeps the clips start from. Default: the optical flow.
     """
     out.mkdir(parents=True, exist_ok=True)
-    make = partial(_write_shard, out, volumes, config, split, seed, shard_clips)
+    make = partial(_write_shard, out, volumes, config, split, seed, shard_clips, swept_by)
     if workers == 1:
         for number in numbers:
             make(number)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    # A forked process hangs when torch has already computed with several threads.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         list(pool.map(make, numbers))
 
 
@@ -71,6 +79,7 @@ def _write_shard(
     split: str,
     seed: int,
     shard_clips: int,
+    swept_by: Path | None,
     number: int,
 ) -> None:
     kind = "real" if volumes else "synthetic"
@@ -82,11 +91,12 @@ def _write_shard(
     for volume in find_volumes(volumes) if volumes else []:
         if is_held_out(volume.subject) == (split == "held-out"):
             sets.setdefault(volume.set_name, []).append(volume)
+    segmenter = sweeper(config, swept_by)
     clips: list[Clip] = []
     names: list[str] = []
     while len(clips) < shard_clips:
         name, stack = draw_stack(sets, rng)
-        found = cut_clips(stack, config, rng)
+        found = cut_clips(stack, segmenter, rng)
         clips += found
         names += [name] * len(found)
     fields = {f: np.stack([getattr(clip, f) for clip in clips[:shard_clips]]) for f in FIELDS}
@@ -96,15 +106,41 @@ def _write_shard(
     os.replace(unfinished, path)
 
 
+def sweeper(config: WindowConfig, weights: Path | None) -> WindowSegmenter:
+    """What sweeps over the stacks: the network of a file, or the optical flow.
+
+    Raises
+    ------
+    CheckpointError
+        The weights are not there, or of another kind of network.
+    """
+    if weights is None:
+        return never_absent(WindowNetwork(config.replace(feedback=0.0)))
+    network = load_network(weights).network
+    if not isinstance(network, WindowNetwork) or network.config != config:
+        raise CheckpointError(
+            str(weights),
+            "is of another network than the one that is trained",
+            expected=config,
+            found=network.config,
+        )
+    return never_absent(network)
+
+
 def cut_clips(
-    stack: LabelledStack, config: WindowConfig, rng: np.random.Generator, *, is_part: bool = False
+    stack: LabelledStack,
+    segmenter: WindowSegmenter,
+    rng: np.random.Generator,
+    *,
+    is_part: bool = False,
 ) -> list[Clip]:
-    """Clips of one scenario: from the true mask, and from where the flow arrives.
+    """Clips of one scenario: from the true mask, and from where a sweep arrives.
 
     Parameters
     ----------
     stack : LabelledStack
-    config : WindowConfig
+    segmenter : WindowSegmenter
+        Makes the sweep.
     rng : numpy.random.Generator
     is_part : bool
         The object may go on beyond the stack, so that its ends are not told.
@@ -114,7 +150,8 @@ def cut_clips(
         return []
     if is_part:
         scenario = replace(scenario, extent=None)
-    arrivals = chain_arrivals(stack.image, stack.mask, scenario, config)
+    stack = replace(stack, image=np.ascontiguousarray(stack.image))
+    arrivals = chain_arrivals(segmenter, stack, scenario)
     starts: dict[int, Arrival | None] = {scenario.start: None}
     starts |= {int(i): arrivals[i] for i in rng.permutation(list(arrivals))[:CHAINED_CLIPS]}
     clips = [
@@ -123,7 +160,7 @@ def cut_clips(
             stack.mask,
             stack.spacing,
             replace(scenario, start=start),
-            config,
+            segmenter.config,
             arrival=arrival,
         )
         for start, arrival in starts.items()

@@ -27,7 +27,7 @@ SET_WEIGHTS = {
     "pet_sarcoma": 2.0,
     "mr_hippocampus": 2.0,
     "ct_headneck": 3.0,
-    "em_neurons": 3.0,
+    "em_neurons": 5.0,
     "mr_mslesion": 0.5,
     "labels_head": 1.5,
     "synthetic": 6.0,
