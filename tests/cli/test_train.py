@@ -2,6 +2,13 @@
 
 import json
 
+import torch
+from safetensors.torch import load_file
+
+from napari_slmsam2.core.config import WindowConfig
+from napari_slmsam2.engine.checkpoints import save_weights
+from napari_slmsam2.engine.window_network import WindowNetwork
+
 
 def test_train_leaves_weights_that_propagate_takes(cli, scene):
     out = scene.folder / "training"
@@ -27,3 +34,34 @@ def test_volumes_that_are_none_are_refused(cli, tmp_path):
     result = cli("train", "-o", tmp_path / "out", "--volumes", tmp_path, "--synthetic-clips", "0")
     assert result.code != 0
     assert "no labelled volumes" in result.err
+
+
+def test_new_clips_of_a_round_start_where_the_network_arrives(cli, scene):
+    """Three rounds in one go, and the same stopped after the first, give the same weights."""
+    options = ("--synthetic-clips", "12", "--batch", "2", "--device", "cpu", "--rounds", "3")
+    start = ("--from", "compact", "--feedback", "0.5")
+    folders = [scene.folder / name for name in ("whole", "parts")]
+    runs = [(folders[0], "6"), (folders[1], "6", "--minutes", "0"), (folders[1], "6")]
+    for out, steps, *more in runs:
+        done = cli("train", "-o", out, *options, *start, "--steps", steps, *more)
+        assert done.code == 0, done.err
+    clips = sorted(p.name for p in (folders[0] / "clips").glob("train-*"))
+    assert clips == [f"train-synthetic-{n}000.npz" for n in ("0", "1", "2")]
+    for name in ("round-1.safetensors", "round-2.safetensors", "model.safetensors"):
+        whole, parts = (load_file(folder / name) for folder in folders)
+        assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    first, second = (load_file(folders[0] / f"round-{n}.safetensors") for n in (1, 2))
+    assert any(not torch.equal(first[key], second[key]) for key in first)
+
+
+def test_weights_of_another_network_are_no_start(cli, scene, tmp_path):
+    other = WindowConfig(window_size=48)
+    save_weights(
+        tmp_path / "other.safetensors",
+        WindowNetwork(other).state_dict(),
+        {"config": other.to_dict()},
+    )
+    options = ("--synthetic-clips", "8", "--device", "cpu")
+    done = cli("train", "-o", tmp_path / "out", *options, "--from", tmp_path / "other.safetensors")
+    assert done.code != 0
+    assert "other.safetensors: is of another network" in " ".join(done.err.split())

@@ -47,6 +47,22 @@ def train(
     workers: Annotated[
         int, typer.Option("--workers", min=1, help="Processes that make the clips.")
     ] = 1,
+    rounds: Annotated[
+        int,
+        typer.Option(
+            "--rounds", min=1, help="New clips are made in each, from the network's own sweeps."
+        ),
+    ] = 3,
+    feedback: Annotated[
+        float,
+        typer.Option(
+            "--feedback", min=0, max=1, help="Share of the network's correction carried on."
+        ),
+    ] = 0.5,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="Model to start from. Default: from scratch."),
+    ] = None,
     device: Annotated[
         str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")
     ] = "auto",
@@ -62,44 +78,27 @@ def train(
     from napari_slmsam2.core.config import WindowConfig
     from napari_slmsam2.engine.device import choose_device
     from napari_slmsam2.training.release import release
-    from napari_slmsam2.training.shards import SHARD_CLIPS, read_shards, write_shards
-    from napari_slmsam2.training.trainer import Trainer, TrainingPlan
-    from napari_slmsam2.training.trainer import train as run
+    from napari_slmsam2.training.rounds import RoundsPlan, train_in_rounds
+    from napari_slmsam2.training.trainer import TrainingPlan
 
-    torch_device = choose_device(device)
-    config, clips = WindowConfig(), out / "clips"
-    wanted = [(None, synthetic_clips)] + ([(volumes, real_clips)] if volumes else [])
-    shards = [
-        (source, split, min(SHARD_CLIPS, count), -(-count // (SHARD_CLIPS * part)))
-        for source, count in wanted
-        for split, part in (("train", 1), ("held-out", 8))
-        if count
-    ]
-    with meter("Clips") as progress:
-        total, done = sum(n for *_, n in shards), 0
-        for source, split, size, n in shards:
-            for first in range(0, n, workers):
-                write_shards(
-                    clips,
-                    source,
-                    config,
-                    split=split,
-                    numbers=range(first, min(n, first + workers)),
-                    seed=seed,
-                    workers=workers,
-                    shard_clips=size,
-                )
-                done += min(workers, n - first)
-                progress.update(done, total)
+    sources = RoundsPlan(
+        volumes=volumes,
+        rounds=rounds,
+        real_clips=real_clips,
+        synthetic_clips=synthetic_clips,
+        start=start,
+        workers=workers,
+    )
     plan = TrainingPlan(steps=steps, batch_size=batch, seed=seed)
-    trainer = Trainer(config, plan, read_shards(clips, "train"), torch_device)
-    with meter("Training") as progress:
-        run(
-            trainer,
+    with meter("Clips, training") as progress:
+        trainer = train_in_rounds(
             out,
-            read_shards(clips, "held-out"),
-            validate_every=max(1, min(250, steps // 4)),
+            WindowConfig(feedback=feedback),
+            plan,
+            sources,
+            choose_device(device),
             seconds=None if minutes is None else 60 * minutes,
+            cut=progress.update,
             report=progress.say,
             advanced=lambda step: progress.update(step, steps),
         )

@@ -41,7 +41,7 @@ def write_shards(
     seed: int = 0,
     workers: int = 1,
     shard_clips: int = SHARD_CLIPS,
-    swept_by: Path | None = None,
+    swept_by: str | Path | None = None,
 ) -> None:
     """Make shards of clips that are not there yet.
 
@@ -58,8 +58,8 @@ def write_shards(
     seed : int
     workers : int
     shard_clips : int
-    swept_by : Path, optional
-        Weights of the network whose sweeps the clips start from. Default: the optical flow.
+    swept_by : str or Path, optional
+        Name or weights of the network whose sweeps the clips start from. Default: the optical flow.
     """
     out.mkdir(parents=True, exist_ok=True)
     make = partial(_write_shard, out, volumes, config, split, seed, shard_clips, swept_by)
@@ -79,7 +79,7 @@ def _write_shard(
     split: str,
     seed: int,
     shard_clips: int,
-    swept_by: Path | None,
+    swept_by: str | Path | None,
     number: int,
 ) -> None:
     kind = "real" if volumes else "synthetic"
@@ -91,7 +91,13 @@ def _write_shard(
     for volume in find_volumes(volumes) if volumes else []:
         if is_held_out(volume.subject) == (split == "held-out"):
             sets.setdefault(volume.set_name, []).append(volume)
-    segmenter = sweeper(config, swept_by)
+    # Untrained, and with nothing carried on, the network is the optical flow.
+    network = (
+        WindowNetwork(config.replace(feedback=0.0))
+        if swept_by is None
+        else read_network(swept_by, config)
+    )
+    segmenter = never_absent(network)
     clips: list[Clip] = []
     names: list[str] = []
     while len(clips) < shard_clips:
@@ -106,25 +112,27 @@ def _write_shard(
     os.replace(unfinished, path)
 
 
-def sweeper(config: WindowConfig, weights: Path | None) -> WindowSegmenter:
-    """What sweeps over the stacks: the network of a file, or the optical flow.
+def read_network(weights: str | Path, config: WindowConfig) -> WindowNetwork:
+    """A network of our own kind with a given configuration; the feedback may differ.
 
     Raises
     ------
     CheckpointError
-        The weights are not there, or of another kind of network.
+        The weights are not there, or of another network.
     """
-    if weights is None:
-        return never_absent(WindowNetwork(config.replace(feedback=0.0)))
     network = load_network(weights).network
-    if not isinstance(network, WindowNetwork) or network.config != config:
+    found = network.config
+    if not isinstance(network, WindowNetwork) or (
+        network.config.replace(feedback=config.feedback) != config
+    ):
         raise CheckpointError(
             str(weights),
             "is of another network than the one that is trained",
             expected=config,
-            found=network.config,
+            found=found,
         )
-    return never_absent(network)
+    network.config = config
+    return network
 
 
 def cut_clips(
@@ -168,15 +176,28 @@ def cut_clips(
     return [clip for clip in clips if clip.weights.any()]
 
 
-def read_shards(folder: Path, split: str) -> dict[str, npt.NDArray[np.generic]]:
+def read_shards(
+    folder: Path, split: str, *, below: int | None = None
+) -> dict[str, npt.NDArray[np.generic]]:
     """All clips of a split, joined field by field, and ``set_names``.
+
+    Parameters
+    ----------
+    folder : Path
+    split : {"train", "held-out"}
+    below : int, optional
+        Leave shards out from this number on.
 
     Raises
     ------
     InputError
         There are none.
     """
-    paths = sorted(folder.glob(f"{split}-*.npz"))
+    paths = [
+        path
+        for path in sorted(folder.glob(f"{split}-*.npz"))
+        if below is None or int(path.stem.rsplit("-", 1)[1]) < below
+    ]
     if not paths:
         raise InputError(
             str(folder), f"holds no clips of {split}", expected=f"{split}-real-0000.npz"

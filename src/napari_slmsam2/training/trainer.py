@@ -79,15 +79,25 @@ class Trainer:
         self, config: WindowConfig, plan: TrainingPlan, clips: Clips, device: torch.device
     ) -> None:
         torch.manual_seed(plan.seed)
-        self.config, self.plan, self.device, self._clips = config, plan, device, clips
+        self.config, self.plan, self.device = config, plan, device
         self.network = WindowNetwork(config).to(device)
         self.averaged = WindowNetwork(config).to(device)
         self.averaged.load_state_dict(self.network.state_dict())
         self.averaged.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self._groups(), lr=plan.learning_rate)
         self.step = 0
+        self.use(clips)
+
+    def use(self, clips: Clips) -> None:
+        """Draw from these clips from now on."""
+        self._clips = clips
         self._chances = sampling_weights(clips["set_names"])
         self._length = clips["flows"].shape[1]
+
+    def start_from(self, network: WindowNetwork) -> None:
+        """Take over the weights of a trained network."""
+        for own in (self.network, self.averaged):
+            own.load_state_dict(network.state_dict())
 
     def _groups(self) -> list[dict[str, Any]]:
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
@@ -256,6 +266,7 @@ def train(
     folder: Path,
     held_out: Clips,
     *,
+    until: int | None = None,
     validate_every: int = 500,
     seconds: float | None = None,
     report: Callable[[str], None] = print,
@@ -271,6 +282,8 @@ def train(
         Takes ``checkpoint.pt`` and ``log.jsonl``.
     held_out : mapping
         Clips for validation.
+    until : int, optional
+        Step to stop at, in place of the end of the plan.
     validate_every : int
         Steps.
     seconds : float, optional
@@ -285,13 +298,14 @@ def train(
     if checkpoint.exists():
         trainer.restore(checkpoint)
     started, sums, since = time.monotonic(), dict[str, float](), 0
-    while trainer.step < trainer.plan.steps:
+    last = trainer.plan.steps if until is None else until
+    while trainer.step < last:
         for name, value in trainer.advance().items():
             sums[name] = sums.get(name, 0.0) + value
         since += 1
         if advanced is not None:
             advanced(trainer.step)
-        if trainer.step % validate_every and trainer.step < trainer.plan.steps:
+        if trainer.step % validate_every and trainer.step < last:
             continue
         scores = validate(trainer.averaged, held_out, trainer.device)
         line = {
