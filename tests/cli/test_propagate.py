@@ -13,6 +13,7 @@ from PIL import Image
 
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.engine.registry import DEFAULT_MODEL
+from napari_slmsam2.io import read_image, read_labels
 
 
 def read(path) -> np.ndarray:
@@ -146,6 +147,34 @@ def test_another_axis_and_format(cli, scene):
         pytest.skip("pynrrd is not installed")
     assert result.code == 0, result.err
     assert "Axis     0, 30 slices. Chosen by the user." in result.out
+
+
+def test_labels_as_ome_zarr(cli, scene):
+    out = scene.folder / "labels.ome.zarr"
+    command = ("propagate", scene.image, scene.seeds, "-o", out, "--model", "interpolation")
+    result = cli(*command)
+    assert result.code == 0, result.err
+    image = read_image(scene.image)
+    labels = read_labels(out, image)
+    seeded = scene.seeded > 0
+    np.testing.assert_array_equal(labels[seeded], scene.seeded[seeded])
+    assert read_image(out).geometry.spacing == image.geometry.spacing[::-1]
+    again = cli(*command)
+    assert (again.code, "exists already" in again.err) == (1, True)
+    assert cli(*command, "--force").code == 0
+    np.testing.assert_array_equal(read_labels(out, image), labels)
+
+
+def test_a_place_that_ome_zarr_cannot_hold_is_noted(shell, scene):
+    for path in (scene.image, scene.seeds):
+        scan = nibabel.load(path)
+        mirrored = np.diag([-1, -1, 1, 1]) @ scan.affine
+        nibabel.Nifti1Image(np.asarray(scan.dataobj), mirrored, scan.header).to_filename(path)
+    out = scene.folder / "labels.ome.zarr"
+    result = shell("propagate", scene.image, scene.seeds, "-o", out, "--model", "interpolation")
+    assert result.code == 0, result.err
+    assert "Note: labels.ome.zarr: OME-Zarr keeps" in result.err
+    assert "UserWarning" not in result.err
 
 
 def test_every_setting_has_its_option(cli, monkeypatch):

@@ -224,12 +224,13 @@ def test_plain_zarr_and_groups(tmp_path):
 
 
 @pytest.mark.parametrize("unit", ["mm", "micron"])
-@pytest.mark.parametrize("source", [".nii.gz", ".nrrd", ".mgz", ".tif"])
-@pytest.mark.parametrize("target", [".nii.gz", ".nrrd", ".mgz", ".tif", ".npy"])
+@pytest.mark.parametrize("source", [".nii.gz", ".nrrd", ".mgz", ".tif", ".ome.zarr"])
+@pytest.mark.parametrize("target", [".nii.gz", ".nrrd", ".mgz", ".tif", ".npy", ".ome.zarr"])
+@pytest.mark.filterwarnings("ignore::napari_slmsam2.core.errors.SlmSam2Warning")
 def test_labels_in_another_format_lie_on_the_same_grid(tmp_path, nifti, source, target, unit):
     spacing = (0.8, 0.9, 3.0)
     affine = AFFINE.copy()
-    if source == ".tif":
+    if source in (".tif", ".ome.zarr"):
         affine = np.diag([*spacing, 1.0])
     first = nifti("first.nii", affine=affine)
     image = nib.load(first)

@@ -196,7 +196,10 @@ def test_a_description_of_nothing_but_nan(tmp_path):
 # nibabel leaves the handle of a file it cannot write to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".img", ".mgz", ".nrrd", ".tif", ".npy"])
+@pytest.mark.parametrize(
+    "suffix", [".nii", ".nii.gz", ".img", ".mgz", ".nrrd", ".tif", ".npy", ".zarr"]
+)
+@pytest.mark.filterwarnings("ignore::napari_slmsam2.core.errors.SlmSam2Warning")
 def test_a_full_disk_leaves_no_half_written_labels(tmp_path, suffix):
     import resource
 

@@ -1,7 +1,8 @@
-"""Errors become one line on stderr and an exit code."""
+"""Errors become one line on stderr and an exit code, our warnings a line."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import typer
@@ -10,7 +11,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from napari_slmsam2.cli._console import print_line
-from napari_slmsam2.core.errors import ConfigError, PromptError, SlmSam2Error
+from napari_slmsam2.core.errors import ConfigError, PromptError, SlmSam2Error, SlmSam2Warning
 
 FAILED = 1
 BAD_USAGE = 2
@@ -22,7 +23,9 @@ class ReportingGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command and tell what went wrong, without a traceback."""
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _warn_in_a_line(warnings.showwarning)
+                return super().invoke(ctx)
         except BrokenPipeError:  # the reader of our output has gone; typer ends quietly
             raise
         except (SlmSam2Error, OSError, MemoryError) as error:
@@ -34,6 +37,19 @@ class ReportingGroup(TyperGroup):
         except KeyboardInterrupt as error:
             show_error("interrupted.")
             raise typer.Exit(FAILED) from error
+
+
+def _warn_in_a_line(show: Any) -> Any:
+    """Show our own warnings like errors, others as ``show`` does."""
+
+    def show_warning(message: Any, category: Any, *args: Any) -> None:
+        if issubclass(category, SlmSam2Warning):
+            line = Text.assemble(("Note: ", "bold yellow"), str(message))
+            print_line(Console(stderr=True, highlight=False), line)
+        else:
+            show(message, category, *args)
+
+    return show_warning
 
 
 def message_of(error: Exception) -> str:

@@ -199,5 +199,7 @@ ModelsFolder = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")]
 Out = Annotated[
     Path,
-    typer.Option("--out", "-o", help="The label map to write: .nii.gz, .mgz, .nrrd, .tif ..."),
+    typer.Option(
+        "--out", "-o", help="The label map to write: .nii.gz, .mgz, .nrrd, .tif, .ome.zarr ..."
+    ),
 ]

@@ -37,11 +37,11 @@ def check_outputs(
         if place in taken:
             raise ConfigError(option, f"names the same file as {taken[place]}", found=path)
         taken[place] = option
-        if path.is_file() and not force:
+        check_writable(path, overwrite=True)
+        if path.exists() and not force:
             raise OutputError(
                 f"{option} {path}", "exists already", hint="Give --force to replace it."
             )
-        check_writable(path, overwrite=force)
 
 
 def check_suffix(option: str, path: Path | None, suffix: str) -> None:

@@ -54,9 +54,9 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]] | 
 def read(path: PathOrPaths) -> list[LayerData]:
     """Open a file as a Labels layer if it holds a label map, else as an Image layer.
 
-    A file is a label map if its name says so (``scan_seg.nii.gz``, ``labels.nrrd``) or its NIfTI
-    header, and it holds whole numbers only. The axes are those of the file; time and unknown axes
-    come first, channels become layers of their own.
+    A file is a label map if its name says so (``scan_seg.nii.gz``, ``labels.nrrd``), its NIfTI
+    header or its OME-Zarr metadata, and it holds whole numbers only. The axes are those of the
+    file; time and unknown axes come first, channels become layers of their own.
 
     Parameters
     ----------
@@ -91,10 +91,13 @@ def read(path: PathOrPaths) -> list[LayerData]:
 
 
 def _says_labels(raw: Any, file: Path) -> bool:
-    words = re.split(r"[^a-z]+", file.name.lower())
     header = raw.template
-    intent = int(header["intent_code"]) if raw.format.startswith("NIfTI") else 0
-    return intent == _NIFTI_INTENT_LABEL or not _LABEL_WORDS.isdisjoint(words)
+    if raw.format.startswith("NIfTI") and int(header["intent_code"]) == _NIFTI_INTENT_LABEL:
+        return True
+    if raw.format == "OME-Zarr" and header["holds_labels"]:
+        return True
+    words = re.split(r"[^a-z]+", file.name.lower())
+    return not _LABEL_WORDS.isdisjoint(words)
 
 
 def _labels(raw: Any, file: Path) -> LayerData | None:

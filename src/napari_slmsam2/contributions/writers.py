@@ -17,14 +17,15 @@ def write_labels(path: str, data: Any, attributes: Mapping[str, Any]) -> list[st
     """Write a Labels layer; the suffix of the path decides the format.
 
     A layer on the grid of a file has that file's geometry, and its very header in the same
-    format. Any other layer goes to TIFF only, with its own scale and units: formats that place
-    voxels in a patient or specimen would have to invent where they are.
+    format. Any other layer goes to TIFF and OME-Zarr only, with its own scale, units and (in
+    OME-Zarr) translation: formats that place voxels in a patient or specimen would have to invent
+    where they are.
 
     Parameters
     ----------
     path : str
-        ``.nii``, ``.nii.gz``, ``.mgh``, ``.mgz``, ``.nrrd``, ``.tif``; replaced where it exists,
-        napari has asked.
+        ``.nii``, ``.nii.gz``, ``.mgh``, ``.mgz``, ``.nrrd``, ``.tif``, ``.zarr``; replaced where
+        it exists, napari has asked.
     data : array_like of integer
         Of a multiscale layer: the levels; the finest one is written.
     attributes : mapping
@@ -88,8 +89,8 @@ def _grid_of_layer(
         raise OutputError(
             path, f"{name} does not know where its voxels lie",
             expected="the grid of an image that this plugin opened",
-            hint="Open the image with SLM-SAM 2 and annotate it there, or save as TIFF, which "
-            "keeps the voxel size.",
+            hint="Open the image with SLM-SAM 2 and annotate it there, or save as TIFF or "
+            "OME-Zarr, which keep the voxel size.",
         )  # fmt: skip
     _check_straight(path, name, attributes)
     units = {unit_name(unit) for unit in attributes.get("units", (NO_UNIT,))}
@@ -100,9 +101,11 @@ def _grid_of_layer(
             found=f"{spacing} in {', '.join(sorted(units))}",
         )  # fmt: skip
     x, y, z = spacing
+    i, j, k = (float(t) for t in attributes.get("translate", (0.0,) * 3))
     labels = [str(label) for label in attributes.get("axis_labels", ())]
     order = "xyz" if labels == ["x", "y", "z"] else "zyx"
-    return grid_of(tuple(shape), Geometry((x, y, z), units.pop()), order=order)
+    geometry = Geometry((x, y, z), units.pop(), origin=(i, j, k))
+    return grid_of(tuple(shape), geometry, order=order)
 
 
 def _check_straight(path: str, name: str, attributes: Mapping[str, Any]) -> None:

@@ -11,6 +11,10 @@ class SlmSam2Error(Exception):
     """Base of every error that this package raises on purpose."""
 
 
+class SlmSam2Warning(UserWarning):
+    """Something was done, but not all of what might be expected of it."""
+
+
 class InputError(SlmSam2Error):
     """Something the user gave cannot be used.
 

@@ -60,7 +60,8 @@ FORMATS = (
     ),
     FileFormat("_nrrd", "pynrrd", "xyz", (".nrrd", ".nhdr"), (".nrrd", ".nhdr")),
     FileFormat("_tiff", "tifffile", "zyx", (".tif", ".tiff", ".btf"), (".tif", ".tiff", ".btf")),
-    FileFormat("_arrays", "zarr", "zyx", (".npy", ".zarr"), (".npy",)),
+    FileFormat("_arrays", "numpy", "zyx", (".npy",), (".npy",)),
+    FileFormat("_zarr", "zarr", "zyx", (".zarr",), (".zarr",)),
 )  # fmt: skip
 
 
@@ -103,6 +104,6 @@ def format_to_write(path: Path) -> FileFormat:
     suffixes = ", ".join(s for f in FORMATS for s in f.writable)
     raise OutputError(
         str(path), "labels cannot be written in this format", expected=suffixes,
-        found=path.suffix or "no suffix", hint="Write .nii.gz for a medical image, .tif for a "
-        "microscopy one.",
+        found=path.suffix or "no suffix", hint="Write .nii.gz for a medical image, .tif or "
+        ".ome.zarr for a microscopy one.",
     )  # fmt: skip

@@ -72,12 +72,12 @@ def write_labels(
     Parameters
     ----------
     path : path-like
-        NIfTI, MGH/MGZ, NRRD, TIFF or NPY.
+        NIfTI, MGH/MGZ, NRRD, TIFF, OME-Zarr or NPY.
     labels : array_like of integer or bool, shape of the image
     like : LoadedImage
         The image.
     overwrite : bool
-        Whether an existing file may be replaced.
+        Whether an existing file, or OME-Zarr of labels, may be replaced.
 
     Returns
     -------
@@ -91,6 +91,11 @@ def write_labels(
         The labels are not whole numbers from 0.
     GridMismatchError
         The labels do not have the shape of the image.
+
+    Warns
+    -----
+    SlmSam2Warning
+        OME-Zarr, of an image with a rotation or reflection.
     """
     path = check_writable(path, overwrite=overwrite)
     target = format_to_write(path)
@@ -117,7 +122,7 @@ def check_same_grid(image: LoadedImage, labels: LoadedImage) -> None:
 
     Shapes must be equal. Where both files have an affine, no corner of the volume may be off by
     more than `GRID_TOLERANCE` voxels; else, where both have a voxel size with a unit, these must
-    agree to one part in a thousand.
+    agree to one part in a thousand, and, where both have one, the first voxels in their place.
 
     Parameters
     ----------
@@ -149,6 +154,27 @@ def check_same_grid(image: LoadedImage, labels: LoadedImage) -> None:
                 name, "the voxel sizes differ", expected=f"{ours.spacing} {ours.unit}",
                 found=f"{spacing} {ours.unit}",
             )  # fmt: skip
+        _check_origin(name, ours, geometry.origin_along(image.order), factor, image.order)
+
+
+def _check_origin(
+    name: str,
+    image: Geometry,
+    theirs: tuple[float, float, float] | None,
+    factor: float,
+    order: str,
+) -> None:
+    ours = image.origin_along(order)
+    if ours is None or theirs is None:
+        return
+    found = tuple(p * factor for p in theirs)
+    shift = max(abs(o - p) / s for o, p, s in zip(ours, found, image.spacing, strict=True))
+    if shift > GRID_TOLERANCE:
+        raise GridMismatchError(
+            name, f"the first voxels lie {shift:.3g} voxels apart",
+            expected=f"{ours} {image.unit}", found=f"{found} {image.unit}",
+            hint="Resample the labels to the grid of the image.",
+        )  # fmt: skip
 
 
 def _check_affine(

@@ -52,13 +52,14 @@ def grid_of(
         "spacing": geometry.spacing,
         "unit": geometry.unit,
         "affine": geometry.affine,
+        "origin": geometry.origin,
         "template": template,
     }
 
 
 def loaded_image(grid: Mapping[str, Any], data: Any) -> LoadedImage:
     """The image of a grid as `io.write_labels` wants it; its voxels are those of ``data``."""
-    geometry = Geometry(tuple(grid["spacing"]), grid["unit"], grid["affine"])
+    geometry = Geometry(tuple(grid["spacing"]), grid["unit"], grid["affine"], grid["origin"])
     path = Path(grid["path"] or "image")
     volume = Volume(data, 0, geometry.spacing, geometry.unit, geometry.affine, name=str(path))
     return LoadedImage(
@@ -79,11 +80,7 @@ def layer_geometry(geometry: Geometry, n_dims: int, order: str) -> dict[str, Any
     A rotation or a reflection of the file is not shown: slices stay slices. It stays in the grid.
     """
     part = slice(None, n_dims) if order == "xyz" else slice(3 - n_dims, None)
-    origin = [0.0] * 3
-    if geometry.affine is not None and np.allclose(
-        geometry.affine[:3, :3], np.diag(geometry.spacing), rtol=1e-4, atol=1e-6
-    ):
-        origin = geometry.affine[:3, 3].tolist()
+    origin = list(geometry.origin_along(order) or (0.0, 0.0, 0.0))
     return {
         "scale": [*geometry.spacing][part],
         "translate": origin[part],

@@ -33,17 +33,48 @@ class Geometry:
     affine : ndarray of float64, shape (4, 4), or None
         Voxel indices to world coordinates (x to the right, y anterior, z superior) in ``unit``.
         None where the file does not say.
+    origin : tuple of float or None
+        Where the first voxel lies along the three axes, in ``unit``, in a file that says this but
+        not in which directions of the world the axes run.
     """
 
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     unit: str = NO_UNIT
     affine: npt.NDArray[np.float64] | None = None
+    origin: tuple[float, float, float] | None = None
 
     def reversed(self) -> Geometry:
         """The geometry of the transposed array."""
         z, y, x = self.spacing
         affine = None if self.affine is None else self.affine[:, [2, 1, 0, 3]]
-        return Geometry((x, y, z), self.unit, affine)
+        origin = None if self.origin is None else self.origin[::-1]
+        return Geometry((x, y, z), self.unit, affine, origin)
+
+    def origin_along(self, order: str) -> tuple[float, float, float] | None:
+        """Where the first voxel lies along the axes of the array.
+
+        Parameters
+        ----------
+        order : {"xyz", "zyx"}
+            Of the axes.
+
+        Returns
+        -------
+        tuple of float or None
+            None where it is not known, or the axes do not run along those of the world.
+        """
+        if self.affine is None:
+            return self.origin
+        affine = self.affine if order == "xyz" else self.affine[[2, 1, 0, 3]]
+        if not np.allclose(affine[:3, :3], np.diag(self.spacing), rtol=1e-4, atol=1e-6):
+            return None
+        first, second, third = affine[:3, 3].tolist()
+        return first, second, third
+
+
+def default_roles(n_dims: int) -> str:
+    """Roles of the dimensions of an array without a description: the last three are space."""
+    return "?" * (n_dims - 3) + "s" * min(n_dims, 3)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,257 @@
+"""Labels as OME-Zarr: values, dtype and placement come back exactly; nothing is half-written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import zarr
+
+from napari_slmsam2.core.errors import GridMismatchError, OutputError, SlmSam2Warning
+from napari_slmsam2.io import check_same_grid, read_image, read_labels, write_labels
+from napari_slmsam2.io.units import IN_MM
+
+SHAPE = (5, 6, 4)
+SCALE = (1 / 3, 0.1, 1e-7)
+TRANSLATION = (-4.1, 2 / 7, 1e6)
+OBLIQUE = np.array([[0, -0.9, 0, 12], [-0.8, 0, 0, -7], [0, 0, 3, 5], [0, 0, 0, 1.0]])
+MIRRORED = np.diag([-0.8, -0.9, 3.0, 1.0])
+STRAIGHT = np.array([[0.5, 0, 0, -120.25], [0, 0.5, 0, 80], [0, 0, 2, 0.125], [0, 0, 0, 1]])
+
+
+def image_store(path, version="0.4", unit="micrometer", translation=TRANSLATION, shape=SHAPE):
+    """An OME-Zarr image as other programs write it."""
+    group = zarr.open_group(path, mode="w", zarr_format=2 if version == "0.4" else 3)
+    group.create_array("full", shape=shape, dtype="u2", chunks=shape)
+    group["full"][...] = np.arange(np.prod(shape)).reshape(shape)
+    placement = [{"type": "scale", "scale": list(SCALE)}]
+    if translation is not None:
+        placement.append({"type": "translation", "translation": list(translation)})
+    image = {
+        "axes": [{"name": a, "type": "space"} | ({"unit": unit} if unit else {}) for a in "zyx"],
+        "datasets": [{"path": "full", "coordinateTransformations": placement}],
+    }
+    if version == "0.4":
+        group.attrs["multiscales"] = [{"version": version, **image}]
+    else:
+        group.attrs["ome"] = {"version": version, "multiscales": [image]}
+    return path
+
+
+def label_array(highest=3):
+    labels = np.zeros(SHAPE, np.int64)
+    labels[1:3, 2:5, 1:] = np.arange(18).reshape(2, 3, 3) % 4
+    labels[2, 3, 1] = highest
+    return labels
+
+
+def attributes(path):
+    found = dict(zarr.open_group(path, mode="r").attrs)
+    return found.get("ome", found)
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize(
+    ("highest", "dtype"), [(3, np.uint8), (300, np.uint16), (2**32 - 1, np.uint32)]
+)
+def test_labels_come_back_exactly(tmp_path, version, highest, dtype):
+    image = read_image(image_store(tmp_path / "image.zarr", version))
+    labels = label_array(highest)
+    out = write_labels(tmp_path / "organ.ome.zarr", labels, image)
+    again = read_labels(out, image)
+    assert again.dtype == dtype
+    np.testing.assert_array_equal(again, labels)
+    written = read_image(out)
+    assert written.dtype == dtype
+    for geometry in (image.geometry, written.geometry):
+        assert (geometry.spacing, geometry.origin, geometry.unit) == (SCALE, TRANSLATION, "um")
+    assert written.format == "OME-Zarr"
+    assert sorted(os.listdir(tmp_path)) == ["image.zarr", "organ.ome.zarr"]
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_the_metadata_are_those_of_the_specification(tmp_path, version):
+    """The version of the image is kept; other programs must find axes, placement and labels."""
+    image = read_image(image_store(tmp_path / "image.zarr", version))
+    out = write_labels(tmp_path / "organ.ome.zarr", label_array(), image)
+    group = zarr.open_group(out, mode="r")
+    assert group.metadata.zarr_format == (2 if version == "0.4" else 3)
+    found = attributes(out)
+    assert "image-label" in found
+    [multiscale] = found["multiscales"]
+    assert multiscale["axes"] == [{"name": a, "type": "space", "unit": "micrometer"} for a in "zyx"]
+    [level] = multiscale["datasets"]
+    assert level["coordinateTransformations"] == [
+        {"type": "scale", "scale": list(SCALE)},
+        {"type": "translation", "translation": list(TRANSLATION)},
+    ]
+    assert multiscale["name"] == "organ"
+    where = multiscale if version == "0.4" else found
+    assert where["version"] == version
+    chunk = "0/0/0/0" if version == "0.4" else "0/c/0/0/0"
+    assert (out / chunk).is_file()
+
+
+@pytest.mark.parametrize("unit", [*IN_MM, None])
+def test_units_come_back(tmp_path, unit):
+    long = {"pm": "picometer", "nm": "nanometer", "um": "micrometer", "mm": "millimeter",
+            "cm": "centimeter", "m": "meter"}.get(unit, unit)  # fmt: skip
+    image = read_image(image_store(tmp_path / "image.zarr", unit=long))
+    out = write_labels(tmp_path / "organ.zarr", label_array(), image)
+    assert read_image(out).geometry.unit == (unit or "pixel")
+    assert attributes(out)["multiscales"][0]["axes"][0].get("unit") == long
+
+
+def test_without_a_translation_none_is_made_up(tmp_path):
+    image = read_image(image_store(tmp_path / "image.zarr", translation=None))
+    assert image.geometry.origin is None
+    out = write_labels(tmp_path / "organ.zarr", label_array(), image)
+    [level] = attributes(out)["multiscales"][0]["datasets"]
+    assert [step["type"] for step in level["coordinateTransformations"]] == ["scale"]
+
+
+def test_placement_of_level_and_image_is_chained(tmp_path):
+    path = image_store(tmp_path / "image.zarr")
+    group = zarr.open_group(path)
+    [image] = group.attrs["multiscales"]
+    image["coordinateTransformations"] = [
+        {"type": "scale", "scale": [10, 10, 10]},
+        {"type": "translation", "translation": [1, 2, 3]},
+    ]
+    group.attrs["multiscales"] = [image]
+    geometry = read_image(path).geometry
+    np.testing.assert_allclose(geometry.spacing, np.multiply(SCALE, 10))
+    np.testing.assert_allclose(geometry.origin, np.add(np.multiply(TRANSLATION, 10), (1, 2, 3)))
+
+
+def test_axes_in_several_units_get_one(tmp_path):
+    path = image_store(tmp_path / "image.zarr")
+    group = zarr.open_group(path)
+    [image] = group.attrs["multiscales"]
+    image["axes"][0]["unit"] = "millimeter"
+    group.attrs["multiscales"] = [image]
+    geometry = read_image(path).geometry
+    assert geometry.unit == "um"
+    np.testing.assert_allclose(geometry.spacing, (SCALE[0] * 1000, *SCALE[1:]))
+    np.testing.assert_allclose(geometry.origin, (TRANSLATION[0] * 1000, *TRANSLATION[1:]))
+
+
+def test_a_scan_along_the_axes_of_the_world_keeps_its_place(tmp_path, nifti):
+    scan = read_image(nifti(affine=STRAIGHT))
+    labels = label_array()
+    out = write_labels(tmp_path / "organ.ome.zarr", labels, scan)
+    written = read_image(out).geometry
+    assert (written.spacing, written.unit) == ((2.0, 0.5, 0.5), "mm")
+    assert written.origin == (0.125, 80, -120.25)
+    np.testing.assert_array_equal(zarr.open_array(out / "0", mode="r")[...], labels.T)
+    np.testing.assert_array_equal(read_labels(out, scan), labels)
+
+
+@pytest.mark.parametrize("affine", [OBLIQUE, MIRRORED])
+def test_a_place_that_it_cannot_hold_is_said(tmp_path, nifti, affine):
+    scan = read_image(nifti(affine=affine))
+    with pytest.warns(SlmSam2Warning, match=r"organ\.ome\.zarr: .* not its rotation or reflection"
+                      r".*Write \.nii\.gz"):  # fmt: skip
+        out = write_labels(tmp_path / "organ.ome.zarr", label_array(), scan)
+    written = read_image(out)
+    assert written.geometry.origin is None
+    np.testing.assert_allclose(written.geometry.spacing, (3, 0.9, 0.8), rtol=1e-6)
+    np.testing.assert_array_equal(read_labels(out, scan), label_array())
+
+
+def test_labels_elsewhere_are_refused(tmp_path):
+    image = read_image(image_store(tmp_path / "image.zarr", translation=(0, 0, 0)))
+    moved = read_image(image_store(tmp_path / "moved.zarr", translation=(0.2, 0, 0)))
+    close = read_image(image_store(tmp_path / "close.zarr", translation=(0.01, 0, 0)))
+    check_same_grid(image, close)
+    with pytest.raises(GridMismatchError, match=r"the first voxels lie 0\.6 voxels apart"):
+        check_same_grid(image, moved)
+
+
+# Replacing.
+
+
+def test_labels_are_replaced_when_asked_for(tmp_path):
+    image = read_image(image_store(tmp_path / "image.zarr"))
+    out = write_labels(tmp_path / "organ.zarr", label_array(), image)
+    with pytest.raises(OutputError, match=r"organ\.zarr: exists already"):
+        write_labels(out, label_array(9), image)
+    np.testing.assert_array_equal(read_labels(out, image), label_array())
+    write_labels(out, np.zeros(SHAPE, int), image, overwrite=True)
+    assert not read_labels(out, image).any()
+    assert not (out / "0" / "0" / "0" / "0").exists(), "a chunk of the old labels"
+    assert sorted(os.listdir(tmp_path)) == ["image.zarr", "organ.zarr"]
+
+
+def test_an_image_or_a_folder_is_never_replaced(tmp_path):
+    path = image_store(tmp_path / "image.zarr")
+    image = read_image(path)
+    with pytest.raises(OutputError, match=r"image\.zarr: is a folder.*an OME-Zarr of labels"):
+        write_labels(path, label_array(), image, overwrite=True)
+    (tmp_path / "thesis.zarr").mkdir()
+    (tmp_path / "thesis.zarr" / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutputError, match=r"thesis\.zarr: is a folder"):
+        write_labels(tmp_path / "thesis.zarr", label_array(), image, overwrite=True)
+    out = write_labels(tmp_path / "organ.zarr", label_array(), image)
+    for damage in (b"", b"[]", b"null", b'{"multiscales": 3}', b"\xff"):
+        (out / ".zattrs").write_bytes(damage)
+        with pytest.raises(OutputError, match=r"organ\.zarr: is a folder"):
+            write_labels(out, label_array(), image, overwrite=True)
+    np.testing.assert_array_equal(read_image(path).volume.take(0), image.volume.take(0))
+    assert (tmp_path / "thesis.zarr" / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path):
+    image = read_image(image_store(tmp_path / "image.zarr"))
+    (tmp_path / "organ.zarr").write_text("not mine")
+    with pytest.raises(OutputError, match=r"organ\.zarr: cannot be written"):
+        write_labels(tmp_path / "organ.zarr", label_array(), image, overwrite=True)
+    assert (tmp_path / "organ.zarr").read_text() == "not mine"
+    assert sorted(os.listdir(tmp_path)) == ["image.zarr", "organ.zarr"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("when", ["chunks", "swap"])
+def test_labels_that_could_not_be_replaced_are_still_there(tmp_path, monkeypatch, error, when):
+    image = read_image(image_store(tmp_path / "image.zarr"))
+    out = write_labels(tmp_path / "organ.zarr", label_array(), image)
+    before = sorted(tmp_path.rglob("*"))
+    replace = os.replace
+
+    def flush(descriptor):
+        raise error
+
+    def swap(source, target):
+        if target == out and source.parent.suffix == ".tmp":
+            raise error
+        replace(source, target)
+
+    name, function = ("fsync", flush) if when == "chunks" else ("replace", swap)
+    monkeypatch.setattr(os, name, function)
+    with pytest.raises(OutputError if isinstance(error, OSError) else KeyboardInterrupt):
+        write_labels(out, label_array(9), image, overwrite=True)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(read_labels(out, image), label_array())
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_sample_of_real_scans_goes_through(shared, tmp_path):
+    folders = sorted(f for f in (shared / "volumes").iterdir() if f.is_dir())[:4]
+    if not folders:
+        pytest.skip("no volumes")
+    for folder in folders:
+        image = read_image(folder / "image.nii.gz")
+        labels = read_labels(folder / "labels.nii.gz", image)
+        out = tmp_path / "labels.ome.zarr"
+        if image.geometry.origin_along("xyz") is None:
+            with pytest.warns(SlmSam2Warning):
+                write_labels(out, labels, image)
+        else:
+            write_labels(out, labels, image)
+        again = read_labels(out, image)
+        assert again.dtype == labels.dtype
+        np.testing.assert_array_equal(again, labels)
+        assert read_image(out).geometry.spacing == image.geometry.spacing[::-1]
+        shutil.rmtree(out)
