@@ -12,7 +12,9 @@ sample scan is taken. A display with OpenGL is needed; Xvfb is one.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -89,6 +91,7 @@ def open_scene(arguments: argparse.Namespace) -> Scene:
     viewer.dims.order = (axis, *sorted({0, 1, 2} - {axis}, reverse=True))
     viewer.scene.camera.orientation2d = ("up", "right")
     _, panel = viewer.window.add_plugin_dock_widget(PLUGIN, "Annotate")
+    wait_until(lambda: panel.workspace.labels is not None, "the Labels layer")
     settle()
     return Scene(viewer, panel, truth, axis, arguments.out)
 
@@ -176,11 +179,14 @@ def main() -> None:
     if (arguments.image is None) != (arguments.labels is None):
         parser.error("--image needs --labels, and the other way round")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    scene = open_scene(arguments)
-    try:
-        walk_through(scene)
-    finally:
-        scene.viewer.close()
+    # No picture shows, and none leaves, unsaved work in the user's folder.
+    with tempfile.TemporaryDirectory() as recovery:
+        os.environ["NAPARI_SLMSAM2_RECOVERY"] = recovery
+        scene = open_scene(arguments)
+        try:
+            walk_through(scene)
+        finally:
+            scene.viewer.close()
     sys.stdout.writelines(f"{path}\n" for path in sorted(arguments.out.glob("*.png")))
 
 

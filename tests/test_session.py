@@ -486,17 +486,6 @@ def test_another_model_reads_its_own_images():
     assert {1, 2, 3, 4} <= set(present(session))
 
 
-@pytest.mark.parametrize("model", ["flow", "interpolation"])
-def test_models_without_weights_refuse_points(model):
-    session = SegmentationSession(bright_volume(6), window=WINDOW, model=model)
-    session.add_prompt(SlicePrompt.from_box(1, 3, (2, 2, 8, 9)))
-    with pytest.raises(PromptError, match=f"label 1 on slice 3: the model '{model}' cannot read"):
-        session.propagate()
-    assert not session.labels.any()
-    assert session.undo() == ()
-    assert session.runs == []
-
-
 def test_points_on_a_slice_between_seeds_are_answered():
     session = whole(*(SlicePrompt.from_mask(1, i, MASK) for i in (3, 4, 5)), n_slices=9)
     session.add_prompt(SlicePrompt.from_points(1, 4, [(3, 4)]))

@@ -204,6 +204,22 @@ def test_all_kinds_of_seeds_come_back(tmp_path, volume):
     np.testing.assert_array_equal(again.prompts.get(2, 6).mask, TRUTH[6] == 2)
 
 
+def test_clicks_come_back_with_what_was_found_for_them(tmp_path, volume):
+    session = SegmentationSession(volume, model="flow")
+    click = SlicePrompt.from_points(1, 6, [(10, 9)])
+    session.add_prompt(session.answer(click.refine([(25, 3)], [0])))
+    session.add_prompt(SlicePrompt.from_box(2, 6, (13, 9, 25, 23)))
+    seed(session, 1, 9)
+    run(session)
+    again = check_replay(session, tmp_path / "a.slmsam2")
+    answered, opened = again.prompts.get(1, 6), again.prompts.get(2, 6)
+    np.testing.assert_array_equal(answered.mask, session.prompts.get(1, 6).mask)
+    assert not answered.is_open
+    assert opened.is_open
+    assert opened.box == (13.0, 9.0, 25.0, 23.0)
+    assert (session.labels[6] == 2).any(), "the run has found it"
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A tiny random SLM-SAM 2 network in a file."""
@@ -392,6 +408,16 @@ def test_one_wrong_byte_is_an_error_or_harmless(tmp_path, saved, place, value):
     except SessionFileError:
         return
     np.testing.assert_array_equal(session.labels, good.labels)
+
+
+def test_a_header_that_no_parser_can_read_is_damage(tmp_path, saved):
+    bad = tmp_path / "header.slmsam2"
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(bad, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            new.writestr(name, data.replace(b")", b" ", 1) if name.endswith(".npy") else data)
+    with pytest.raises(SessionFileError, match="is damaged"):
+        load_session(bad, image=Volume(IMAGE, 0))
 
 
 def test_the_image_must_have_the_shape(saved):

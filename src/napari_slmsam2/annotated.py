@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.core.errors import GridMismatchError, PromptError
-from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
+from napari_slmsam2.core.prompts import PromptSet, SlicePrompt
 from napari_slmsam2.core.quality import SliceQuality, Suggestion, rank_slices
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.propagation import PropagationResult
@@ -81,7 +81,8 @@ class AnnotatedVolume:
     def add_prompt(self, prompt: SlicePrompt) -> None:
         """Annotate one slice of one label.
 
-        A mask is written into the labels at once; points and boxes at the next run.
+        A mask is written into the labels at once; points and boxes without one (see
+        `SegmentationSession.answer`) at the next run.
 
         Raises
         ------
@@ -92,7 +93,7 @@ class AnnotatedVolume:
         prompts.check(self.volume.n_slices, self.volume.slice_shape)
         self._prompts = prompts
         self._touch(prompt.label, prompt.index)
-        if prompt.kind is not PromptKind.POINTS:
+        if not prompt.is_open:
             self._write_seed(prompt)
 
     def add_seed_volume(self, seeds: npt.NDArray[np.integer]) -> None:

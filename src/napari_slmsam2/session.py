@@ -34,8 +34,9 @@ from napari_slmsam2.core.plan import (
     find_gaps,
     gaps_beside,
 )
-from napari_slmsam2.core.prompts import PromptKind, PromptSet
+from napari_slmsam2.core.prompts import PromptSet, SlicePrompt
 from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.engine.answers import SliceAnswers
 from napari_slmsam2.engine.embeddings import EmbeddingStore
 from napari_slmsam2.engine.factory import ReadyModel, make_segmenter
 from napari_slmsam2.engine.propagation import PropagationInput, PropagationResult
@@ -168,6 +169,23 @@ class SegmentationSession(AnnotatedVolume):
         self.model = model.name if isinstance(model, ReadyModel) else model
         self._embeddings.clear()
         self._paused = None
+
+    def answer(self, prompt: SlicePrompt) -> SlicePrompt:
+        """Find the mask of points or a box at once; nothing is stored, see `add_prompt`.
+
+        Returns
+        -------
+        SlicePrompt
+            The prompt with the mask that the model finds.
+
+        Raises
+        ------
+        PromptError
+            It does not fit the volume, or the model finds nothing there.
+        """
+        ready = self.load_model()
+        answers = SliceAnswers(ready.segmenter, self.volume, self.window, self._embeddings)
+        return answers.find(prompt)
 
     def propagate(
         self,
@@ -342,7 +360,7 @@ class SegmentationSession(AnnotatedVolume):
         for label, (first, last) in self._prompts.extents.items():
             self._clear_outside(label, first, last)
         for prompt in self._prompts:
-            if prompt.kind is not PromptKind.POINTS:
+            if not prompt.is_open:
                 self._write_seed(prompt)
         return step.states.indices
 

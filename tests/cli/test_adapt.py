@@ -131,7 +131,7 @@ def test_the_estimate_alone(cli, small, base, pair, tmp_path):
     assert done.code == 0, done.err
     assert "label 1" not in done.out
     assert "MiB of memory" in done.out
-    refused = cli(*given, *folder, "--minutes", "0.05", "--batch", "64")
+    refused = cli(*given, *folder, "--minutes", "0.05", "--batch", "512")
     assert refused.code == 2
     assert "does not fit into 0.05 min" in refused.flat_err
     assert not list((tmp_path / "models").iterdir())

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import ndimage as ndi
 
-from napari_slmsam2.core.errors import PromptError
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.segmenter import MemoryBank, MemoryEntry, SweepContext
 from napari_slmsam2.engine.flow import FlowSegmenter
@@ -195,13 +194,6 @@ def test_result_does_not_depend_on_intensity_scale_or_on_other_labels(rng):
         banks.append(MemoryBank(label, {0: MemoryEntry(0, True, seed.content)}))
     both = segmenter.segment(segmenter.encode_image(images[1]), 1, 1, banks, context)
     np.testing.assert_array_equal(both[0].logits, reference[1].logits)
-
-
-def test_refuses_points():
-    with pytest.raises(PromptError, match="painted mask"):
-        FlowSegmenter().encode_seed(
-            np.zeros((9, 9), np.float32), SlicePrompt.from_box(1, 0, (1, 1, 4, 4)), (9, 9)
-        )
 
 
 def test_remembers_no_more_than_the_window_around_the_object():

@@ -128,7 +128,8 @@ def test_logits_need_a_seed():
 def bank_of(segmenter, masks):
     bank = MemoryBank(1)
     for index, mask in masks.items():
-        seed = segmenter.encode_seed(None, SlicePrompt.from_mask(1, index, mask), mask.shape)
+        image = segmenter.encode_image(np.zeros(SHAPE, np.float32))
+        seed = segmenter.encode_seed(image, SlicePrompt.from_mask(1, index, mask), mask.shape)
         np.testing.assert_array_equal(seed.logits > 0, mask)
         bank.add(MemoryEntry(index, True, seed.content))
     return bank
@@ -145,12 +146,6 @@ def test_segmenter_follows_the_seeds_and_is_absent_beyond_them():
     assert not (found[0].logits > 0).any()
     assert 0.5 < found[4].stability < 1
     assert 0 < found[4].predicted_iou < 1
-
-
-def test_segmenter_refuses_points():
-    prompt = SlicePrompt.from_box(4, 2, (1, 1, 5, 5))
-    with pytest.raises(PromptError, match=r"label 4 on slice 2.*painted mask"):
-        InterpolationSegmenter().encode_seed(None, prompt, SHAPE)
 
 
 def test_size_follows_a_round_profile_through_three_seeds():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from napari_slmsam2.core.config import PropagationConfig, WindowConfig
-from napari_slmsam2.core.errors import CheckpointError, PromptError
+from napari_slmsam2.core.errors import CheckpointError
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.checkpoints import save_weights
@@ -101,6 +101,22 @@ def test_the_next_slice_is_looked_at():
     assert not np.array_equal(first[8], second[8])
 
 
+@pytest.mark.parametrize(("contrast", "grows"), [(0.5, True), (0.0, False)])
+def test_corrections_are_carried_on_where_the_object_can_be_told_apart(contrast, grows):
+    """A network that always adds to the mask: pixel for pixel it grows, or stays one step ahead."""
+    mask = np.repeat(ball()[6:7], 12, axis=0)
+    rng = np.random.default_rng(0)
+    image = 0.3 + contrast * mask + 0.1 * np.repeat(rng.random(mask[:1].shape), 12, axis=0)
+    network = untrained(present=9.0, feedback=0.5)
+    network.out[1].bias.data.fill_(2.0)
+    session = new_session(image.astype(np.float32), network)
+    session.add_prompt(SlicePrompt.from_mask(1, 0, mask[0]))
+    list(session.propagate())
+    areas = (session.labels == 1).sum((1, 2))
+    assert areas[1] > mask[0].sum()
+    assert (areas[9] > 1.3 * areas[1]) == grows
+
+
 def test_an_object_that_is_not_there_leaves_the_slices_empty():
     mask = ball()
     found = propagate(untrained(present=-40.0), mask, [6])
@@ -143,11 +159,15 @@ def test_odd_slices_do_not_break_it(shape):
     assert session.labels.shape == shape
 
 
-def test_points_are_refused_with_a_way_out():
-    session = new_session(scan(ball()), untrained())
+def test_a_click_is_answered_and_carried_on():
+    mask = ball()
+    session = new_session(scan(mask), untrained())
     session.add_prompt(SlicePrompt.from_points(1, 6, [(30, 30)], [True]))
-    with pytest.raises(PromptError, match="Paint a mask"):
-        list(session.propagate())
+    session.set_extent(1, 2, 10)
+    list(session.propagate())
+    found = session.labels == 1
+    assert dice(found[6], mask[6]) > 0.9
+    assert dice(found, mask) > 0.75
 
 
 def test_a_file_of_weights_tells_its_network(tmp_path):

@@ -20,7 +20,6 @@ from napari_slmsam2.engine.factory import make_segmenter
 from napari_slmsam2.engine.models import load_network
 from napari_slmsam2.training.adapt import Adaptation
 from napari_slmsam2.training.estimate import TrialStep, plan_time, try_steps
-from napari_slmsam2.training.judging import judge
 from napari_slmsam2.training.lessons import cut_lessons, plan_course
 from napari_slmsam2.training.pseudo_stack import EMPTY, make_pseudo_stack
 from napari_slmsam2.training.recipes import RECIPES, AdaptRecipe, get_recipe
@@ -79,7 +78,7 @@ def test_it_learns_where_objects_end_and_writes_one_file(scans, base, tmp_path):
     path = job.save(tmp_path / "models" / "mine.safetensors", report)
     assert [f.name for f in path.parent.iterdir()] == ["mine.safetensors"]
     loaded = load_network(path)
-    again = judge(loaded.network, job._course.exams, CPU)
+    again = job._trainee.judge(loaded.network, lambda: False)
     assert again.dice == pytest.approx(report.after.dice, abs=0.01)
     assert make_segmenter(path, device="cpu").sha256 == loaded.sha256
     with safe_open(path, framework="np") as file:

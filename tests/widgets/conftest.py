@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-# Before Qt is imported: there may be no display.
-os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 import numpy as np
 import pytest
@@ -92,6 +88,7 @@ class Bench:
         self.panel = AnnotateWidget(viewer)
         self.panel.runner.models = FakeModels(segmenter)
         viewer.window.add_dock_widget(self.panel, name="Annotate")
+        QApplication.processEvents()  # the panel makes its Labels layer when it is shown
 
     @property
     def layer(self) -> Labels:

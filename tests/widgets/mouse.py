@@ -22,6 +22,8 @@ from tests.widgets.conftest import FakeModels, SlowFake
 
 SHAPE = (12, 64, 96)
 LEFT, NONE = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton
+PLAIN, SHIFT = Qt.KeyboardModifier.NoModifier, Qt.KeyboardModifier.ShiftModifier
+ALT = Qt.KeyboardModifier.AltModifier
 
 
 class Person:
@@ -44,16 +46,16 @@ class Person:
             QApplication.processEvents()
             time.sleep(0.005)
 
-    def drag(self, *places: tuple[float, float]) -> None:
+    def drag(self, *places: tuple[float, float], modifier: Any = PLAIN) -> None:
         points, kind = [self._on_canvas(*place) for place in places], QEvent.Type
-        self._send(kind.MouseMove, points[0], NONE, NONE)
-        self._send(kind.MouseButtonPress, points[0], LEFT, LEFT)
+        self._send(kind.MouseMove, points[0], NONE, NONE, modifier)
+        self._send(kind.MouseButtonPress, points[0], LEFT, LEFT, modifier)
         for point in points[1:]:
-            self._send(kind.MouseMove, point, NONE, LEFT)
-        self._send(kind.MouseButtonRelease, points[-1], LEFT, NONE)
+            self._send(kind.MouseMove, point, NONE, LEFT, modifier)
+        self._send(kind.MouseButtonRelease, points[-1], LEFT, NONE, modifier)
         self.live()
 
-    def press(self, key: Qt.Key, modifier: Any = Qt.KeyboardModifier.NoModifier) -> None:
+    def press(self, key: Qt.Key, modifier: Any = PLAIN) -> None:
         for kind in (QEvent.Type.KeyPress, QEvent.Type.KeyRelease):
             QApplication.sendEvent(self.canvas, QKeyEvent(kind, key, modifier))
         self.live()
@@ -63,9 +65,11 @@ class Person:
         y, x = (np.array([row, column]) - np.array(camera.center[-2:])) * camera.zoom
         return QPointF(self.canvas.width() / 2 + x, self.canvas.height() / 2 + y)
 
-    def _send(self, kind: QEvent.Type, point: QPointF, button: Any, buttons: Any) -> None:
+    def _send(
+        self, kind: QEvent.Type, point: QPointF, button: Any, buttons: Any, modifier: Any
+    ) -> None:
         place = QPointF(self.canvas.mapToGlobal(point.toPoint()))
-        event = QMouseEvent(kind, point, place, button, buttons, Qt.KeyboardModifier.NoModifier)
+        event = QMouseEvent(kind, point, place, button, buttons, modifier)
         QApplication.sendEvent(self.canvas, event)
         QApplication.processEvents()
 
@@ -126,6 +130,39 @@ def work(person: Person) -> dict[str, Any]:
     layer.mode = "pan_zoom"
     person.drag((50, 50), (55, 60))
     told["panning changes nothing"] = person.state(2) == before
+    told |= click(person)
+    return told
+
+
+def click(person: Person) -> dict[str, Any]:
+    """Click, correct, undo by key, drag a box, and back to painting by Escape."""
+    told: dict[str, Any] = {}
+    layer, panel = person.layer, person.panel
+    layer.selected_label = 3
+    panel.workspace.go_to(4)
+    person.press(Qt.Key.Key_C, SHIFT)
+    told["clicking"] = [panel.prompting.mode, layer.mode]
+    person.drag((40, 60))
+    person.live(lambda: not panel.prompting.busy, seconds=60)
+    told["clicked"] = [row for row in person.state(4)["seeds"] if row[0] == 4]
+    told["points"] = panel.workspace.annotation.prompts.get(3, 4).points.round(1).tolist()
+    person.drag((30, 50), modifier=SHIFT)
+    person.live(lambda: not panel.prompting.busy, seconds=60)
+    told["signs"] = panel.workspace.annotation.prompts.get(3, 4).point_labels.tolist()
+    person.press(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier | ALT)
+    told["signs after undo"] = panel.workspace.annotation.prompts.get(3, 4).point_labels.tolist()
+
+    panel.workspace.go_to(6)
+    person.press(Qt.Key.Key_B, SHIFT)
+    centre = person.viewer.scene.camera.center
+    person.drag((30, 50), (40, 60), (50, 80))
+    person.live(lambda: not panel.prompting.busy, seconds=60)
+    told["boxed"] = [row for row in person.state(6)["seeds"] if row[0] == 6]
+    told["box"] = np.round(panel.workspace.annotation.prompts.get(3, 6).box).tolist()
+    told["the picture stays"] = person.viewer.scene.camera.center == centre
+    told["layers while clicking"] = [x.name for x in person.viewer.layers]
+    person.press(Qt.Key.Key_Escape)
+    told["after escape"] = [panel.prompting.mode, *(x.name for x in person.viewer.layers)]
     return told
 
 

@@ -173,10 +173,18 @@ def test_a_session_is_brought_in_line(annotation):
     assert session.prompts is first, "nothing changed: a stopped run can be resumed"
 
 
-def test_points_need_no_pixels(annotation):
-    annotation.add(SlicePrompt.from_points(1, 4, [(3, 3)]))
+def test_points_without_a_mask_need_no_pixels(annotation):
+    annotation.say(1, None, {4: SlicePrompt.from_points(1, 4, [(3, 3)])})
     written = plane(l1=rectangle(1, 1))
     annotation.protect(4, written)
     assert (written == 1).any()
     assert annotation.labels_to_run() == (1,)
     assert annotation.prompts.get(1, 4).kind is PromptKind.POINTS
+
+
+def test_the_mask_found_for_points_is_kept_like_a_painted_one(annotation):
+    seed = SlicePrompt.from_points(1, 4, [(3, 3)]).answered(rectangle(1, 1))
+    annotation.say(1, None, {4: seed})
+    written = plane(l1=rectangle(6, 9))
+    annotation.protect(4, written)
+    np.testing.assert_array_equal(written == 1, rectangle(1, 1))

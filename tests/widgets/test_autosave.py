@@ -84,6 +84,7 @@ def test_after_a_restart_the_work_is_offered_and_comes_back(bench, recovery):
     again.qtbot.waitUntil(lambda: again.panel.seeds.rows == rows, timeout=90_000)
     np.testing.assert_array_equal(again.layer.data, labels)
     assert again.layer.name == "my organ"
+    assert (again.panel.workspace.index, again.layer.selected_label) == (8, 2)
     assert [type(layer) for layer in again.viewer.layers].count(Labels) == 1
     assert again.panel.recovery.isHidden()
 
@@ -339,6 +340,7 @@ viewer = napari.Viewer(show=False)
 viewer.add_image(scan(), name="scan", scale=(3, 1, 1))
 panel = AnnotateWidget(viewer)
 viewer.window.add_dock_widget(panel)
+QApplication.processEvents()
 panel.workspace.go_to(5)
 panel.workspace.labels.paint((5, 8, 10), 1)
 while not kept(Path(os.environ["NAPARI_SLMSAM2_RECOVERY"])):

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import tifffile
 import yaml
+import zarr
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from napari.settings import get_plugin_settings
+from qtpy.QtWidgets import QApplication
 
 from napari_slmsam2.contributions import readers
 from napari_slmsam2.contributions.writers import write_labels
@@ -25,6 +27,7 @@ from napari_slmsam2.core.errors import GridMismatchError, OutputError, VolumeErr
 from napari_slmsam2.engine.registry import DEFAULT_MODEL, list_models
 from napari_slmsam2.io.layer_grid import METADATA_KEY
 from napari_slmsam2.sample import make_sample
+from napari_slmsam2.widgets._saving import describe_image, save_labels
 
 PLUGIN = "napari-slmsam2"
 SHAPE = (5, 6, 4)
@@ -69,6 +72,13 @@ def open_one(viewer, path: Path):
     return layer
 
 
+def open_panel(window):
+    """From its menu; the panel makes its Labels layer when it is shown."""
+    dock, panel = window.window.add_plugin_dock_widget(PLUGIN, "Annotate")
+    QApplication.processEvents()
+    return dock, panel
+
+
 def units(layer) -> list[str]:
     return [f"{unit:~}" for unit in layer.units]
 
@@ -100,12 +110,12 @@ def test_npe2_finds_nothing_wrong(repository):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_widget_is_in_both_menus(manifest):
+def test_the_widgets_are_in_both_menus(manifest):
     contributions = manifest.contributions
-    widget = {w.command: w.display_name for w in contributions.widgets}
-    assert widget == {"napari-slmsam2.annotate": "Annotate"}
+    widgets = {w.command: w.display_name for w in contributions.widgets}
+    assert widgets == {"napari-slmsam2.annotate": "Annotate", "napari-slmsam2.adapt": "Adapt"}
     entries = contributions.menus["napari/layers/annotate"]
-    assert [entry.command for entry in entries] == ["napari-slmsam2.annotate"]
+    assert [entry.command for entry in entries] == list(widgets)
 
 
 def test_napari_opens_the_panel_from_its_menu(window):
@@ -116,7 +126,7 @@ def test_napari_opens_the_panel_from_its_menu(window):
     ``layer is other`` fails on them. The viewer itself is the proxy's ``__wrapped__``.
     """
     [image] = window.open_sample(PLUGIN, "scan")
-    dock, panel = window.window.add_plugin_dock_widget(PLUGIN, "Annotate")
+    dock, panel = open_panel(window)
     assert panel.workspace.image is image
     labels = panel.workspace.labels
     assert any(labels is layer for layer in window.layers)
@@ -354,7 +364,7 @@ def test_the_labels_of_the_panel_are_saved_on_the_grid_of_their_scan(window, tmp
     """File > Save Selected Layers: a layer made on an image has the image's metadata."""
     scan(tmp_path / "scan.nii.gz")
     open_one(window, tmp_path / "scan.nii.gz")
-    dock, panel = window.window.add_plugin_dock_widget(PLUGIN, "Annotate")
+    dock, panel = open_panel(window)
     labels = panel.workspace.labels
     assert METADATA_KEY in labels.metadata
     labels.save(str(tmp_path / "organ.nii.gz"), plugin=PLUGIN)
@@ -394,6 +404,52 @@ def test_tiff_keeps_the_voxel_size_of_any_layer(viewer, tmp_path):
     [reopened] = viewer.open(tmp_path / "cells.ome.tif", plugin=PLUGIN, layer_type="labels")
     np.testing.assert_allclose(reopened.scale, (2.0, 0.6, 0.5))
     assert units(reopened) == ["µm"] * 3
+
+
+@pytest.mark.parametrize("name", ["cells.ome.zarr", "cells.zarr"])
+def test_ome_zarr_keeps_the_place_of_any_straight_layer(viewer, tmp_path, name):
+    data = np.zeros((4, 6, 5), np.uint16)
+    data[2, 3, 1] = 500
+    layer = viewer.add_labels(data, scale=(2.0, 0.6, 0.5), translate=(7, -8, 0.25), units="um")
+    layer.save(str(tmp_path / name), plugin=PLUGIN)
+    reopened = open_one(viewer, tmp_path / name)
+    assert isinstance(reopened, Labels)
+    np.testing.assert_array_equal(reopened.data, data)
+    assert reopened.data.dtype == data.dtype
+    np.testing.assert_array_equal(reopened.extent.world, layer.extent.world)
+    assert units(reopened) == ["µm"] * 3
+    assert reopened.axis_labels == ("z", "y", "x")
+
+
+def test_the_panel_saves_labels_of_an_ome_zarr_image_where_it_lies(window, tmp_path):
+    voxels = np.arange(120, dtype=np.uint16).reshape(4, 5, 6)
+    group = zarr.open_group(tmp_path / "embryo.zarr", mode="w")
+    group.create_array("0", data=voxels)
+    steps = [
+        {"type": "scale", "scale": [2.0, 0.5, 0.5]},
+        {"type": "translation", "translation": [100.0, -3.0, 0.5]},
+    ]
+    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+    datasets = [{"path": "0", "coordinateTransformations": steps}]
+    multiscales = [{"axes": axes, "datasets": datasets}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": multiscales}
+    image = open_one(window, tmp_path / "embryo.zarr")
+    np.testing.assert_array_equal(image.translate, (100, -3, 0.5))
+    dock, panel = open_panel(window)
+    labels = panel.workspace.labels
+    labels.data[1, 2, 3] = 7
+    source, grid = describe_image(image, panel.workspace.view)
+    save_labels(tmp_path / "nuclei.ome.zarr", labels.data, source, grid)
+    again = open_one(window, tmp_path / "nuclei.ome.zarr")
+    assert isinstance(again, Labels)
+    np.testing.assert_array_equal(again.data, labels.data)
+    np.testing.assert_array_equal(again.extent.world, image.extent.world)
+    window.window.remove_dock_widget(dock)
+
+
+def test_other_folders_are_left_to_others(viewer, tmp_path):
+    (tmp_path / "photos").mkdir()
+    assert readers.get_reader(tmp_path / "photos") is None
 
 
 def test_a_layer_of_unknown_place_is_not_given_one(viewer, tmp_path):
@@ -497,10 +553,8 @@ def test_real_volumes_round_trip(viewer, shared, tmp_path):
 
 def test_the_panel_saves_the_labels_of_the_sample_on_its_grid(window, tmp_path):
     """A layer that knows its grid is saved on it, in the axis order of the grid."""
-    from napari_slmsam2.widgets._saving import describe_image, save_labels
-
     [image] = window.open_sample(PLUGIN, "scan")
-    dock, panel = window.window.add_plugin_dock_widget(PLUGIN, "Annotate")
+    dock, panel = open_panel(window)
     labels = panel.workspace.labels
     labels.data[3, 4, 5] = 7
     source, grid = describe_image(image, panel.workspace.view)

@@ -52,6 +52,15 @@ def test_a_scan_is_turned_to_the_plane_in_which_it_was_taken(window, qtbot, nift
     assert not panel.turn_view.isHidden()
 
 
+def test_labels_of_a_file_or_a_sample_do_not_hinder_it(window, qtbot):
+    window.open_sample(PLUGIN, "scan_with_seeds")
+    panel = AnnotateWidget(window)
+    window.window.add_dock_widget(panel)
+    qtbot.waitUntil(lambda: tuple(window.dims.order) == (2, 1, 0), timeout=60_000)
+    panel.take_labels.click()
+    assert {row[2] for row in panel.seeds.rows} == {"painted"}
+
+
 def test_turned_axes_are_left_as_they_are(window, qtbot, nifti):
     window.open(nifti, plugin=PLUGIN)
     window.dims.order = (1, 0, 2)

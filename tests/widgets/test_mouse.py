@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.widgets.mouse import SHAPE
@@ -64,3 +65,21 @@ def test_fill_becomes_a_seed(told):
 
 def test_panning_makes_no_seed(told):
     assert told["panning changes nothing"]
+
+
+def test_clicks_and_a_box_become_seeds_and_are_corrected(told):
+    assert told["clicking"] == ["points", "pan_zoom"]
+    assert told["clicked"] == [[4, 3, "points"]]
+    [[row, column]] = told["points"]
+    assert abs(row - 40) <= 1
+    assert abs(column - 60) <= 1
+    assert told["signs"] == [1, 0]
+    assert told["signs after undo"] == [1]
+    assert told["boxed"] == [[6, 3, "box"]]
+    np.testing.assert_allclose(told["box"], [30, 50, 50, 80], atol=1)
+    assert told["the picture stays"]
+
+
+def test_escape_leaves_no_trace_of_clicking(told):
+    assert set(told["layers while clicking"]) == {"scan", "scan labels", "clicks", "boxes"}
+    assert told["after escape"] == ["paint", "scan", "scan labels"]

@@ -287,6 +287,27 @@ def test_the_range_stays_on_the_strip_when_the_target_is_shown_again(bench):
     assert picture(strip) != bracketed
 
 
+def test_slices_that_were_labelled_before_become_seeds_on_demand(viewer, qtbot, segmenter):
+    viewer.add_image(scan())
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[3, 2:8, 2:8] = 1
+    labels[8, 9:14, 2:8] = 1
+    labels[8, 2:6, 10:20] = 2
+    viewer.add_labels(labels.copy())
+    bench = Bench(viewer, qtbot, segmenter)
+    button = bench.panel.take_labels
+    assert button.text() == "Take 2 labelled slices as seeds"
+    assert bench.seeds == set()
+    button.click()
+    assert bench.seeds == {(3, 1), (8, 1), (8, 2)}
+    assert button.isHidden()
+    bench.run()
+    # Label 2 has no seed on slice 3: it comes there from slice 8.
+    np.testing.assert_array_equal(bench.layer.data[3] == 1, labels[3] == 1)
+    np.testing.assert_array_equal(bench.layer.data[8], labels[8])
+    assert bench.layer.data.any(axis=(1, 2)).all()
+
+
 def test_following_shows_the_slices_as_they_come(bench):
     bench.paint(0)
     bench.panel.run_bar.follow.setChecked(True)
@@ -679,6 +700,7 @@ def test_the_real_thing_on_a_real_volume(viewer, qtbot, shared):
     viewer.add_image(np.asarray(image.dataobj).T, scale=image.header.get_zooms()[::-1])
     panel = AnnotateWidget(viewer)
     viewer.window.add_dock_widget(panel)
+    QApplication.processEvents()
     layer = panel.workspace.labels
     index = int(truth.sum(axis=(1, 2)).argmax())
     panel.workspace.go_to(index)

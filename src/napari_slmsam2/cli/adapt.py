@@ -10,7 +10,6 @@ from typer.core import TyperCommand
 
 from napari_slmsam2.cli._options import Axis, Device, Force, ModelsFolder
 from napari_slmsam2.cli.evaluate import parse_labels
-from napari_slmsam2.engine.registry import ADAPTED_MODEL
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from napari_slmsam2.engine.models import LoadedNetwork
     from napari_slmsam2.training.adapt import Adaptation, AdaptProgress
     from napari_slmsam2.training.adapt_report import AdaptReport
+    from napari_slmsam2.training.crew import Crew
     from napari_slmsam2.training.recipes import AdaptRecipe
 
 EPILOG = """
@@ -33,6 +33,11 @@ Learn from the few annotated slices of the volume at hand, then propagate them:
   napari-slmsam2 adapt --recipe this-volume --pair scan.nii.gz seeds.nii.gz -o scan
 
   napari-slmsam2 propagate scan.nii.gz seeds.nii.gz --model scan -o labels.nii.gz
+
+Train SLM-SAM 2 as published, on all graphics cards of this computer:
+
+  torchrun --nproc-per-node gpu --no-python napari-slmsam2 adapt --recipe paper --batch 8
+  --pair a.nii.gz a_labels.nii.gz -o liver
 """
 
 _BETWEEN = "\0"
@@ -76,13 +81,18 @@ def adapt(
         str, typer.Option("--name", "-o", help="Of the adapted model, in the list of models.")
     ],
     base: Annotated[
-        str, typer.Option("--from", help="Name or file of the compact network to start from.")
-    ] = ADAPTED_MODEL,
+        str | None,
+        typer.Option(
+            "--from",
+            help="Name or file of the network to start from. Default: compact; of the recipe "
+            "paper slm-sam2.1-tiny.",
+        ),
+    ] = None,
     recipe: Annotated[
         str,
         typer.Option(
             help="quick: labelled volumes, minutes on a CPU. this-volume: the annotated slices of "
-            "the volume at hand."
+            "the volume at hand. paper: SLM-SAM 2 as published, on a graphics card."
         ),
     ] = "quick",
     device: Device = "auto",
@@ -114,53 +124,58 @@ def adapt(
     models_folder: ModelsFolder = None,
     force: Force = False,
 ) -> None:
-    """Fine-tune the compact network on one to five volumes, or on the volume at hand.
+    """Fine-tune a network on one to five volumes, or on the volume at hand.
 
     A part is held out; the new model is kept only where it propagates that part better than the
     old one. Ctrl-C keeps the best so far.
     """
     from napari_slmsam2.cli._console import meter, say, show
+    from napari_slmsam2.cli._crew import joined_quietly
     from napari_slmsam2.cli._errors import FAILED, show_error
     from napari_slmsam2.cli._outputs import check_outputs
     from napari_slmsam2.cli._report import write_json
     from napari_slmsam2.cli._run import interruptible
     from napari_slmsam2.engine.model_files import check_room, path_for
 
-    inputs = [file for files in pair for file in files]
-    check_outputs({"--report": report}, inputs, force=force)
-    path = path_for(name, models_folder)
-    check_room(path)
-    chosen = _recipe(recipe, minutes, trained, batch)
-    job = _open(pair, _base(base, models_folder), chosen, labels, axis, device, checkpoint)
-    with interruptible() as should_stop:
-        with meter("preparing") as shown:
-            plan = job.prepare(_Teller(shown, job), should_stop)
-        if plan is None:
-            raise KeyboardInterrupt
-        say(
-            "Estimate",
-            f"{plan.steps} steps and {plan.judgements} judgements in about "
-            f"{plan.seconds / 60:.1f} min, {plan.memory / 2**20:.0f} MiB of memory",
-        )
-        if estimate:
+    with joined_quietly(device) as crew:
+        inputs = [file for files in pair for file in files]
+        check_outputs({"--report": report}, inputs, force=force)
+        path = path_for(name, models_folder)
+        chosen = _recipe(recipe, minutes, trained, batch)
+        base = base or chosen.base
+        check_room(path, chosen.file_size)
+        job = _open(pair, _base(base, models_folder), chosen, labels, axis, crew, checkpoint)
+        with interruptible() as should_stop:
+            with meter("preparing") as shown:
+                plan = job.prepare(_Teller(shown, job), should_stop)
+            if plan is None:
+                raise KeyboardInterrupt
+            say(
+                "Estimate",
+                f"{plan.steps} steps and {plan.judgements} judgements in about "
+                f"{plan.seconds / 60:.1f} min, {plan.memory / 2**20:.0f} MiB of memory",
+            )
+            if estimate:
+                return
+            with meter("adapting") as shown:
+                result = job.run(_Teller(shown, job), should_stop)
+        for note in result.notes:
+            say("Note", note)
+        if not crew.leads:
             return
-        with meter("adapting") as shown:
-            result = job.run(_Teller(shown, job), should_stop)
-    for note in result.notes:
-        say("Note", note)
-    show(_table(result))
-    say("Result", result.verdict)
-    if report is not None:
-        write_json(report, {**result.to_dict(), **job.facts(result)}, force=force)
-        say("Wrote", report)
-    if not result.improved:
-        show_error(f"no model was written; {base} stays the better one.")
-        raise typer.Exit(FAILED)
-    say("Wrote", job.save(path, result))
-    say("Use it", f"--model {name}")
-    if result.stopped in ("cancelled", "nan", "memory"):
-        show_error(f"stopped early: {_why(result)}; the best so far is written.")
-        raise typer.Exit(FAILED)
+        show(_table(result))
+        say("Result", result.verdict)
+        if report is not None:
+            write_json(report, {**result.to_dict(), **job.facts(result)}, force=force)
+            say("Wrote", report)
+        if not result.improved:
+            show_error(f"no model was written; {base} stays the better one.")
+            raise typer.Exit(FAILED)
+        say("Wrote", job.save(path, result))
+        say("Use it", f"--model {name}")
+        if result.stopped in ("cancelled", "nan", "memory"):
+            show_error(f"stopped early: {_why(result)}; the best so far is written.")
+            raise typer.Exit(FAILED)
 
 
 def _recipe(
@@ -192,7 +207,7 @@ def _open(
     recipe: AdaptRecipe,
     labels: str | None,
     axis: int | None,
-    device: str,
+    crew: Crew,
     checkpoint: Path | None,
 ) -> Adaptation:
     from napari_slmsam2.cli._console import say
@@ -204,7 +219,7 @@ def _open(
     scans = [
         read_pair(image, truth, axis=axis, chosen=chosen, seeds=seeds) for image, truth in pairs
     ]
-    job = Adaptation(scans, base, recipe, device=device, chosen=chosen, checkpoint=checkpoint)
+    job = Adaptation(scans, base, recipe, crew=crew, chosen=chosen, checkpoint=checkpoint)
     for (image, _), scan in zip(pairs, scans, strict=True):
         known = ", ".join(f"label {x} on {len(scan.known(x))} slices" for x in scan.areas)
         say("Volume", f"{image}: {known or 'no label to learn'}")

@@ -75,8 +75,8 @@ def train(
     for the scores in the log.
     """
     from napari_slmsam2.cli._console import meter, say
+    from napari_slmsam2.cli._crew import joined_quietly
     from napari_slmsam2.core.config import WindowConfig
-    from napari_slmsam2.engine.device import choose_device
     from napari_slmsam2.training.release import release
     from napari_slmsam2.training.rounds import RoundsPlan, train_in_rounds
     from napari_slmsam2.training.trainer import TrainingPlan
@@ -90,18 +90,20 @@ def train(
         workers=workers,
     )
     plan = TrainingPlan(steps=steps, batch_size=batch, seed=seed)
-    with meter("Clips, training") as progress:
+    with joined_quietly(device) as crew, meter("Clips, training") as progress:
         trainer = train_in_rounds(
             out,
             WindowConfig(feedback=feedback),
             plan,
             sources,
-            choose_device(device),
+            crew,
             seconds=None if minutes is None else 60 * minutes,
             cut=progress.update,
             report=progress.say,
             advanced=lambda step: progress.update(step, steps),
         )
+    if not crew.leads:
+        return
     release(trainer, out / "model.safetensors")
     _plot(out)
     say("Weights", out / "model.safetensors")

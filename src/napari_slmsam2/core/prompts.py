@@ -41,7 +41,7 @@ class SlicePrompt:
         Slice index along the propagation axis.
     kind : PromptKind
     mask : ndarray of bool, shape (H, W), or None
-        Exactly what the person drew.
+        Exactly what the person drew, or what was found for their clicks, see `answered`.
     points : ndarray of float, shape (N, 2), or None
         ``(row, column)`` in slice pixels; the centre of the first pixel is ``(0, 0)``.
     point_labels : ndarray of int, shape (N,), or None
@@ -187,12 +187,30 @@ class SlicePrompt:
         """A box ``(row_min, column_min, row_max, column_max)`` round the object."""
         return cls.from_points(label, index, np.empty((0, 2)), box=box)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether these are points or a box for which no mask is known yet."""
+        return self.kind is PromptKind.POINTS and self.mask is None
+
+    def answered(self, mask: npt.ArrayLike) -> SlicePrompt:
+        """These points and box with the mask that they stand for from now on.
+
+        Parameters
+        ----------
+        mask : array_like of bool, shape (H, W)
+        """
+        return replace(self, mask=_frozen(np.asarray(mask) != 0, bool))
+
+    def unanswered(self) -> SlicePrompt:
+        """These points and box without a mask, see `answered`."""
+        return self if self.mask is None else replace(self, mask=None)
+
     def refine(
         self, points: npt.ArrayLike, point_labels: npt.ArrayLike | None = None
     ) -> SlicePrompt:
-        """Further clicks on the same slice; the mask so far is fed back with them.
+        """Further clicks on the same slice; a network is fed back what it found so far.
 
-        The new prompt holds all points so far: SAM 2 repeats the earlier ones.
+        The new prompt holds all points so far, as SAM 2 repeats the earlier ones, and no mask.
         """
         if self.kind is not PromptKind.POINTS:
             raise PromptError(
@@ -211,7 +229,7 @@ class SlicePrompt:
             points=_frozen(np.concatenate([self.points, more.points]), np.float64),
             point_labels=_frozen(np.concatenate([self.point_labels, more.point_labels]), np.int32),
             box=self.box,
-            previous=self,
+            previous=self.unanswered(),
         )
 
 

@@ -21,10 +21,11 @@ from napari_slmsam2.engine.checkpoints import file_sha256
 #: Called with the bytes that are there and the bytes of the whole file.
 Progress = Callable[[int, int], None]
 
-_CHUNK = 1 << 16
+_CHUNK = 1 << 14
 _ATTEMPTS = 4
 _PAUSE_S = 1.0
-_TIMEOUT_S = 30.0
+_TIMEOUT_S = 10.0
+_POLL_S = 0.1
 _LOCK_POLL_S = 0.2
 
 
@@ -53,7 +54,8 @@ def fetch_weights(
     progress : callable, optional
         ``progress(done_bytes, total_bytes)``.
     should_stop : callable, optional
-        Asked after every piece of 64 KiB; True ends the download.
+        Asked after every piece of 16 KiB and between attempts; True ends the download. What is
+        there stays for the next one.
 
     Raises
     ------
@@ -78,6 +80,18 @@ def is_fetched(card: ModelCard, folder: str | os.PathLike[str] | None = None) ->
     """Whether a model can be used without a download. The file is not verified here."""
     weights = card.weights
     return weights is None or (models_folder(folder) / weights.filename).is_file()
+
+
+def bytes_there(card: ModelCard, folder: str | os.PathLike[str] | None = None) -> int:
+    """How many bytes of an unfinished download the next one goes on from."""
+    if card.weights is None:
+        return 0
+    part = _part_of(models_folder(folder) / card.weights.filename)
+    return part.stat().st_size if part.is_file() else 0
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
 
 
 def _ignore(done: int, total: int) -> None:
@@ -116,7 +130,7 @@ def _download(
         path.parent.mkdir(parents=True, exist_ok=True)
         with _turn(path.with_name(f".{path.name}.lock"), should_stop):
             if not path.exists():  # another process may have been faster
-                part = path.with_name(f".{path.name}.part")
+                part = _part_of(path)
                 _fill(part, weights, _Transfer(weights, part, progress, should_stop))
                 os.replace(part, path)
     except requests.RequestException as error:
@@ -124,18 +138,29 @@ def _download(
             weights.url,
             "could not be downloaded",
             found=_in_words(error, weights.url),
-            hint=f"Try again to go on from there, or put the file into {path.parent} yourself.",
+            hint=f"Try again to go on from there, or {_by_hand(weights, path)}.",
         ) from error
     except OSError as error:
         raise DownloadError(
-            str(path), "cannot be written", found=error.strerror or str(error)
+            str(path),
+            "cannot be written",
+            found=error.strerror or str(error),
+            hint=f"Make room, or choose another folder with {FOLDER_VARIABLE}.",
         ) from error
+
+
+def _by_hand(weights: WeightsFile, path: Path) -> str:
+    return f"get {weights.filename} from there in another way and put it into {path.parent}"
 
 
 def _in_words(error: requests.RequestException, url: str) -> str:
     host = urlsplit(url).hostname
     if isinstance(error, requests.Timeout):
         return f"no answer from {host}"
+    if isinstance(error, requests.exceptions.SSLError):
+        return f"no certificate of {host} that can be verified"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "no connection to the proxy"
     if isinstance(error, requests.ConnectionError):
         return f"no connection to {host}"
     return str(error)
@@ -151,7 +176,9 @@ def _fill(part: Path, weights: WeightsFile, transfer: _Transfer) -> None:
         part.unlink(missing_ok=True)
         raise
     try:
-        _verify(part, weights, weights.url, "The download was thrown away.")
+        final = part.with_name(weights.filename)
+        hint = f"The download was thrown away. Try again, or {_by_hand(weights, final)}."
+        _verify(part, weights, weights.url, hint)
     except DownloadError:
         part.unlink()
         raise
@@ -203,8 +230,20 @@ class _Transfer:
         for attempt in range(1, _ATTEMPTS):
             with contextlib.suppress(requests.ConnectionError, requests.Timeout, _BrokenError):
                 return self._connect()
-            time.sleep(_PAUSE_S * attempt)
+            self._wait(_PAUSE_S * attempt)
         return self._connect()
+
+    def _wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._check_stop(self._done())
+            time.sleep(_POLL_S)
+
+    def _check_stop(self, done: int) -> None:
+        if self._should_stop():
+            raise DownloadCancelledError(
+                self._weights.url, "was cancelled", found=f"{done} of {self._weights.size} bytes"
+            )
 
     def _done(self) -> int:
         done = self._part.stat().st_size if self._part.exists() else 0
@@ -216,6 +255,7 @@ class _Transfer:
     def _connect(self) -> None:
         """One connection, from where the last one ended to the end of the file."""
         done = self._done()
+        self._check_stop(done)
         self._check_space(done)
         if done == self._weights.size:
             return
@@ -240,12 +280,7 @@ class _Transfer:
     def _write(self, response: requests.Response, file: IO[bytes], done: int) -> int:
         try:
             for chunk in response.iter_content(_CHUNK):
-                if self._should_stop():
-                    raise DownloadCancelledError(
-                        self._weights.url,
-                        "was cancelled",
-                        found=f"{done} of {self._weights.size} bytes",
-                    )
+                self._check_stop(done)
                 file.write(chunk)
                 done += len(chunk)
                 if done > self._weights.size:

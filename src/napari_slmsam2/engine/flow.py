@@ -13,11 +13,11 @@ from scipy import ndimage as ndi
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.core.segmenter import MemoryBank, SegmentedSlice, SweepContext
 from napari_slmsam2.engine.appearance import Appearance
+from napari_slmsam2.engine.clicks import seed_mask
 from napari_slmsam2.engine.interpolate import (
     EDGE_SHARPNESS,
     bounding_window,
     mask_stability,
-    seed_mask,
     signed_distance,
 )
 from napari_slmsam2.engine.optical_flow import dense_flow, resample, warp
@@ -94,7 +94,7 @@ class FlowSegmenter:
     reach = 1
     bidirectional = True
     default_merge = "interpolation"
-    prompt_kinds = frozenset({PromptKind.MASK, PromptKind.ABSENT})
+    prompt_kinds = frozenset(PromptKind)
 
     def encode_image(self, image: npt.NDArray[np.float32]) -> Image:
         """The slice itself, with values that are not finite set to 0."""
@@ -104,14 +104,8 @@ class FlowSegmenter:
     def encode_seed(
         self, embedding: Any, prompt: SlicePrompt, shape: tuple[int, int]
     ) -> SegmentedSlice:
-        """The mask of the seed, as drawn, and how the object looks there.
-
-        Raises
-        ------
-        PromptError
-            The seed consists of points or a box.
-        """
-        mask = seed_mask(prompt, shape, self.name)
+        """The mask of the seed, see `seed_mask`, and how the object looks there."""
+        mask = seed_mask(prompt, embedding)
         return SegmentedSlice(
             logits=EDGE_SHARPNESS * signed_distance(mask),
             presence=float(mask.any()),

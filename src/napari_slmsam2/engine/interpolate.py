@@ -13,6 +13,7 @@ from scipy.interpolate import PchipInterpolator
 from napari_slmsam2.core.errors import PromptError
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.core.segmenter import MemoryBank, SegmentedSlice, SweepContext
+from napari_slmsam2.engine.clicks import seed_mask
 
 Mask = npt.NDArray[np.bool_]
 Field = npt.NDArray[np.float32]
@@ -277,29 +278,26 @@ def mask_stability(distance: Field) -> float:
 
 
 class InterpolationSegmenter:
-    """Interpolation between the seeds as a `SliceSegmenter`. It looks at no intensity."""
+    """Interpolation between the seeds as a `SliceSegmenter`.
+
+    It looks at intensities only where a seed consists of clicks.
+    """
 
     name = "interpolation"
     reach = 0
     bidirectional = False
     default_merge = "sweeps"
-    prompt_kinds = frozenset({PromptKind.MASK, PromptKind.ABSENT})
+    prompt_kinds = frozenset(PromptKind)
 
     def encode_image(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """An empty array: the intensities are not read."""
-        return np.empty((0, 0), np.float32)
+        """The slice itself, with values that are not finite set to 0."""
+        return np.nan_to_num(np.asarray(image, np.float32), nan=0.0, posinf=1.0, neginf=0.0)
 
     def encode_seed(
         self, embedding: Any, prompt: SlicePrompt, shape: tuple[int, int]
     ) -> SegmentedSlice:
-        """The mask of the seed, as drawn.
-
-        Raises
-        ------
-        PromptError
-            The seed consists of points or a box.
-        """
-        mask = seed_mask(prompt, shape, self.name)
+        """The mask of the seed, see `seed_mask`."""
+        mask = seed_mask(prompt, embedding)
         present = bool(mask.any())
         return SegmentedSlice(
             logits=EDGE_SHARPNESS * signed_distance(mask),
@@ -336,24 +334,3 @@ class InterpolationSegmenter:
     def relieve_memory(self) -> str | None:
         """There is nothing to free."""
         return None
-
-
-def seed_mask(prompt: SlicePrompt, shape: tuple[int, int], model: str) -> Mask:
-    """The mask of a painted or absent seed.
-
-    Raises
-    ------
-    PromptError
-        The seed consists of points or a box, which only a network can read.
-    """
-    if prompt.kind is PromptKind.ABSENT:
-        return np.zeros(shape, bool)
-    if prompt.mask is None:
-        raise PromptError(
-            f"seed of label {prompt.label} on slice {prompt.index}",
-            f"the model '{model}' cannot read points and boxes",
-            expected="a painted mask",
-            found=prompt.kind.value,
-            hint="Paint the object on this slice, or choose a network.",
-        )
-    return prompt.mask

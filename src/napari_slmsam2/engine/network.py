@@ -271,7 +271,7 @@ class SliceNetwork(SAM2Base):
         batch = len(coordinates)
         _, high_res = _expand(embedding, batch)
         conditioned = (
-            self._without_memory(embedding, batch)
+            self.without_memory(embedding, batch)
             if memory is None
             else self.condition(embedding, *memory)
         )
@@ -359,7 +359,8 @@ class SliceNetwork(SAM2Base):
         )
         return maps
 
-    def _without_memory(self, embedding: ImageEmbedding, batch: int) -> Tensor:
+    def without_memory(self, embedding: ImageEmbedding, batch: int) -> Tensor:
+        """What the decoder sees of a slice that is read without memory, shape (B, C, h, w)."""
         feature, _ = _expand(embedding, batch)
         plain = feature + self.no_mem_embed.view(1, -1, 1, 1)
         return self._fuse(plain, plain) if self.config.has_short_memory else plain

@@ -160,17 +160,18 @@ class Propagator:
     def _unanswered(self, prompt: SlicePrompt) -> bool:
         """Whether these are points that no run has turned into a mask yet."""
         return (
-            prompt.kind is PromptKind.POINTS
+            prompt.is_open
             and prompt.kind in self._segmenter.prompt_kinds
             and (prompt.label, prompt.index) not in self.result.seed_masks
         )
 
     def _check_prompt_kinds(self) -> None:
         for prompt in self._pending_seeds:
-            if prompt.kind not in self._segmenter.prompt_kinds:
+            kind = prompt.kind if prompt.mask is None else PromptKind.MASK
+            if kind not in self._segmenter.prompt_kinds:
                 raise PromptError(
                     f"seed of label {prompt.label} on slice {prompt.index}",
-                    f"the model {self._segmenter.name!r} cannot read {prompt.kind.value}",
+                    f"the model {self._segmenter.name!r} cannot read {kind.value}",
                     expected=" or ".join(sorted(k.value for k in self._segmenter.prompt_kinds)),
                     hint="Paint a mask on this slice, or choose a network as the model.",
                 )
@@ -180,7 +181,7 @@ class Propagator:
             prompt = self._pending_seeds[0]
             self._read_seed(prompt.label, prompt.index)
             self._pending_seeds.pop(0)
-            if prompt.kind is PromptKind.POINTS:
+            if prompt.is_open:
                 yield self._slice_event(prompt.index, {}, final=True)
             return
         step = self._steps[self._next_step]

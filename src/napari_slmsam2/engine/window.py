@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -15,6 +15,12 @@ Image = npt.NDArray[np.float32]
 
 MIN_MARGIN = 8.0
 """Pixels of the slice that a window leaves around the object at least."""
+
+SHIFT_TOLERATED = 0.06
+"""Distance of the object from the middle of the window, over its side, without a new window."""
+
+GROWTH_TOLERATED = 1.2
+"""Change of the side that the object asks for, as a factor, without a new window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +58,57 @@ class FollowingWindow:
         box = bounding_window([mask], 0)
         if box is None:
             return None
-        rows, columns = box
-        longest = max(rows.stop - rows.start, columns.stop - columns.start)
-        side = max(margin * longest, longest + 2 * MIN_MARGIN)
-        row, column = ((s.start + s.stop - 1) / 2 for s in (rows, columns))
-        return cls(row, column, float(side), size)
+        row, column = ((s.start + s.stop - 1) / 2 for s in box)
+        return cls(row, column, _side(max(s.stop - s.start for s in box), margin), size)
+
+    def following(self, mask: npt.NDArray[np.bool_], margin: float) -> Self:
+        """The window around an object that this one shows; itself while it still fits.
+
+        A new window costs an interpolation, which wears small objects away slice by slice.
+
+        Parameters
+        ----------
+        mask : ndarray of bool, shape (size, size)
+            Not empty.
+        margin : float
+            See `around`.
+        """
+        box = bounding_window([mask], 0)
+        assert box is not None
+        middle = (self.size - 1) / 2
+        row, column = (
+            centre + ((s.start + s.stop - 1) / 2 - middle) / self.zoom
+            for s, centre in zip(box, (self.row, self.column), strict=True)
+        )
+        side = _side(max(s.stop - s.start for s in box) / self.zoom, margin)
+        shift = max(abs(row - self.row), abs(column - self.column)) / self.side
+        growth = max(side / self.side, self.side / side)
+        if shift < SHIFT_TOLERATED and growth < GROWTH_TOLERATED:
+            return self
+        return replace(self, row=row, column=column, side=side)
+
+    def on_slice(self, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+        """Which pixels of the window lie on a slice of ``shape``: (size, size)."""
+        rows, columns = (
+            (p >= -0.5) & (p <= n - 0.5)
+            for p, n in zip((self._places(self.row), self._places(self.column)), shape, strict=True)
+        )
+        return rows[:, None] & columns
+
+    def seen_from(self, there: Self, values: Image) -> Image:
+        """What this window shows of values that another one shows, linearly.
+
+        Parameters
+        ----------
+        there : FollowingWindow
+        values : ndarray of float32, shape (there.size, there.size)
+        """
+        places = (
+            (self._places(own) - other) * there.zoom + (there.size - 1) / 2
+            for own, other in ((self.row, there.row), (self.column, there.column))
+        )
+        grid = np.meshgrid(*places, indexing="ij")
+        return np.asarray(ndi.map_coordinates(values, grid, order=1, mode="nearest"), np.float32)
 
     @property
     def zoom(self) -> float:
@@ -122,3 +174,7 @@ class FollowingWindow:
             for a, b, n in zip(first, last, shape, strict=True)
         )
         return rows, columns
+
+
+def _side(longest: float, margin: float) -> float:
+    return float(max(margin * longest, longest + 2 * MIN_MARGIN))

@@ -125,22 +125,19 @@ def follow(
     carried : ndarray of float32, shape (N, N)
         Mask logits in it.
     """
-    field = np.full(shape, -MAX_LOGIT, np.float32)
-    window.write(carried, field)
-    mask = field > 0
-    there = window_for(mask, config)
-    if there is None:
+    mask = carried > 0
+    seen = mask & window.on_slice(shape)
+    if not seen.any():
         return window, carried
-    box = bounding_window([mask], round(there.side))
-    assert box is not None
-    exact = signed_distance(mask[box])
-    per_pixel = np.float32(window.zoom * LOGITS_PER_PIXEL)
-    fine = np.clip(field[box] / per_pixel, exact - 1, exact + 1)
+    exact = signed_distance(mask)
+    fine = np.clip(carried / np.float32(LOGITS_PER_PIXEL), exact - 1, exact + 1)
     distance = np.where(np.abs(exact) <= 1.5, fine, exact)
-    inner = FollowingWindow(
-        there.row - box[0].start, there.column - box[1].start, there.side, there.size
-    )
-    return there, np.clip(read_logits(distance, inner), -MAX_LOGIT, MAX_LOGIT)
+    if config.follow == "object":
+        there = window.following(seen, config.window_margin)
+        if there is not window:
+            scale = np.float32(there.zoom / window.zoom)
+            window, distance = there, there.seen_from(window, distance) * scale
+    return window, np.clip(distance * np.float32(LOGITS_PER_PIXEL), -MAX_LOGIT, MAX_LOGIT)
 
 
 def read_logits(distance: Image, window: FollowingWindow) -> Image:

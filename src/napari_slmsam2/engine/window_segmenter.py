@@ -14,13 +14,9 @@ from torch import Tensor
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.core.segmenter import MemoryBank, SegmentedSlice, SweepContext
 from napari_slmsam2.engine.appearance import Appearance
+from napari_slmsam2.engine.clicks import seed_mask
 from napari_slmsam2.engine.device import computing
-from napari_slmsam2.engine.interpolate import (
-    EDGE_SHARPNESS,
-    mask_stability,
-    seed_mask,
-    signed_distance,
-)
+from napari_slmsam2.engine.interpolate import EDGE_SHARPNESS, mask_stability, signed_distance
 from napari_slmsam2.engine.optical_flow import warp
 from napari_slmsam2.engine.presence import Cues
 from napari_slmsam2.engine.taper import find_taper
@@ -49,6 +45,11 @@ Image = npt.NDArray[np.float32]
 
 NETWORK_SHARE = 0.5
 """Weight of the network against `Cues` in the logit of presence."""
+
+ALIKE, DISTINCT = 0.2, 0.35
+"""Separability of object and surround (total variation distance of their intensities on the seed)
+up to which nothing, and from which on all, of ``config.feedback`` is carried on. Beside neighbours
+that look the same, as neurites in electron microscopy, the flow keeps an object better."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,7 +136,7 @@ class WindowSegmenter:
     reach = 1
     bidirectional = True
     default_merge = "sweeps"
-    prompt_kinds = frozenset({PromptKind.MASK, PromptKind.ABSENT})
+    prompt_kinds = frozenset(PromptKind)
 
     def __init__(
         self,
@@ -160,14 +161,8 @@ class WindowSegmenter:
     def encode_seed(
         self, embedding: Any, prompt: SlicePrompt, shape: tuple[int, int]
     ) -> SegmentedSlice:
-        """The mask of the seed, as drawn.
-
-        Raises
-        ------
-        PromptError
-            The seed consists of points or a box.
-        """
-        mask = seed_mask(prompt, shape, self.name)
+        """The mask of the seed, see `seed_mask`."""
+        mask = seed_mask(prompt, embedding)
         return SegmentedSlice(
             logits=EDGE_SHARPNESS * signed_distance(mask),
             presence=float(mask.any()),
@@ -318,6 +313,10 @@ class WindowSegmenter:
         chance = float(1.0 / (1.0 + np.exp(-joint)))
         return 0.5 + 0.5 * chance if view.certain else chance
 
+    def _feedback(self, separability: float) -> float:
+        telling = (separability - ALIKE) / (DISTINCT - ALIKE)
+        return self.config.feedback * min(1.0, max(0.0, telling))
+
     def _answer(
         self, view: _View, image: Image, found: Image, presence: np.float32, iou: np.float32
     ) -> SegmentedSlice:
@@ -328,8 +327,8 @@ class WindowSegmenter:
         logits = np.full(image.shape, -4 * MAX_LOGIT, np.float32)
         present = chance >= self._threshold and bool((found > 0).any())
         moved = view.moved
-        if present and self.config.feedback:
-            moved = carried_on(moved, found, self.config.feedback)
+        if present:
+            moved = carried_on(moved, found, self._feedback(state.look.separability))
         window, carried = follow(moved, state.window, image.shape, self.config)
         here = replace(state, image=image, window=window, carried=carried)
         if not present:

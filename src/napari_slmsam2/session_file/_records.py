@@ -165,6 +165,9 @@ class Unpacked:
         points = np.array(values["points"], float).reshape(-1, 2)
         box = None if values["box"] is None else tuple(values["box"])
         prompt = SlicePrompt.from_points(label, index, points, values["signs"], box)
+        if values["mask"] is not None:
+            mask = self._arrays.read(values["mask"], self._volume.slice_shape)
+            prompt = prompt.answered(mask)
         if values["previous"] is None:
             return prompt
         return dataclasses.replace(prompt, previous=self._prompts[values["previous"]])

@@ -1,4 +1,4 @@
-"""Adapting the compact network to one to five volumes, or to the open one.
+"""Adapting a network to one to five volumes, or to the open one.
 
 Fine-tuning on few volumes is what SLM-SAM 2's gain comes from (Chen et al., arXiv:2505.01854). A
 pull towards the base model (L2-SP, Li et al. 2018, ICML) and averaged weights keep it from
@@ -18,15 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from napari_slmsam2.core.config import WindowConfig
 from napari_slmsam2.core.errors import ConfigError, OutputError
 from napari_slmsam2.engine.checkpoints import read_metadata
-from napari_slmsam2.engine.device import choose_device, choose_dtype, is_out_of_memory
+from napari_slmsam2.engine.device import choose_device, is_out_of_memory
 from napari_slmsam2.engine.models import LoadedNetwork
 from napari_slmsam2.engine.registry import list_models
-from napari_slmsam2.engine.window_network import WindowNetwork
 from napari_slmsam2.training.adapt_report import AdaptReport
 from napari_slmsam2.training.adapt_run import (
     AdaptRun,
@@ -34,19 +32,17 @@ from napari_slmsam2.training.adapt_run import (
     read_checkpoint,
     write_checkpoint,
 )
-from napari_slmsam2.training.batches import Clips
-from napari_slmsam2.training.estimate import Estimate, plan_time, try_steps
-from napari_slmsam2.training.judging import Examiner, Judgement
-from napari_slmsam2.training.lessons import cut_lessons, plan_course
+from napari_slmsam2.training.crew import Crew
+from napari_slmsam2.training.estimate import Estimate, plan_time
+from napari_slmsam2.training.judging import Judgement
+from napari_slmsam2.training.lessons import plan_course
 from napari_slmsam2.training.recipes import AdaptRecipe
-from napari_slmsam2.training.release import release
 from napari_slmsam2.training.scans import LabelledScan, check_scans
-from napari_slmsam2.training.trainer import Trainer, TrainingPlan
+from napari_slmsam2.training.trainees import AdaptTrainer, trainee_of
+from napari_slmsam2.training.without_triton import spare_triton
 
 CLIPS_SHARE = 0.25
 """Of the time, for cutting clips."""
-
-_WARM_UP = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +82,7 @@ class Adaptation:
     scans : sequence of LabelledScan
         One to five.
     base : LoadedNetwork
-        A compact (window) network.
+        Of the architecture of the recipe.
     recipe : AdaptRecipe
     device : str
         See `napari_slmsam2.engine.device.choose_device`.
@@ -94,6 +90,8 @@ class Adaptation:
         Labels that were asked for, to tell which are missing.
     checkpoint : Path, optional
         Written at every judgement; where it is there, `run` goes on from it, exactly.
+    crew : Crew, optional
+        Processes that train together; they stand for ``device``. All do the same calls.
 
     Raises
     ------
@@ -112,25 +110,15 @@ class Adaptation:
         device: str = "auto",
         chosen: Collection[int] | None = None,
         checkpoint: Path | None = None,
+        crew: Crew | None = None,
     ) -> None:
-        network = base.network
-        if not isinstance(network, WindowNetwork):
-            raise ConfigError(
-                f"model {base.name}",
-                "cannot be adapted here",
-                expected="a compact network",
-                found=type(network).__name__,
-            )
         self.notes = tuple(check_scans(scans, chosen))
         self.recipe = recipe
         self.base = base
-        assert isinstance(network.config, WindowConfig)
-        self._network = network
-        self._config = network.config
-        self._device = choose_device(device)
+        self._crew = crew or Crew(device=choose_device(device))
         self._data = [scan.provenance() for scan in scans]
         self._course = plan_course(scans, recipe.seed)
-        self._examiner = Examiner(self._course, self._device)
+        self._trainee = trainee_of(base, recipe, self._course, self._crew)
         self._checkpoint = checkpoint
         self._run: AdaptRun | None = None
         self._spent = 0.0
@@ -160,33 +148,31 @@ class Adaptation:
         self._since = time.perf_counter()
         state = self._stored()
         self._spent = 0.0 if state is None else state["seconds"]
-        clips = self._cut(None if state is None else state["n_clips"], tell, stop)
-        if stop():
+        n_clips = self._cut(None if state is None else state["n_clips"], tell, stop)
+        if self._crew.any(stop()):
             return None
+        spare_triton()
         if state is not None:
-            steps = state["estimate"]["steps"]
-            trainer = self._trainer(clips, steps, self.recipe.batch_size)
+            trainer = self._trainee.trainer(state["estimate"]["steps"])
             self._run = AdaptRun.from_state(state, trainer)
             self._spent = self._elapsed()
             return self._run.estimate
         tell(AdaptProgress("trial", 0, 2))
-        trial = try_steps(
-            lambda n: self._trainer(clips, steps=1, batch_size=n).advance(),
-            self.recipe.batch_size,
-            self._device,
-        )
+        trial = self._trainee.try_steps()
         tell(AdaptProgress("judging", 0, 1))
         started = time.perf_counter()
-        self._examiner.calibrated(self._network)
-        before = self._examiner.judge(self._network, stop)
+        # Not kept: it takes the time that it will take.
+        self._trainee.candidate(self._trainee.network)
+        before = self._judge(self._trainee.network, stop)
         if before is None:
             return None
         tell(AdaptProgress("judging", 1, 1, judgement=before))
         judge_seconds = time.perf_counter() - started
-        estimate = plan_time(self.recipe, trial, judge_seconds, self._elapsed())
-        trainer = self._trainer(clips, estimate.steps, self.recipe.batch_size)
+        measured = self._crew.agree((trial, judge_seconds, self._elapsed()))
+        estimate = plan_time(self.recipe, *measured)
+        trainer = self._trainee.trainer(estimate.steps)
         base = copied_state(trainer.averaged)
-        self._run = AdaptRun(trainer, estimate, len(clips["set_names"]), before, before, base)
+        self._run = AdaptRun(trainer, estimate, n_clips, before, before, base)
         self._spent = self._elapsed()
         return estimate
 
@@ -205,10 +191,10 @@ class Adaptation:
         self._since = time.perf_counter()
         trainer, total = run.trainer, run.estimate.steps
         every = math.ceil(total / run.estimate.judgements)
-        base = [p.detach().clone() for p in self._network.to(self._device).parameters()]
+        base = list(self._trainee.network.parameters())
         stopped = "finished"
         while trainer.step < total:
-            if stop():
+            if self._crew.any(stop()):
                 stopped = "cancelled"
                 break
             failure, loss = self._step(trainer, base)
@@ -217,14 +203,15 @@ class Adaptation:
                 break
             run.loss_sum += loss
             run.loss_steps += 1
-            late = self._elapsed() + run.estimate.judge_seconds > 60 * self.recipe.minutes
+            soon = self._elapsed() + run.estimate.judge_seconds
+            late = self._crew.agree(soon > 60 * self.recipe.minutes)
             due = late or trainer.step % every == 0 or trainer.step == total
             tell(AdaptProgress("training", trainer.step, total, loss, run.seconds_left))
             if not due:
                 continue
             tell(AdaptProgress("judging", trainer.step, total, loss, run.seconds_left))
-            candidate = self._examiner.calibrated(trainer.averaged)
-            found = self._examiner.judge(candidate, stop)
+            candidate = self._trainee.candidate(trainer.averaged)
+            found = self._judge(candidate, stop)
             if found is None:
                 stopped = "cancelled"
                 break
@@ -281,7 +268,7 @@ class Adaptation:
         trainer.averaged.load_state_dict(self._run.best_state)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            release(trainer, path, self.facts(report))
+            self._trainee.write(trainer, path, self.facts(report))
         except OSError as error:
             raise OutputError(str(path), "cannot be written", found=error.strerror) from error
         finally:
@@ -290,7 +277,12 @@ class Adaptation:
             self._checkpoint.unlink(missing_ok=True)
         return path
 
-    def _step(self, trainer: Trainer, base: Sequence[Tensor]) -> tuple[str | None, float]:
+    def _judge(self, network: nn.Module, stop: Stop) -> Judgement | None:
+        """The first process judges, the others wait for what it says."""
+        found = self._trainee.judge(network, stop) if self._crew.leads else None
+        return self._crew.agree(found)
+
+    def _step(self, trainer: AdaptTrainer, base: Sequence[Tensor]) -> tuple[str | None, float]:
         """Why it failed, or None; and the loss."""
         try:
             loss = trainer.advance()["loss"]
@@ -300,45 +292,28 @@ class Adaptation:
             if not is_out_of_memory(error):
                 raise
             return "memory", math.nan
-        with torch.no_grad():
-            for now, before in zip(trainer.network.parameters(), base, strict=True):
-                if now.requires_grad:
-                    now.lerp_(before, self.recipe.pull)
+        if self.recipe.pull:
+            with torch.no_grad():
+                for now, before in zip(trainer.network.parameters(), base, strict=True):
+                    if now.requires_grad:
+                        now.lerp_(before, self.recipe.pull)
         return None, loss
 
     def _elapsed(self) -> float:
         return self._spent + time.perf_counter() - self._since
 
-    def _cut(self, exactly: int | None, tell: Tell, stop: Stop) -> Clips:
-        recipe, wanted = self.recipe, exactly or self.recipe.clips
+    def _cut(self, exactly: int | None, tell: Tell, stop: Stop) -> int:
+        recipe = self.recipe
+        if self._crew.size > 1:
+            exactly = exactly or recipe.clips  # all processes need the same ones
+        wanted = exactly or recipe.clips
 
         def is_enough(n: int) -> bool:
             tell(AdaptProgress("clips", min(n, wanted), wanted))
             late = self._elapsed() > CLIPS_SHARE * 60 * recipe.minutes
             return stop() or (exactly is None and late and n >= recipe.batch_size)
 
-        return cut_lessons(self._course, self._network, wanted, recipe.seed, is_enough=is_enough)
-
-    def _trainer(self, clips: Clips, steps: int, batch_size: int) -> Trainer:
-        recipe, dtype = self.recipe, choose_dtype(self._device)
-        plan = TrainingPlan(
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=recipe.learning_rate,
-            weight_decay=0.0,
-            warm_up=min(_WARM_UP, steps // 4),
-            average=recipe.average,
-            seed=recipe.seed,
-            precision="bfloat16" if dtype is torch.bfloat16 else "float32",
-            gentle=True,
-        )
-        trainer = Trainer(self._config, plan, clips, self._device)
-        state = self._network.state_dict()
-        trainer.network.load_state_dict(state)
-        trainer.averaged.load_state_dict(state)
-        for name, parameter in trainer.network.named_parameters():
-            parameter.requires_grad_(recipe.trains(name))
-        return trainer
+        return self._trainee.cut(exactly, is_enough)
 
     def _key(self) -> str:
         """What a checkpoint must agree with."""
@@ -347,7 +322,7 @@ class Adaptation:
 
     def _store(self, run: AdaptRun) -> None:
         path = self._checkpoint
-        if path is None:
+        if path is None or not self._crew.leads:
             return
         state = {"key": self._key(), "seconds": self._elapsed(), **run.to_state()}
         try:
@@ -360,7 +335,7 @@ class Adaptation:
         path = self._checkpoint
         if path is None or not path.exists():
             return None
-        return read_checkpoint(path, self._key(), self._device)
+        return read_checkpoint(path, self._key(), self._crew.device)
 
 
 def licence_of(base: LoadedNetwork) -> str:

@@ -16,7 +16,7 @@ from napari_slmsam2.core.errors import CheckpointError, OutputError
 from napari_slmsam2.training.adapt_report import CurvePoint
 from napari_slmsam2.training.estimate import Estimate
 from napari_slmsam2.training.judging import Judgement
-from napari_slmsam2.training.trainer import Trainer
+from napari_slmsam2.training.trainees import AdaptTrainer
 
 BETTER = 1e-4
 """Of the held-out Dice, to count as better."""
@@ -28,7 +28,7 @@ class AdaptRun:
 
     Attributes
     ----------
-    trainer : Trainer
+    trainer : AdaptTrainer
     estimate : Estimate
     n_clips : int
         That were cut.
@@ -46,7 +46,7 @@ class AdaptRun:
     loss_steps : int
     """
 
-    trainer: Trainer
+    trainer: AdaptTrainer
     estimate: Estimate
     n_clips: int
     before: Judgement
@@ -91,7 +91,7 @@ class AdaptRun:
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any], trainer: Trainer) -> Self:
+    def from_state(cls, state: Mapping[str, Any], trainer: AdaptTrainer) -> Self:
         """The inverse of `to_state`; the trainer must be as it was made."""
         trainer.load_state(state["trainer"])
         return cls(

@@ -23,6 +23,9 @@ STOP_AFTER = 3
 
 SHIFTS = np.arange(-3.0, 3.01, 0.25)
 
+AS_GOOD = 0.002
+"""Of mean Dice: the smallest shift that comes this close to the best one is taken."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sweep:
@@ -61,7 +64,7 @@ def calibrate_presence(network: WindowNetwork, stacks: Iterable[LabelledStack]) 
     if not objects:
         return 0.0
     scores = [np.mean([_dice(sweeps, shift) for sweeps in objects]) for shift in SHIFTS]
-    best = float(min(SHIFTS[np.array(scores) > max(scores) - 1e-6], key=abs))
+    best = float(min(SHIFTS[np.array(scores) > max(scores) - AS_GOOD], key=abs))
     with torch.no_grad():
         last = network.heads[2]
         assert isinstance(last, torch.nn.Linear)

@@ -14,10 +14,10 @@ from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.events import Finished, FinishReason, SliceSegmented
 from napari_slmsam2.core.plan import find_gaps
 from napari_slmsam2.core.prompts import PromptSet, SlicePrompt
+from napari_slmsam2.core.segmenter import SliceSegmenter
 from napari_slmsam2.engine.propagation import PropagationInput
 from napari_slmsam2.engine.propagator import Propagator
 from napari_slmsam2.engine.window_network import WindowNetwork
-from napari_slmsam2.engine.window_segmenter import WindowSegmenter
 from napari_slmsam2.evaluate import evaluate_labels
 from napari_slmsam2.evaluate.report import MEASURES
 from napari_slmsam2.training.calibrate import calibrate_presence
@@ -98,7 +98,7 @@ class Judgement:
 
 
 class Examiner:
-    """Sets the presence threshold of networks and judges them.
+    """Sets the presence threshold of window networks.
 
     Parameters
     ----------
@@ -107,7 +107,6 @@ class Examiner:
     """
 
     def __init__(self, course: Course, device: torch.device) -> None:
-        self._exams = course.exams
         self._device = device
         whole = [lesson for lesson in course.lessons if lesson.first < lesson.last]
         if any(lesson.scan.seeds for lesson in course.lessons):
@@ -116,12 +115,6 @@ class Examiner:
             lesson.scan.stack(lesson.label, lesson.first, lesson.last)
             for lesson in thinned(whole, MOST_CALIBRATED)
         ]
-
-    def judge(
-        self, network: WindowNetwork, should_stop: Callable[[], bool] | None = None
-    ) -> Judgement | None:
-        """See `judge`."""
-        return judge(network, self._exams, self._device, should_stop)
 
     def calibrated(self, network: WindowNetwork) -> WindowNetwork:
         """A copy with the threshold that suits the objects it learned from.
@@ -135,9 +128,8 @@ class Examiner:
 
 
 def judge(
-    network: WindowNetwork,
+    segmenter: SliceSegmenter,
     exams: Sequence[Exam],
-    device: torch.device,
     should_stop: Callable[[], bool] | None = None,
 ) -> Judgement | None:
     """Propagate all held-out volumes and compare.
@@ -147,7 +139,6 @@ def judge(
     Judgement or None
         None where it was stopped.
     """
-    segmenter = WindowSegmenter(network, name="adapting", device=device, dtype=torch.float32)
     structures: list[StructureScores] = []
     preview = None
     for number, exam in enumerate(exams):
@@ -162,7 +153,7 @@ def judge(
 
 
 def _propagate(
-    segmenter: WindowSegmenter, exam: Exam, should_stop: Callable[[], bool] | None
+    segmenter: SliceSegmenter, exam: Exam, should_stop: Callable[[], bool] | None
 ) -> npt.NDArray[np.integer] | None:
     volume, labels, prompts = exam.volume, np.zeros_like(exam.truth), PromptSet()
     for label, indices in exam.seeds.items():

@@ -16,6 +16,7 @@ from napari_slmsam2.engine.window_network import (
     carried_on,
 )
 from napari_slmsam2.training.batches import Batch, warp
+from napari_slmsam2.training.crew import Crew
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +105,13 @@ def roll_out(
             )
 
 
-def step_loss(result: StepResult, weights: LossWeights) -> tuple[Tensor, dict[str, float]]:
-    """Loss of one step, and its parts for the log."""
+def step_loss(
+    result: StepResult, weights: LossWeights, crew: Crew | None = None
+) -> tuple[Tensor, dict[str, float]]:
+    """Loss of one step, and its parts for the log; of a crew, this process's share of them."""
+    crew = crew or Crew()
     logits, target, present = result.output.logits, result.target, result.present
-    total_weight = result.weight.sum().clamp(min=1.0)
+    total_weight = crew.total(result.weight.sum()).clamp(min=1.0)
 
     def mean(values: Tensor) -> Tensor:
         return (values * result.weight).sum() / total_weight
@@ -121,7 +125,7 @@ def step_loss(result: StepResult, weights: LossWeights) -> tuple[Tensor, dict[st
         "mask": weights.mask * mean(entropy * there),
         "dice_loss": weights.dice * mean(dice * there),
         "empty": weights.empty * mean(entropy * (1 - there)),
-        "presence": weights.presence * _presence_loss(result),
+        "presence": weights.presence * _presence_loss(result, crew),
         "iou": weights.iou * mean((torch.sigmoid(result.output.iou) - true_iou(result)).abs()),
     }
     loss = torch.stack(list(parts.values())).sum()
@@ -135,12 +139,12 @@ def true_iou(result: StepResult) -> Tensor:
     return (found & truth).sum((1, 2)) / union.clamp(min=1) * result.present
 
 
-def _presence_loss(result: StepResult) -> Tensor:
+def _presence_loss(result: StepResult, crew: Crew) -> Tensor:
     """Cross entropy with both answers counted alike."""
     there = result.present.float()
     entropy = F.binary_cross_entropy_with_logits(result.output.presence, there, reduction="none")
     halves = []
     for chosen in (there, 1 - there):
         weight = chosen * result.weight
-        halves.append((entropy * weight).sum() / weight.sum().clamp(min=1.0))
+        halves.append((entropy * weight).sum() / crew.total(weight.sum()).clamp(min=1.0))
     return 0.5 * (halves[0] + halves[1])

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from napari_slmsam2.core.config import WindowConfig
+from napari_slmsam2.training.crew import Crew
 from napari_slmsam2.training.release import release
 from napari_slmsam2.training.shards import SHARD_CLIPS, read_network, read_shards, write_shards
 from napari_slmsam2.training.trainer import Trainer, TrainingPlan, train
@@ -55,7 +54,7 @@ def train_in_rounds(
     config: WindowConfig,
     plan: TrainingPlan,
     rounds: RoundsPlan,
-    device: torch.device,
+    crew: Crew,
     *,
     seconds: float | None = None,
     cut: Callable[[int, int], None] = lambda done, total: None,
@@ -72,7 +71,8 @@ def train_in_rounds(
     config : WindowConfig
     plan : TrainingPlan
     rounds : RoundsPlan
-    device : torch.device
+    crew : Crew
+        The processes that train together; the first one makes the clips and writes.
     seconds : float, optional
         Stop after the first validation beyond this time.
     cut : callable
@@ -89,10 +89,12 @@ def train_in_rounds(
     swept_by: str | Path | None = rounds.start
     trainer: Trainer | None = None
     for number in range(rounds.rounds):
-        _cut_round(folder, config, plan.seed, rounds, number, swept_by, cut)
+        if crew.leads:
+            _cut_round(folder, config, plan.seed, rounds, number, swept_by, cut)
+        crew.agree("cut")
         clips = read_shards(folder, "train", below=(number + 1) * SHARDS_PER_ROUND)
         if trainer is None:
-            trainer = Trainer(config, plan, clips, device)
+            trainer = Trainer(config, plan, clips, crew.device, crew)
             if rounds.start is not None:
                 trainer.start_from(read_network(rounds.start, config))
         trainer.use(clips)
@@ -110,7 +112,7 @@ def train_in_rounds(
         if trainer.step < until:
             break
         swept_by = weights = out / f"round-{number + 1}.safetensors"
-        if number + 1 < rounds.rounds and not weights.exists():
+        if crew.leads and number + 1 < rounds.rounds and not weights.exists():
             release(trainer, weights)
     assert trainer is not None
     return trainer

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from torch import nn
 from napari_slmsam2.core.config import WindowConfig
 from napari_slmsam2.core.errors import CheckpointError
 from napari_slmsam2.engine.window_network import WindowNetwork
-from napari_slmsam2.training.batches import Clips, make_batch, sampling_weights
+from napari_slmsam2.training.batches import Batch, Clips, make_batch, sampling_weights
+from napari_slmsam2.training.crew import Crew
 from napari_slmsam2.training.rollout import LossWeights, roll_out, step_loss, true_iou
 
 
@@ -73,11 +74,19 @@ class Trainer:
     clips : mapping
         From `read_shards`.
     device : torch.device
+    crew : Crew, optional
+        Processes that train together: all draw the same batch, each computes its part.
     """
 
     def __init__(
-        self, config: WindowConfig, plan: TrainingPlan, clips: Clips, device: torch.device
+        self,
+        config: WindowConfig,
+        plan: TrainingPlan,
+        clips: Clips,
+        device: torch.device,
+        crew: Crew | None = None,
     ) -> None:
+        self.crew = crew or Crew()
         torch.manual_seed(plan.seed)
         self.config, self.plan, self.device = config, plan, device
         self.network = WindowNetwork(config).to(device)
@@ -122,12 +131,14 @@ class Trainer:
             generator=generator,
             gentle=plan.gentle,
         )
+        if self.crew.size > 1:
+            batch = _part(batch, self.crew.part(plan.batch_size))
         self.network.train()
         total, parts = torch.zeros((), device=self.device), dict[str, float]()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
             results = list(roll_out(self.network, batch, asked))
         for result in results:
-            loss, found = step_loss(result, plan.loss)
+            loss, found = step_loss(result, plan.loss, self.crew)
             total = total + loss / len(results)
             for name, value in found.items():
                 parts[name] = parts.get(name, 0.0) + value / len(results)
@@ -135,13 +146,15 @@ class Trainer:
             group["lr"] = self._rate()
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(total)
+        self.crew.add_up_gradients(self.network.parameters())
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), plan.clip_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"the loss of step {self.step} is not a number")
         self.optimizer.step()
         self.step += 1
         self._average()
-        return {"loss": float(total.detach()), **parts}
+        shares = torch.tensor([float(total.detach()), *parts.values()], device=self.device)
+        return dict(zip(("loss", *parts), self.crew.total(shares).tolist(), strict=True))
 
     def _rate(self) -> float:
         plan = self.plan
@@ -200,6 +213,11 @@ class Trainer:
                 found=state["config"],
             )
         self.load_state(state)
+
+
+def _part(batch: Batch, chosen: list[int]) -> Batch:
+    """Some clips of a batch."""
+    return Batch(**{f.name: getattr(batch, f.name)[chosen] for f in fields(batch)})
 
 
 @torch.no_grad()
@@ -274,6 +292,8 @@ def train(
 ) -> None:
     """Train to the end of the plan, or until the time is up; writes into a folder.
 
+    Of a crew, the first process validates and writes.
+
     Parameters
     ----------
     trainer : Trainer
@@ -307,17 +327,19 @@ def train(
             advanced(trainer.step)
         if trainer.step % validate_every and trainer.step < last:
             continue
-        scores = validate(trainer.averaged, held_out, trainer.device)
-        line = {
-            "step": trainer.step,
-            "seconds": round(time.monotonic() - started, 1),
-            **{name: round(total / since, 4) for name, total in sums.items()},
-            **{name: round(value, 4) for name, value in scores.items()},
-        }
-        with (folder / "log.jsonl").open("a") as log:
-            log.write(json.dumps(line) + "\n")
-        trainer.save(checkpoint)
-        report(json.dumps(line))
+        if trainer.crew.leads:
+            scores = validate(trainer.averaged, held_out, trainer.device)
+            line = {
+                "step": trainer.step,
+                "seconds": round(time.monotonic() - started, 1),
+                **{name: round(total / since, 4) for name, total in sums.items()},
+                **{name: round(value, 4) for name, value in scores.items()},
+            }
+            with (folder / "log.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            trainer.save(checkpoint)
+            report(json.dumps(line))
         sums, since = {}, 0
-        if seconds is not None and time.monotonic() - started > seconds:
+        late = seconds is not None and time.monotonic() - started > seconds
+        if trainer.crew.agree(late):
             return

@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
-from napari_slmsam2.widgets.panel import AnnotateWidget
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["AnnotateWidget"]
+if TYPE_CHECKING:
+    from napari_slmsam2.widgets.adapt import AdaptWidget
+    from napari_slmsam2.widgets.panel import AnnotateWidget
+
+__all__ = ["AdaptWidget", "AnnotateWidget"]
+
+_HOME = {"AdaptWidget": "adapt", "AnnotateWidget": "panel"}
+
+
+def __getattr__(name: str) -> Any:
+    # Who opens one panel need not wait for the other.
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

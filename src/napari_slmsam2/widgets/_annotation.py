@@ -75,6 +75,7 @@ class Annotation:
         self.window = ""
         self._drawn: set[int] = set()
         self._before: dict[tuple[int, int], bytes] = {}
+        self._clicked: dict[tuple[int, int], SlicePrompt] = {}
         self._windows: tuple[Volume, dict[str, IntensityWindow]] | None = None
 
     @property
@@ -128,7 +129,8 @@ class Annotation:
 
         Every label whose pixels changed becomes a seed with the pixels that it has now. A label
         that was there and is gone is absent. Where a label is back at what it was before it became
-        a seed (undo), the seed is taken back.
+        a seed (undo), the seed is taken back; where it is back at what was found for clicks, the
+        clicks are.
 
         Parameters
         ----------
@@ -155,8 +157,15 @@ class Annotation:
     def _take_label(
         self, label: int, index: int, before: npt.NDArray[Any], now: npt.NDArray[Any]
     ) -> None:
-        if self.prompts.get(label, index) is None:
+        seed = self.prompts.get(label, index)
+        if seed is None:
             self._before[label, index] = np.packbits(before).tobytes()
+        elif seed.kind is PromptKind.POINTS:
+            self._clicked[label, index] = seed
+        clicked = self._clicked.get((label, index))
+        if clicked is not None and clicked.mask is not None and (clicked.mask == now).all():
+            self.prompts = self.prompts.with_prompt(clicked)
+            return
         if self._before.get((label, index)) == np.packbits(now).tobytes():
             self.remove(label, index)
             return
@@ -204,8 +213,12 @@ class Annotation:
         """
         prompts = self.prompts.without_extent(label)
         for index, seed in seeds.items():
-            self._before.pop((label, index), None)
-            prompts = prompts.without(label, index) if seed is None else prompts.with_prompt(seed)
+            self._forget(label, index)
+            prompts = prompts.without(label, index)
+            if seed is not None:
+                prompts = prompts.with_prompt(seed)
+                if not _is_absent(seed):
+                    self._drawn.add(label)
         if extent is not None:
             inside = [p.index for p in prompts if p.label == label and not _is_absent(p)]
             first, last = min([extent[0], *inside]), max([extent[1], *inside])
@@ -214,15 +227,13 @@ class Annotation:
 
     def remove(self, label: int, index: int) -> None:
         """Take a seed back; its pixels stay."""
-        self._before.pop((label, index), None)
+        self._forget(label, index)
         self.prompts = self.prompts.without(label, index)
 
-    def add(self, prompt: SlicePrompt) -> None:
-        """Add a seed of points or a box."""
-        prompts = self.prompts.with_prompt(prompt)
-        prompts.check(self.volume.n_slices, self.volume.slice_shape)
-        self.prompts = prompts
-        self._drawn.add(prompt.label)
+    def _forget(self, label: int, index: int) -> None:
+        """There is no undoing of what was painted before."""
+        self._before.pop((label, index), None)
+        self._clicked.pop((label, index), None)
 
     def protect(self, index: int, plane: npt.NDArray[Any]) -> None:
         """Put every seed, and what the marks say, into a slice that is about to be written."""
@@ -230,7 +241,7 @@ class Annotation:
             if not first <= index <= last:
                 plane[plane == label] = 0
         for prompt in self.prompts.on_slice(index):
-            if prompt.kind is PromptKind.POINTS:
+            if prompt.is_open:
                 continue
             plane[plane == prompt.label] = 0
             if prompt.mask is not None:
@@ -278,7 +289,7 @@ class Annotation:
             if not np.array_equal(now, known[block]):
                 known[block] = now
         for prompt in list(self.prompts):
-            if prompt.kind is PromptKind.POINTS:
+            if prompt.is_open:
                 continue
             now = self.plane(prompt.index) == prompt.label
             if not np.array_equal(now, now & False if prompt.mask is None else prompt.mask):
@@ -291,6 +302,12 @@ class Annotation:
         self.prompts, self.history = prompts, History()
         self._drawn = {p.label for p in prompts if p.kind is not PromptKind.ABSENT}
         self._before.clear()
+        self._clicked.clear()
+
+    def labelled_slices(self) -> tuple[int, ...]:
+        """The slices that hold a label."""
+        other = tuple(a for a in range(3) if a != self.volume.axis)
+        return tuple(np.flatnonzero(self.known.any(axis=other)).tolist())
 
     def changed_slices(self, labels: Any) -> tuple[int, ...]:
         """The slices on which labels differ from what was last seen.

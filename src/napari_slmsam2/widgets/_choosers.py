@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
 
 from napari_slmsam2.core.errors import ConfigError
 from napari_slmsam2.engine.registry import DEFAULT_MODEL, ModelCard, get_model, list_models
+from napari_slmsam2.widgets._model_news import news
 
 _FILE = "A file of weights ..."
 
@@ -122,10 +123,7 @@ class ModelChooser(QWidget):
         self.folder = folder
         self._models = shrinkable(QComboBox())
         self._models.setToolTip("The model that carries the masks from slice to slice.")
-        for card in list_models(folder):
-            self._models.addItem(card.title, card.name)
-            self._models.setItemData(self._models.count() - 1, card.description, 3)
-        self._models.addItem(_FILE, None)
+        self._fill()
         self._devices = shrinkable(QComboBox())
         self._devices.addItems(["auto", "cpu", "cuda", "mps"])
         self._devices.setToolTip(
@@ -148,6 +146,7 @@ class ModelChooser(QWidget):
         self._models.activated.connect(self._on_activated)
         self._models.currentIndexChanged.connect(self._on_changed)
         self._devices.currentIndexChanged.connect(lambda: self.changed.emit())
+        news.changed.connect(self._on_news)
         self._on_changed()
 
     @property
@@ -181,6 +180,24 @@ class ModelChooser(QWidget):
     def say_ready(self, model: str, device: str, precision: str) -> None:
         """Show where the model runs."""
         self._about.setText(f"{model} runs on {device} in {precision}.")
+
+    def _fill(self) -> None:
+        self._models.clear()
+        for card in list_models(self.folder):
+            self._models.addItem(card.title, card.name)
+            self._models.setItemData(self._models.count() - 1, card.description, 3)
+        self._models.addItem(_FILE, None)
+
+    def _on_news(self, old: str, new: str) -> None:
+        """Show the models that there are now; one that was renamed stays chosen."""
+        chosen = new if self.model == old else self.model
+        with QSignalBlocker(self._models):
+            self._fill()
+            index = self._models.findData(chosen or DEFAULT_MODEL)
+            self._models.setCurrentIndex(index)
+        if index < 0:
+            self.choose(chosen)
+        self._on_changed()
 
     def _card(self) -> ModelCard | None:
         try:

@@ -207,6 +207,9 @@ class Files(QObject):
             show_view(image, SliceView.from_dict(info.note["view"]), self._workspace.viewer.dims)
             self._take(session)
             self._keep()
+        annotation = self._workspace.annotation
+        for prompt in list(annotation.prompts if annotation else ())[-1:]:
+            self._workspace.go_to(prompt.index, prompt.label)
         self._forget(offer)
         self.opened.emit()
         # What was left is deleted when it has been written anew.

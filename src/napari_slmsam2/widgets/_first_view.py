@@ -83,5 +83,11 @@ class FirstView(QObject):
         if METADATA_KEY not in image.metadata or tuple(viewer.dims.order) != natural:
             return False
         here = [x for x in viewer.layers if isinstance(x, Labels) and is_same_grid(image, x)]
-        # Labels on disk are somebody's work; they are not read for this.
-        return all(isinstance(x.data, np.ndarray) and not x.data.any() for x in here)
+        return not any(_may_be_painted(layer) for layer in here)
+
+
+def _may_be_painted(layer: Labels) -> bool:
+    """Whether somebody may have painted these labels here, other than in a file or a sample."""
+    if layer.source.path is not None or layer.source.sample is not None:
+        return False
+    return not isinstance(layer.data, np.ndarray) or bool(layer.data.any())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,42 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """The pixels of a slice that a mark changed, packed.
+
+    Attributes
+    ----------
+    where : bytes
+    before, after : bytes
+        Their labels.
+    """
+
+    where: bytes
+    before: bytes
+    after: bytes
+
+    @classmethod
+    def between(cls, before: npt.NDArray[Any], after: npt.NDArray[Any]) -> Self | None:
+        """What differs between two states of a slice, shape (H, W); None where nothing does."""
+        changed = before != after
+        if not changed.any():
+            return None
+        values = (plane[changed].astype(np.int64).tobytes() for plane in (before, after))
+        return cls(zlib.compress(np.packbits(changed).tobytes()), *map(zlib.compress, values))
+
+    def take_back(self, plane: npt.NDArray[Any]) -> None:
+        """Bring back what was there, in place, where the change has not been changed since."""
+        bits = np.frombuffer(zlib.decompress(self.where), np.uint8)
+        changed = np.unpackbits(bits, count=plane.size).reshape(plane.shape).astype(bool)
+        before, after = (
+            np.frombuffer(zlib.decompress(values), np.int64) for values in (self.before, self.after)
+        )
+        plane[changed] = np.where(plane[changed] == after, before, plane[changed])
+
+
+@dataclass(frozen=True, slots=True)
 class Mark:
-    """Where a label begins and ends, where it is absent, or a seed that is taken back.
+    """Where a label begins and ends, where it is absent, a seed of clicks, or one taken back.
 
     Attributes
     ----------
@@ -28,14 +63,17 @@ class Mark:
         First and last slice of the label.
     seeds : mapping of slice index to SlicePrompt or None
         Seeds to set, or to take back.
-    pixels : mapping of slice index to bytes
-        Packed masks of the label, to bring back where nothing else lies now.
+    pixels : mapping of slice index to Change
+        To take back.
+    word : str
+        What a person calls it.
     """
 
     label: int
     extent: tuple[int, int] | None
     seeds: Mapping[int, SlicePrompt | None] = field(default_factory=dict)
-    pixels: Mapping[int, bytes] = field(default_factory=dict)
+    pixels: Mapping[int, Change] = field(default_factory=dict)
+    word: str = "mark"
 
     def apply(self, annotation: Annotation, sink: LabelsSink) -> Mark:
         """Say so, and bring the labels in line with it.
@@ -43,28 +81,28 @@ class Mark:
         Returns
         -------
         Mark
-            The way back, with the pixels that were removed.
+            The way back, with the pixels that changed.
         """
         label, prompts = self.label, annotation.prompts
         extent = prompts.extents.get(label)
         seeds = {index: prompts.get(label, index) for index in self.seeds}
         annotation.say(label, self.extent, self.seeds)
-        removed = {}
+        changes = {}
         first, last = annotation.prompts.extents.get(label, (0, annotation.volume.n_slices))
         for index in range(annotation.volume.n_slices):
             if index not in self.pixels and index not in self.seeds and first <= index <= last:
                 continue
             plane = sink.read(index)
-            before = plane == label
+            before = plane.copy()
             if index in self.pixels:
-                plane[_unpacked(self.pixels[index], plane.shape) & (plane == 0)] = label
-            elif not before.any() and index not in self.seeds:
+                self.pixels[index].take_back(plane)
+            elif index not in self.seeds and not (plane == label).any():
                 continue
             sink.write_plane(index, plane)
-            lost = before & (sink.read(index) != label)
-            if lost.any():
-                removed[index] = np.packbits(lost).tobytes()
-        return Mark(label, extent, seeds, removed)
+            change = Change.between(before, sink.read(index))
+            if change is not None:
+                changes[index] = change
+        return Mark(label, extent, seeds, changes, self.word)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +121,12 @@ class History:
 
     @property
     def to_undo(self) -> str | None:
-        """``run``, ``mark``, or None: what `undo` takes back."""
+        """``run``, ``mark``, ``click`` or None: what `undo` takes back."""
         return _word(self._done)
 
     @property
     def to_redo(self) -> str | None:
-        """``run``, ``mark``, or None: what `redo` brings back."""
+        """``run``, ``mark``, ``click`` or None: what `redo` brings back."""
         return _word(self._undone)
 
     def mark(self, mark: Mark, annotation: Annotation, sink: LabelsSink) -> None:
@@ -107,7 +145,7 @@ class History:
         Returns
         -------
         str or None
-            ``run``, ``mark``, or None where there was nothing.
+            ``run``, ``mark``, ``click``, or None where there was nothing.
         """
         return self._go(self._done, self._undone, annotation, sink)
 
@@ -126,7 +164,7 @@ class History:
             step = source.pop()
             if isinstance(step, Mark):
                 target.append(step.apply(annotation, sink))
-                return "mark"
+                return step.word
             # The image of an earlier session is gone.
             if step.session is not annotation.session:
                 continue
@@ -150,9 +188,4 @@ def _swap_run(annotation: Annotation, sink: LabelsSink, *, undo: bool) -> bool:
 def _word(steps: list[Mark | Run]) -> str | None:
     if not steps:
         return None
-    return "run" if isinstance(steps[-1], Run) else "mark"
-
-
-def _unpacked(packed: bytes, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=int(np.prod(shape)))
-    return bits.reshape(shape).astype(bool)
+    return "run" if isinstance(steps[-1], Run) else steps[-1].word

@@ -11,7 +11,6 @@ from napari.layers import Labels
 
 from napari_slmsam2.core.errors import VolumeError
 from napari_slmsam2.core.events import SliceSegmented
-from napari_slmsam2.core.prompts import PromptKind
 from napari_slmsam2.widgets._annotation import Annotation
 from napari_slmsam2.widgets._grid import SliceView, slice_on_screen, view_on_screen
 
@@ -100,7 +99,7 @@ class LabelsSink:
     def _write(self, index: int, plane: _Plane) -> None:
         current = self.read(index)
         self.annotation.protect(index, plane)
-        kept = self._kept(index)
+        kept = self.kept(index)
         plane[kept] = current[kept]
         changed = plane != current
         rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
@@ -113,14 +112,12 @@ class LabelsSink:
         self.annotation.note_written(index, plane)
         self._show(index)
 
-    def _kept(self, index: int) -> npt.NDArray[np.bool_]:
+    def kept(self, index: int) -> npt.NDArray[np.bool_]:
         """Pixels of this slice that lie on seeds of another slice direction."""
         kept = np.zeros(self.annotation.volume.slice_shape, bool)
         plane_axes = [a for i, a in enumerate(self.view.axes) if i != self.view.axis]
         for view, annotation in self._others():
-            seeded = sorted(
-                {p.index for p in annotation.prompts if p.kind is not PromptKind.POINTS}
-            )
+            seeded = sorted({p.index for p in annotation.prompts if not p.is_open})
             if view.layer_axis in plane_axes and seeded:
                 if plane_axes.index(view.layer_axis) == 0:
                     kept[seeded, :] = True

@@ -7,6 +7,7 @@ from qtpy.QtWidgets import (
     QFrame,
     QGroupBox,
     QHBoxLayout,
+    QLabel,
     QLayout,
     QPushButton,
     QScrollArea,
@@ -24,6 +25,12 @@ def button(text: str, tooltip: str) -> QPushButton:
     made.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
     made.setMinimumWidth(60)
     return made
+
+
+def say(label: QLabel, text: str) -> None:
+    """Show a text; an empty one takes no room."""
+    label.setText(text)
+    label.setHidden(not text)
 
 
 def row(*widgets: QWidget) -> QHBoxLayout:

@@ -20,7 +20,7 @@ from napari_slmsam2.core.events import FinishReason
 from napari_slmsam2.widgets._choosers import wrapped_label
 from napari_slmsam2.widgets._estimate import duration
 from napari_slmsam2.widgets._icons import GlyphButton
-from napari_slmsam2.widgets._layout import row
+from napari_slmsam2.widgets._layout import row, say
 
 _DIRECTIONS = {
     "both": "Both ways",
@@ -77,6 +77,7 @@ class RunBar(QWidget):
         self._lay_out()
         self.set_running(False)
         self.show_cost("")
+        self.show_end("")
         self.range_changed.connect(self.options_changed)
         for action in (*self._directions.values(), self.only_label):
             action.toggled.connect(lambda: self.options_changed.emit())
@@ -169,18 +170,13 @@ class RunBar(QWidget):
 
     def show_cost(self, text: str) -> None:
         """Say what a run would cost; nothing while one goes on."""
-        self.cost.setText(text)
-        self.cost.setVisible(bool(text))
+        say(self.cost, text)
 
-    def show_loading(self, done: int | None = None, total: int | None = None) -> None:
-        """The model is loaded, or downloaded, ``done`` of ``total`` bytes."""
-        if done is None or total is None:
-            self.bar.setRange(0, 0)
-            self.status.setText("Loading the model ...")
-        else:
-            self.bar.setRange(0, 1000)
-            self.bar.setValue(int(1000 * done / max(1, total)))
-            self.status.setText(f"Downloading {done / 1e6:.0f} of {total / 1e6:.0f} MB")
+    def show_loading(self, text: str = "Loading the model ...", share: float = 1.0) -> None:
+        """The model is downloaded, of which a ``share`` is done, or loaded."""
+        self.bar.setRange(0, 1000 if share < 1 else 0)
+        self.bar.setValue(int(1000 * share))
+        say(self.status, text)
 
     def show_progress(self, done: int, total: int, rate: float | None, *, paused: bool) -> None:
         """Steps done, and steps per second."""
@@ -190,14 +186,14 @@ class RunBar(QWidget):
         text = "Paused" if paused else f"{done} of at most {total} slices"
         if rate is not None:
             text += f"; {rate:.1f} per second; {duration((total - done) / rate)} left"
-        self.status.setText(text)
+        say(self.status, text)
 
     def show_end(self, text: str) -> None:
         """The run is over."""
         self.bar.setRange(0, 1)
         self.bar.setValue(0)
         self.bar.setTextVisible(False)
-        self.status.setText(text)
+        say(self.status, text)
 
     def _on_range(self, on: bool) -> None:
         self._range_row.setVisible(on)

@@ -17,6 +17,7 @@ from napari_slmsam2.widgets._task import (
     Broken,
     Failed,
     Models,
+    NotLoaded,
     Ready,
     RunControl,
     RunEvent,
@@ -46,7 +47,7 @@ class Runner(QObject):
     noted = Signal(str)
     """Something that the person should know while the run goes on."""
     ended = Signal(object)
-    """`FinishReason`, or `Failed`, or None after a defect."""
+    """`FinishReason`, `Failed`, `NotLoaded`, or None after a defect."""
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -58,7 +59,7 @@ class Runner(QObject):
         self.latest: int | None = None
         self.done = self.total = 0
         self._worker: GeneratorWorker[Any, Any, Any] | None = None
-        self.outcome: FinishReason | Failed | None = None
+        self.outcome: FinishReason | Failed | NotLoaded | None = None
         self._first: tuple[float, int] | None = None
         self._held_s = 0.0
         self._held_since = 0.0
@@ -140,7 +141,7 @@ class Runner(QObject):
             self.segmented.emit(event)
         elif isinstance(event, Finished):
             self.outcome = event.reason
-        elif isinstance(event, Failed):
+        elif isinstance(event, Failed | NotLoaded):
             self.outcome = event
         elif isinstance(event, Broken):
             # napari shows it with its traceback.

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari.utils.notifications import show_error, show_warning
+from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtCore import QObject, QTimer, Signal
-from qtpy.QtWidgets import QMessageBox
 
 from napari_slmsam2.core.errors import SlmSam2Error
 from napari_slmsam2.core.events import FinishReason, SliceSegmented
+from napari_slmsam2.widgets._download import DownloadMeter, ask_first, describe_cancelled
 from napari_slmsam2.widgets._estimate import Speeds
+from napari_slmsam2.widgets._model_notes import slow_device
 from napari_slmsam2.widgets._quality import Scores
 from napari_slmsam2.widgets._run_bar import describe_end
 from napari_slmsam2.widgets._runner import Runner
 from napari_slmsam2.widgets._seeds import SeedTracker
-from napari_slmsam2.widgets._task import Failed, Ready, RunRequest
+from napari_slmsam2.widgets._task import Failed, NotLoaded, Ready, RunRequest
 from napari_slmsam2.widgets._workspace import Workspace
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Runs(QObject):
         self.scores = Scores(self)
         self._speeds = Speeds()
         self._device = ""
+        self._download = DownloadMeter()
+        self._told: set[str] = set()
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self._show_cost)
@@ -94,6 +97,7 @@ class Runs(QObject):
             return
         if self._may_download():
             self.scores.visited.clear()
+            self._download = DownloadMeter()
             self._view.run_bar.show_loading()
             self.runner.start(annotation, sink, request)
             self.changed.emit()
@@ -152,16 +156,9 @@ class Runs(QObject):
             self.scores.take_over(None)
 
     def _may_download(self) -> bool:
-        card = self._view.model.to_download
-        if card is None or card.weights is None:
-            return True
-        answer = QMessageBox.question(
-            self._view,
-            "Download a model",
-            f"{card.title} has {card.weights.size / 1e6:.0f} MB of weights (licence "
-            f"{card.licence}). Download them now?",
-        )
-        return bool(answer == QMessageBox.StandardButton.Yes)
+        chooser = self._view.model
+        card = chooser.to_download
+        return card is None or ask_first(self._view, card, chooser.folder)
 
     def _on_ready(self, ready: Ready) -> None:
         annotation, request = self.runner.annotation, self.runner.request
@@ -171,6 +168,10 @@ class Runs(QObject):
             annotation.history.note_run(annotation.session)
         self._device = ready.device
         self._view.model.say_ready(ready.model, ready.device, ready.precision)
+        note = slow_device(request, ready)
+        if note and note not in self._told:
+            self._told.add(note)
+            show_info(note)
         self._view.run_bar.show_progress(0, 0, None, paused=False)
 
     def _on_slice(self, event: SliceSegmented) -> None:
@@ -182,21 +183,26 @@ class Runs(QObject):
         if runner.total:
             bar.show_progress(runner.done, runner.total, runner.rate, paused=runner.paused)
         elif runner.control.download is not None:
-            bar.show_loading(*runner.control.download)
+            done, total = runner.control.download
+            text = self._download.describe(done, total, stopping=runner.control.stopped)
+            bar.show_loading(text, done / max(1, total))
         if self._workspace.annotation is runner.annotation:
             strip.set_progress(self.scores.visited)
             strip.set_quality(self.scores.lowest(runner.annotation))
             if bar.follow.isChecked() and runner.latest is not None and not runner.paused:
                 self._workspace.go_to(runner.latest)
 
-    def _on_ended(self, outcome: FinishReason | Failed | None) -> None:
+    def _on_ended(self, outcome: FinishReason | Failed | NotLoaded | None) -> None:
         runner = self.runner
         if isinstance(outcome, Failed):
             show_error(outcome.message)
         rate = runner.rate
         if rate is not None and runner.annotation is not None and runner.request is not None:
             self._speeds.note(runner.annotation, runner.request, rate, self._device)
-        self._view.run_bar.show_end(describe_end(outcome, runner.done, runner.total))
+        text = describe_end(outcome, runner.done, runner.total)
+        if isinstance(outcome, NotLoaded):
+            text = describe_cancelled(runner.control.download)
+        self._view.run_bar.show_end(text)
         self.scores.take_over(self._workspace.annotation)
         self._view.strip.set_progress(())
         self.changed.emit()

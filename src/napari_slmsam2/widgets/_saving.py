@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 LABEL_FILTER = (
-    "NIfTI (*.nii.gz *.nii);;TIFF (*.ome.tif *.tif *.tiff);;NRRD (*.nrrd);;MGH (*.mgz);;"
-    "NumPy (*.npy)"
+    "NIfTI (*.nii.gz *.nii);;TIFF (*.ome.tif *.tif *.tiff);;OME-Zarr (*.ome.zarr *.zarr);;"
+    "NRRD (*.nrrd);;MGH (*.mgz);;NumPy (*.npy)"
 )
 
 

@@ -6,23 +6,29 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem
 
-from napari_slmsam2.core.prompts import PromptKind, PromptSet
+from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
 
 BEGINS, ENDS = "begins here", "ends here"
 _WORDS = {PromptKind.MASK: "painted", PromptKind.POINTS: "points", PromptKind.ABSENT: "absent"}
+_BOX = "box"
 
 Row = tuple[int, int, str]
 
 
 def rows_of(prompts: PromptSet, n_slices: int) -> list[Row]:
     """``(slice, label, kind)`` of every seed and mark, by slice."""
-    rows = [(p.index, p.label, _WORDS[p.kind]) for p in prompts]
+    rows = [(p.index, p.label, _word(p)) for p in prompts]
     for label, (first, last) in prompts.extents.items():
         if first > 0:
             rows.append((first, label, BEGINS))
         if last < n_slices - 1:
             rows.append((last, label, ENDS))
     return sorted(rows)
+
+
+def _word(prompt: SlicePrompt) -> str:
+    only_box = prompt.points is not None and not len(prompt.points)
+    return _BOX if only_box else _WORDS[prompt.kind]
 
 
 class SeedList(QTableWidget):

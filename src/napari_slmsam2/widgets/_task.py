@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.errors import DeviceMemoryError, DownloadError, SlmSam2Error
-from napari_slmsam2.core.events import Finished, FinishReason, PropagationEvent
+from napari_slmsam2.core.events import PropagationEvent
 from napari_slmsam2.core.intensity import DEFAULT_WINDOW
 from napari_slmsam2.core.prompts import PromptSet
 from napari_slmsam2.widgets._annotation import Annotation
@@ -70,13 +70,18 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class NotLoaded:
+    """A person ended the run while its model was on the way."""
+
+
+@dataclass(frozen=True, slots=True)
 class Broken:
     """The run ended early because of a defect of the program."""
 
     error: Exception
 
 
-RunEvent = PropagationEvent | Ready | Failed | Broken
+RunEvent = PropagationEvent | Ready | Failed | NotLoaded | Broken
 
 
 class RunControl:
@@ -105,6 +110,11 @@ class RunControl:
         """Whether the run is held."""
         return not self._go.is_set()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether a person ended the run."""
+        return self._stop.is_set()
+
     def note_download(self, done: int, total: int) -> None:
         """Remember how many bytes of the weights are there."""
         self.download = done, total
@@ -121,6 +131,8 @@ class Models:
     """Keeps the model that was used last, so that it is loaded once."""
 
     def __init__(self) -> None:
+        # A run and a click may ask for it at the same time.
+        self._lock = threading.Lock()
         self._key: tuple[object, ...] | None = None
         self._ready: ReadyModel | None = None
 
@@ -131,19 +143,20 @@ class Models:
             request.model, request.device, request.models_folder, config.precision,
             config.memory_dtype, config.image_size, config.memory_pooling,
         )  # fmt: skip
-        if self._ready is None or self._key != key:
-            from napari_slmsam2.engine.factory import make_segmenter
+        with self._lock:
+            if self._ready is None or self._key != key:
+                from napari_slmsam2.engine.factory import make_segmenter
 
-            self._ready = make_segmenter(
-                request.model,
-                device=request.device,
-                config=config,
-                folder=request.models_folder,
-                progress=control.note_download,
-                should_stop=control.should_stop,
-            )
-            self._key = key
-        return self._ready
+                self._ready = make_segmenter(
+                    request.model,
+                    device=request.device,
+                    config=config,
+                    folder=request.models_folder,
+                    progress=control.note_download,
+                    should_stop=control.should_stop,
+                )
+                self._key = key
+            return self._ready
 
 
 def run_events(
@@ -156,8 +169,8 @@ def run_events(
     try:
         yield from _events(annotation, request, models, control)
     except DownloadError as error:
-        if control.should_stop():
-            yield Finished(FinishReason.STOPPED)
+        if control.stopped or control.aborted():
+            yield NotLoaded()
         else:
             yield Failed(str(error))
     except SlmSam2Error as error:

@@ -12,6 +12,7 @@ from napari_slmsam2.widgets._choosers import LayerChooser, ModelChooser, wrapped
 from napari_slmsam2.widgets._icons import GlyphButton
 from napari_slmsam2.widgets._layout import button, folded, group, row, scrolled
 from napari_slmsam2.widgets._preferences import Preferences
+from napari_slmsam2.widgets._prompt_bar import PromptBar
 from napari_slmsam2.widgets._recovery_bar import RecoveryBar
 from napari_slmsam2.widgets._run_bar import RunBar
 from napari_slmsam2.widgets._seed_list import SeedList
@@ -50,12 +51,16 @@ class PanelView(QWidget):
             "", "Voxels are longest along this axis: its planes are the sharpest ones."
         )
         self.model = ModelChooser(preferences.model, preferences.device, preferences.models_folder)
+        self.prompt_bar = PromptBar()
         self.starts = button(
             "Starts here", "The selected label begins on this slice; again takes it back."
         )
         self.ends = button("Ends here", "The selected label ends on this slice; again: undone.")
         self.absent = button("Absent here", "The selected label is not on this slice.")
         self.seeds = SeedList()
+        self.take_labels = button(
+            "", "Every slice that holds a label becomes a seed, which is never overwritten."
+        )
         self.delete_seed = button("Delete seed", "Take the chosen seeds back; their pixels stay.")
         self.run_bar = RunBar()
         self.strip = QualityStrip()
@@ -65,11 +70,13 @@ class PanelView(QWidget):
         self.hint = wrapped_label()
         self.hint.setToolTip("Why this slice is worth a look.")
         self.undo_button = button(
-            "Undo run", "Take back the last run on all slices and labels, or the last mark."
+            "Undo run",
+            "Take back the last run on all slices and labels, or the last mark or click.",
         )
         self.redo_button = button("Redo run", "Bring back what was undone last.")
         self.save_button = button(
-            "Save labels ...", "NIfTI, TIFF, NRRD, MGH or NPY, with the geometry of the scan."
+            "Save labels ...",
+            "NIfTI, TIFF, OME-Zarr, NRRD, MGH or NPY, with the geometry of the scan.",
         )
         self.save_session_button = button(
             "Save session ...", "Seeds, settings, runs and labels in one file, to go on or replay."
@@ -97,7 +104,14 @@ class PanelView(QWidget):
                 self.new_labels,
                 self.model,
             ),
-            group("Seeds", row(self.starts, self.ends, self.absent), self.seeds, self.delete_seed),
+            group(
+                "Seeds",
+                self.prompt_bar,
+                row(self.starts, self.ends, self.absent),
+                self.take_labels,
+                self.seeds,
+                self.delete_seed,
+            ),
             group("Run", self.run_bar, row(self.undo_button, self.redo_button)),
             group("Quality", self.strip, self.next_button, self.hint),
             group(
@@ -109,8 +123,15 @@ class PanelView(QWidget):
             folded("Keys", "Keyboard shortcuts of this panel.", self.keys),
         ]
 
+    def show_labelled(self, n_slices: int) -> None:
+        """Offer to take labelled slices as seeds; hidden where there are none."""
+        one = n_slices == 1
+        what = "the labelled slice as a seed" if one else f"{n_slices} labelled slices as seeds"
+        self.take_labels.setText(f"Take {what}")
+        self.take_labels.setHidden(not n_slices)
+
     def show_undo(self, undo: str | None, redo: str | None) -> None:
-        """Say what can be undone and redone: ``run``, ``mark`` or nothing."""
+        """Say what can be undone and redone: ``run``, ``mark``, ``click`` or nothing."""
         for widget, verb, word in (
             (self.undo_button, "Undo", undo),
             (self.redo_button, "Redo", redo),

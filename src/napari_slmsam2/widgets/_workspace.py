@@ -12,7 +12,7 @@ from napari import Viewer
 from napari.layers import Image, Labels
 from qtpy.QtCore import QObject, Signal
 
-from napari_slmsam2.core.errors import GridMismatchError, SlmSam2Error
+from napari_slmsam2.core.errors import GridMismatchError, PromptError, SlmSam2Error
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.widgets._annotation import Annotation, SeenLabels
 from napari_slmsam2.widgets._grid import (
@@ -281,6 +281,51 @@ class Workspace(QObject):
             extent = self.annotation.extent_with(label, index, first=first)
             self._mark(label, extent=extent)
 
+    def take_labelled_slices(self) -> None:
+        """Every slice that holds a label becomes a seed of it."""
+        annotation = self.annotation
+        if annotation is None:
+            return
+        seeds: dict[int, dict[int, SlicePrompt | None]] = {}
+        for index in annotation.labelled_slices():
+            plane = annotation.plane(index)
+            for label in np.unique(plane[plane > 0]).tolist():
+                seed = SlicePrompt.from_mask(label, index, plane == label)
+                seeds.setdefault(label, {})[index] = seed
+        for label in sorted(seeds):
+            self._mark(label, seeds=seeds[label])
+
+    def set_clicks(self, prompt: SlicePrompt) -> None:
+        """Clicks, or a box, and the mask that was found for them become a seed.
+
+        What is a seed already, of another label or of another slice direction, keeps its pixels.
+
+        Raises
+        ------
+        PromptError
+            Nothing is left of the mask.
+        """
+        if self.stack is None:
+            return
+        annotation, sink = self.stack
+        label, index = prompt.label, prompt.index
+        plane = sink.read(index)
+        free = ~sink.kept(index) | (plane == label)
+        for other in annotation.prompts.on_slice(index):
+            if other.label != label and other.mask is not None:
+                free &= ~other.mask
+        if sink.layer.preserve_labels:
+            free &= (plane == 0) | (plane == label)
+        assert prompt.mask is not None
+        mask = prompt.mask & free
+        if not mask.any():
+            raise PromptError(
+                f"clicks of label {label} on slice {index}",
+                "all that they find belongs to other labels",
+                hint="Take those seeds back first, or click elsewhere.",
+            )
+        self._mark(label, seeds={index: prompt.answered(mask)}, word="click")
+
     def remove_seed(self, label: int, index: int) -> None:
         """Take a seed back; its pixels stay."""
         self._mark(label, seeds={index: None})
@@ -291,6 +336,7 @@ class Workspace(QObject):
         *,
         extent: tuple[int, int] | EllipsisType | None = ...,
         seeds: Mapping[int, SlicePrompt | None] | None = None,
+        word: str = "mark",
     ) -> None:
         """Say something about a label, so that it can be undone; ``...`` leaves its extent."""
         if self.stack is None:
@@ -298,7 +344,8 @@ class Workspace(QObject):
         annotation, sink = self.stack
         if extent is ...:
             extent = annotation.prompts.extents.get(label)
-        annotation.history.mark(Mark(label, extent, seeds or {}), annotation, sink)
+        mark = Mark(label, extent, seeds or {}, word=word)
+        annotation.history.mark(mark, annotation, sink)
         self.seeds_changed.emit()
 
 

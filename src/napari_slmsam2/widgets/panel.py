@@ -8,16 +8,20 @@ from typing import Any, Protocol
 from napari import Viewer
 from napari.layers import Image, Labels, Layer
 from napari.utils.notifications import show_info, show_warning
-from qtpy.QtCore import QEvent
+from qtpy.QtCore import QEvent, QTimer
 
 from napari_slmsam2.core.errors import GridMismatchError, SlmSam2Error
 from napari_slmsam2.widgets._files import Files
 from napari_slmsam2.widgets._first_view import FirstView
 from napari_slmsam2.widgets._keys import Shortcut, Shortcuts, show_keys
+from napari_slmsam2.widgets._layout import say
 from napari_slmsam2.widgets._preferences import read_preferences
+from napari_slmsam2.widgets._prompt_bar import BOX, POINTS
+from napari_slmsam2.widgets._prompting import Prompting
 from napari_slmsam2.widgets._runs import Runs
 from napari_slmsam2.widgets._seed_list import BEGINS, ENDS, rows_of
 from napari_slmsam2.widgets._seeds import SeedTracker
+from napari_slmsam2.widgets._task import RunRequest
 from napari_slmsam2.widgets._view import PanelView
 from napari_slmsam2.widgets._workspace import Workspace, describe_view
 
@@ -42,6 +46,13 @@ class AnnotateWidget(PanelView):
         self.runs = Runs(self, self.workspace, self.tracker)
         self.runner, self.scores = self.runs.runner, self.runs.scores
         self.first_view = FirstView(self.workspace, self.turn_view)
+        self.prompting = Prompting(
+            self.prompt_bar,
+            self.workspace,
+            self.tracker,
+            lambda: self.runner.models,
+            self._request_for_clicks,
+        )
         self._wire()
         self.shortcuts = Shortcuts(viewer, self._wanted_shortcuts())
         self.keys.setText("\n".join(f"{s.key}:  {s.title}" for s in self.shortcuts.bound))
@@ -50,6 +61,8 @@ class AnnotateWidget(PanelView):
             {
                 self.run_bar.go_button: self.runs.propagate_or_stop,
                 self.next_button: self.next_to_fix,
+                self.prompt_bar.points: self.click_points,
+                self.prompt_bar.box: self.draw_box,
                 self.starts: self.mark_start,
                 self.ends: self.mark_end,
                 self.absent: self.mark_absent,
@@ -59,12 +72,20 @@ class AnnotateWidget(PanelView):
         )
         self.files = Files(self, self.workspace, self.runner, self.tracker)
         self.files.opened.connect(self._show_target)
-        self._on_image(self.images.layer)
+        self._take_image(self.images.layer)
         self._show_target()
+        # napari's first Labels layer takes longer than all of the panel: it loads pandas. The
+        # panel is drawn before.
+        self._drawn = False
+        self._opening = QTimer(self)
+        self._opening.setSingleShot(True)
+        self._opening.timeout.connect(self._open)
+        self._opening.start(0)
         self._release = partial(
             _release,
             (
                 self.files,
+                self.prompting,
                 self.runs,
                 self.tracker,
                 self.first_view,
@@ -85,6 +106,7 @@ class AnnotateWidget(PanelView):
         self.starts.clicked.connect(self.mark_start)
         self.ends.clicked.connect(self.mark_end)
         self.absent.clicked.connect(self.mark_absent)
+        self.take_labels.clicked.connect(space.take_labelled_slices)
         self.seeds.jump.connect(space.go_to)
         self.seeds.delete.connect(self._delete_seed)
         self.delete_seed.clicked.connect(self.seeds.delete_selected)
@@ -103,11 +125,13 @@ class AnnotateWidget(PanelView):
             Shortcut("G", "Propagate, or stop", self.runs.propagate_or_stop),
             Shortcut("H", "Pause, or resume", self.runs.pause_or_resume),
             Shortcut("N", "Next slice to fix", self.next_to_fix),
+            Shortcut("Shift+C", "Click points, or paint", self.click_points),
+            Shortcut("Shift+B", "Draw a box, or paint", self.draw_box),
             Shortcut("Shift+S", "Starts here", self.mark_start),
             Shortcut("Shift+E", "Ends here", self.mark_end),
             Shortcut("Shift+X", "Absent here", self.mark_absent),
-            Shortcut("Ctrl+Alt+Z", "Undo run or mark", self.undo),
-            Shortcut("Ctrl+Alt+Shift+Z", "Redo run or mark", self.redo),
+            Shortcut("Ctrl+Alt+Z", "Undo run, mark or click", self.undo),
+            Shortcut("Ctrl+Alt+Shift+Z", "Redo run, mark or click", self.redo),
         ]
 
     # -- layers
@@ -116,10 +140,21 @@ class AnnotateWidget(PanelView):
         if layer is None and self.runner.running:
             show_warning("The image was removed: the run ends; its finished slices stay.")
             self.runner.stop()
+        self._take_image(layer)
+        self._make_first_labels()
+
+    def _take_image(self, layer: Layer | None) -> None:
         assert layer is None or isinstance(layer, Image)
         self.workspace.set_image(layer)
+
+    def _open(self) -> None:
+        if self._drawn or not self.isVisible():
+            self._make_first_labels()
+
+    def _make_first_labels(self) -> None:
         space = self.workspace
-        if isinstance(layer, Image) and space.problem is None and space.labels is None:
+        wanted = space.image is not None and space.problem is None and space.labels is None
+        if wanted and not self._closed:
             space.add_labels()
 
     def _on_labels(self, layer: Layer | None) -> None:
@@ -138,13 +173,11 @@ class AnnotateWidget(PanelView):
         text = ""
         if space.image is not None and space.view is not None:
             text = describe_view(space.image, space.view)
-        self.about_view.setText(text)
-        self.about_view.setVisible(bool(text))
+        say(self.about_view, text)
         problem = "" if space.problem is None else str(space.problem)
         if space.image is None:
             problem = "Open a 3D image to begin: File > Open, or drop a file on the canvas."
-        self.problem.setText(problem)
-        self.problem.setVisible(bool(problem))
+        say(self.problem, problem)
         needs_labels = space.labels is None or isinstance(space.problem, GridMismatchError)
         self.new_labels.setText(
             "Make a matching Labels layer" if needs_labels else "New Labels layer"
@@ -158,13 +191,15 @@ class AnnotateWidget(PanelView):
         if n:
             self.strip.set_current(space.index)
         self.runs.take_over()
-        self.hint.setText("")
+        say(self.hint, "")
         self._show_seeds()
 
     def _show_seeds(self) -> None:
         annotation, running = self.workspace.annotation, self.runner.running
         n = 0 if annotation is None else annotation.volume.n_slices
         self.seeds.set_rows([] if annotation is None else rows_of(annotation.prompts, n))
+        unseeded = annotation is not None and not len(annotation.prompts) and not running
+        self.show_labelled(len(annotation.labelled_slices()) if annotation and unseeded else 0)
         self.strip.set_seeds(self.workspace.seeded_slices())
         self.strip.set_quality(self.scores.lowest(annotation))
         ready = annotation is not None
@@ -173,14 +208,36 @@ class AnnotateWidget(PanelView):
         idle = ready and not running
         with_session = idle and annotation is not None and annotation.session is not None
         self.next_button.setEnabled(with_session)
-        steps: tuple[str | None, str | None] = (None, None)
-        if idle and annotation is not None:
-            steps = annotation.history.to_undo, annotation.history.to_redo
-        self.show_undo(*steps)
+        history = None if annotation is None else annotation.history
+        self.show_undo(
+            *(
+                None if word == "run" and running else word
+                for word in ((history.to_undo, history.to_redo) if history else (None, None))
+            )
+        )
         self.save_session_button.setEnabled(idle)
         self.open_session_button.setEnabled(not running and self.workspace.view is not None)
         self.run_bar.set_running(running, paused=self.runner.paused, resumable=self.runs.resumable)
         self.run_bar.go_button.setEnabled(idle)
+
+    # -- clicks and boxes
+
+    def click_points(self) -> None:
+        """Clicks on the canvas are points of the object; again: paint."""
+        self.prompting.toggle(POINTS)
+
+    def draw_box(self) -> None:
+        """Drags on the canvas are boxes around the object; again: paint."""
+        self.prompting.toggle(BOX)
+
+    def _request_for_clicks(self) -> RunRequest | str:
+        annotation, image = self.workspace.annotation, self.workspace.image
+        assert annotation is not None
+        assert image is not None
+        card = self.model.to_download
+        if card is not None:
+            return f"{card.title} is not on this computer: propagate once, or choose another model."
+        return self.read_request(annotation, image)
 
     # -- marks
 
@@ -221,37 +278,44 @@ class AnnotateWidget(PanelView):
             return
         found = self.scores.next_to_fix(self.workspace.annotation)
         if found is None:
-            self.hint.setText("No slice to suggest: propagate first.")
+            say(self.hint, "No slice to suggest: propagate first.")
             return
         self.workspace.go_to(found.index, found.label)
-        self.hint.setText(f"Slice {found.index}, label {found.label}: {found.reason}.")
+        say(self.hint, f"Slice {found.index}, label {found.label}: {found.reason}.")
 
     def undo(self) -> None:
-        """Take back the last run or mark."""
+        """Take back the last run, mark or click."""
         self._swap("undo")
 
     def redo(self) -> None:
-        """Bring back the run or mark that was undone last."""
+        """Bring back what was undone last."""
         self._swap("redo")
 
     def _swap(self, what: str) -> None:
         stack = self.workspace.stack
-        if stack is None or self.runner.running:
+        if stack is None:
             return
         self.tracker.flush()
         annotation, sink = stack
+        step = annotation.history.to_undo if what == "undo" else annotation.history.to_redo
+        if step == "run" and self.runner.running:
+            return
         swap = annotation.history.undo if what == "undo" else annotation.history.redo
         if swap(annotation, sink) is None:
-            show_info(f"There is no run or mark to {what}.")
+            show_info(f"There is nothing to {what}.")
             return
         sink.flush()
-        self.scores.take_over(annotation)
+        if not self.runner.running:
+            self.scores.take_over(annotation)
         self.workspace.seeds_changed.emit()
 
     # -- the end
 
     def event(self, event: QEvent) -> bool:
         """Let go of the viewer when the dock widget is closed: napari takes the panel out."""
+        if event.type() == QEvent.Type.Paint and not self._drawn:
+            self._drawn = True
+            self._opening.start(0)
         if event.type() == QEvent.Type.ParentChange and self.parent() is None:
             self.shut_down()
         return bool(super().event(event))

@@ -233,7 +233,7 @@ class QualityStrip(QWidget):
     def _text(self, strength: float = 1.0) -> QColor:
         """The colour of text, or one between it and the background."""
         palette = self.palette()
-        return _mix(palette.window().color(), palette.windowText().color(), strength)
+        return mix(palette.window().color(), palette.windowText().color(), strength)
 
     def _lanes(self) -> tuple[QRectF, QRectF, QRectF]:
         """Seeds above, bars, range below."""
@@ -275,7 +275,7 @@ class QualityStrip(QWidget):
             confidence = float(known[position])
             if confidence <= 1:
                 colour = _of_confidence(confidence, high)
-                painter.fillRect(cell, _mix(self._text(0.14), colour, 0.3))
+                painter.fillRect(cell, mix(self._text(0.14), colour, 0.3))
                 top = cell.bottom() - max(_MIN_BAR, confidence * cell.height())
                 painter.fillRect(
                     QRectF(cell.left(), top, cell.width(), cell.bottom() - top), colour
@@ -325,8 +325,8 @@ class QualityStrip(QWidget):
         painter.fillRect(QRectF(x - 1, top, 3, self.height() - top), self._text())
 
 
-def _mix(first: QColor, second: QColor, share: float) -> QColor:
-    """A colour between two."""
+def mix(first: QColor, second: QColor, share: float) -> QColor:
+    """A colour between two: ``share`` 0 is the first one."""
     return QColor.fromRgbF(
         *(
             (1 - share) * a + share * b
@@ -337,5 +337,5 @@ def _mix(first: QColor, second: QColor, share: float) -> QColor:
 
 def _of_confidence(confidence: float, high: QColor) -> QColor:
     if confidence < 0.5:
-        return _mix(_LOW, _MIDDLE, 2 * confidence)
-    return _mix(_MIDDLE, high, 2 * confidence - 1)
+        return mix(_LOW, _MIDDLE, 2 * confidence)
+    return mix(_MIDDLE, high, 2 * confidence - 1)

@@ -1,0 +1,126 @@
+"""Training in several processes that a launcher such as ``torchrun`` has started.
+
+Every process draws the same batch, computes its own part of it, and adds its gradients to those of
+the others; then all take the same step. The result is that of one process with the same batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from napari_slmsam2.core.errors import ConfigError
+from napari_slmsam2.engine.device import choose_device
+
+T = TypeVar("T")
+
+_PATIENCE = timedelta(hours=12)
+"""The first process may cut clips or judge for long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """The processes that train together; alone, there is one.
+
+    Attributes
+    ----------
+    rank, size : int
+    device : torch.device
+        Of this process.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes, judges and speaks."""
+        return self.rank == 0
+
+    def part(self, n: int) -> list[int]:
+        """Which of ``n`` things this process does.
+
+        Raises
+        ------
+        ConfigError
+            There are more processes than things.
+        """
+        if n < self.size:
+            raise ConfigError(
+                "batch", "is smaller than the number of processes", expected=self.size, found=n
+            )
+        return list(range(self.rank, n, self.size))
+
+    def total(self, value: Tensor) -> Tensor:
+        """A sum over all processes; gradients do not flow through it."""
+        if self.size == 1:
+            return value
+        summed = value.detach().clone()
+        dist.all_reduce(summed)
+        return summed
+
+    def add_up_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Give every process the sum of the gradients of all."""
+        if self.size == 1:
+            return
+        trained = [p for p in parameters if p.requires_grad]
+        there = torch.tensor([float(p.grad is not None) for p in trained], device=self.device)
+        dist.all_reduce(there)
+        used = [p for p, n in zip(trained, there.tolist(), strict=True) if n]
+        if not used:
+            return
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in used]
+        flat = torch.cat([grad.flatten() for grad in grads])
+        dist.all_reduce(flat)
+        parts = torch.split(flat, [p.numel() for p in used])
+        for parameter, part in zip(used, parts, strict=True):
+            parameter.grad = part.view_as(parameter).clone()
+
+    def agree(self, value: T) -> T:
+        """What the first process says."""
+        if self.size == 1:
+            return value
+        said: list[Any] = [value]
+        dist.broadcast_object_list(said, device=self.device)
+        found: T = said[0]
+        return found
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so."""
+        if self.size == 1:
+            return flag
+        return bool(self.total(torch.tensor(float(flag), device=self.device)) > 0)
+
+
+@contextmanager
+def joined(device: str = "auto") -> Iterator[Crew]:
+    """Join the processes that a launcher started; without one, work alone.
+
+    Parameters
+    ----------
+    device : str
+        See `choose_device`. Processes on one computer take one graphics card each.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield Crew(device=choose_device(device))
+        return
+    chosen = choose_device(device)
+    if chosen.type == "cuda" and device in ("auto", "cuda"):
+        chosen = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+        torch.cuda.set_device(chosen)
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=_PATIENCE)
+    try:
+        yield Crew(dist.get_rank(), size, chosen)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,224 @@
+"""The volumes to learn from: pairs of layers or of files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari import Viewer
+from napari.layers import Image, Labels
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QKeyEvent
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem
+
+from napari_slmsam2.core.errors import SlmSam2Error
+from napari_slmsam2.core.prompts import PromptSet
+from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.widgets._adapt_task import FilePair, OpenPair
+from napari_slmsam2.widgets._grid import (
+    SliceView,
+    StackArray,
+    axis_name,
+    check_same_grid,
+    make_volume,
+    view_on_screen,
+)
+from napari_slmsam2.widgets.panel import AnnotateWidget
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerPair:
+    """An image and its labels in the viewer, and the stack of slices to learn from.
+
+    Attributes
+    ----------
+    image : Image
+    labels : Labels
+    view : SliceView
+        As it was on screen when the pair was added.
+    """
+
+    image: Image
+    labels: Labels
+    view: SliceView
+
+    @classmethod
+    def on_screen(cls, image: Image, labels: Labels, viewer: Viewer) -> LayerPair:
+        """The slices that the sliders walk through.
+
+        Raises
+        ------
+        GridMismatchError, VolumeError
+            The labels do not lie on the image, or there are no slices.
+        """
+        check_same_grid(image, labels)
+        return cls(image, labels, view_on_screen(image, viewer.dims))
+
+    def describe(self) -> str:
+        """One sentence for the tooltip."""
+        volume = make_volume(self.image, self.view)
+        along = axis_name(self.view.layer_axis, self.image.axis_labels)
+        return f"{volume.n_slices} slices along axis {along}, as on screen when it was added."
+
+    def read(self, viewer: Viewer, *, seeds: bool) -> OpenPair:
+        """Copy the labels as they are now.
+
+        Parameters
+        ----------
+        viewer : Viewer
+        seeds : bool
+            Take the annotated slices only, where the panel "Annotate" knows which they are.
+        """
+        known = annotated(viewer, self.labels) if seeds else None
+        if known is not None:
+            return OpenPair(*known)
+        stack = StackArray(self.labels.data, self.view)
+        return OpenPair(make_volume(self.image, self.view), np.array(stack[(slice(None),) * 3]))
+
+
+def annotated(viewer: Viewer, labels: Labels) -> tuple[Volume, npt.NDArray[np.integer]] | None:
+    """The volume and the painted slices alone, where a panel is open on this layer."""
+    for widget in viewer.window.dock_widgets.values():
+        if not isinstance(widget, AnnotateWidget) or widget.workspace.labels is not labels:
+            continue
+        annotation = widget.workspace.annotation
+        if annotation is not None and any(p.mask is not None for p in annotation.prompts):
+            return annotation.volume, _painted(annotation.prompts, annotation.volume)
+    return None
+
+
+def _painted(prompts: PromptSet, volume: Volume) -> npt.NDArray[np.integer]:
+    found = np.zeros(volume.shape, np.int32)
+    for prompt in prompts:
+        if prompt.mask is not None:
+            found[volume.slicer(prompt.index)][prompt.mask] = prompt.label
+    return found
+
+
+Pair = LayerPair | FilePair
+
+
+class PairTable(QTableWidget):
+    """Image and labels of every pair; Delete takes the chosen ones out."""
+
+    changed = Signal()
+
+    def __init__(self, viewer: Viewer) -> None:
+        super().__init__(0, 2)
+        self._viewer = viewer
+        self._pairs: list[Pair] = []
+        self.setHorizontalHeaderLabels(["Image", "Labels"])
+        self.setToolTip("One to five volumes to learn from. Delete takes the chosen ones out.")
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.setWordWrap(False)
+        self.verticalHeader().hide()
+        self.verticalHeader().setDefaultSectionSize(22)
+        self.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        self.setFixedHeight(100)
+        viewer.layers.events.removed.connect(self._on_removed)
+
+    def let_go(self) -> None:
+        """Let go of viewer and layers."""
+        self._viewer.layers.events.removed.disconnect(self._on_removed)
+        self._set([])
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """What is shown."""
+        return tuple(self._pairs)
+
+    def add(self, pair: Pair) -> None:
+        """Add a pair; one that is there already is not added again."""
+        if not any(_names(pair) == _names(old) and _same(pair, old) for old in self._pairs):
+            self._set([*self._pairs, pair])
+
+    def remove_selected(self) -> None:
+        """Take the chosen pairs out; the only one also where it is not chosen."""
+        chosen = {index.row() for index in self.selectedIndexes()}
+        if len(self._pairs) == 1:
+            chosen = {0}
+        self._set([pair for row, pair in enumerate(self._pairs) if row not in chosen])
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802 - Qt's name
+        """Delete and Backspace take the chosen pairs out."""
+        if event.key() in (Qt.Key.Key_Delete, Qt.Key.Key_Backspace):
+            self.remove_selected()
+        else:
+            super().keyPressEvent(event)
+
+    def _on_removed(self, event: Any) -> None:
+        gone = event.value
+        kept = [
+            pair
+            for pair in self._pairs
+            if isinstance(pair, FilePair) or gone not in (pair.image, pair.labels)
+        ]
+        if len(kept) < len(self._pairs):
+            self._set(kept)
+
+    def _set(self, pairs: Sequence[Pair]) -> None:
+        for layer in _layers(self._pairs):
+            layer.events.name.disconnect(self._show)
+        self._pairs = list(pairs)
+        for layer in _layers(self._pairs):
+            layer.events.name.connect(self._show)
+        self._show()
+        self.changed.emit()
+
+    def _show(self, event: Any = None) -> None:
+        self.clearSelection()
+        self.setRowCount(len(self._pairs))
+        for row, pair in enumerate(self._pairs):
+            tips = (
+                (str(pair.image), str(pair.labels))
+                if isinstance(pair, FilePair)
+                else (pair.describe(),) * 2
+            )
+            for column, (name, tip) in enumerate(zip(_names(pair), tips, strict=True)):
+                item = QTableWidgetItem(name)
+                item.setToolTip(tip)
+                self.setItem(row, column, item)
+
+
+def read_pairs(
+    pairs: Sequence[Pair], viewer: Viewer, *, seeds: bool
+) -> tuple[OpenPair | FilePair, ...]:
+    """What a worker needs of the pairs."""
+    return tuple(
+        pair if isinstance(pair, FilePair) else pair.read(viewer, seeds=seeds) for pair in pairs
+    )
+
+
+def first_pair(viewer: Viewer) -> LayerPair | None:
+    """The topmost labels with a label in them, and their image."""
+    for labels in reversed(viewer.layers):
+        if not isinstance(labels, Labels) or labels.multiscale or not np.any(labels.data):
+            continue
+        for image in reversed(viewer.layers):
+            if isinstance(image, Image):
+                try:
+                    return LayerPair.on_screen(image, labels, viewer)
+                except SlmSam2Error:
+                    continue
+    return None
+
+
+def _layers(pairs: Sequence[Pair]) -> list[Image | Labels]:
+    """Every layer once."""
+    layers = [x for p in pairs if isinstance(p, LayerPair) for x in (p.image, p.labels)]
+    return list({id(layer): layer for layer in layers}.values())
+
+
+def _names(pair: Pair) -> tuple[str, str]:
+    return pair.image.name, pair.labels.name
+
+
+def _same(one: Pair, other: Pair) -> bool:
+    if isinstance(one, LayerPair) and isinstance(other, LayerPair):
+        return one.labels is other.labels and one.image is other.image and one.view == other.view
+    return one == other

@@ -1,0 +1,100 @@
+"""The same training, in one process or in each of several that ``torchrun`` starts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from napari_slmsam2.core.config import ModelConfig
+from napari_slmsam2.engine.models import LoadedNetwork, load_network
+from napari_slmsam2.engine.network import SliceNetwork
+from napari_slmsam2.training import trainees
+from napari_slmsam2.training.adapt import Adaptation
+from napari_slmsam2.training.crew import Crew, joined
+from napari_slmsam2.training.lessons import cut_lessons, plan_course
+from napari_slmsam2.training.memory_clips import ClipDrawer
+from napari_slmsam2.training.memory_trainer import MemoryTrainer
+from napari_slmsam2.training.recipes import PaperRecipe, get_recipe
+from napari_slmsam2.training.scans import LabelledScan, read_pair
+from napari_slmsam2.training.trainer import Trainer, TrainingPlan, train
+
+TINY = ModelConfig(
+    image_size=64,
+    embed_dim=16,
+    stages=(1, 1, 2, 1),
+    global_attention_blocks=(3,),
+    model_dim=32,
+    memory_dim=16,
+    attention_layers=1,
+    feedforward_dim=32,
+    decoder_mlp_dim=32,
+    iou_head_dim=16,
+    short_memory_slices=1,
+)
+
+RATES = {"adapted": 4e-4, "trained": 1.5e-3, "tuned": 1e-4}
+"""Learning rates: about what a step changes every weight by."""
+
+
+def work(crew: Crew, data: Path, out: Path) -> None:
+    """Train three networks; the first process writes what came of them into ``out``.
+
+    In float32: in bfloat16 the parts of a batch are rounded otherwise than the whole.
+    """
+    trainees.choose_dtype = lambda device, **options: torch.float32
+    scan = read_pair(data / "image0.nii.gz", data / "labels0.nii.gz")
+    base = load_network(data / "base.safetensors")
+    _adapt(crew, scan, base, out)
+    _train(crew, scan, base, out)
+    _fine_tune(crew, scan, out)
+
+
+def _adapt(crew: Crew, scan: LabelledScan, base: LoadedNetwork, out: Path) -> None:
+    recipe = get_recipe("quick").replace(
+        minutes=30.0, clips=8, steps=4, fewest_steps=1, judgements=2, batch_size=4,
+        learning_rate=RATES["adapted"],
+    )  # fmt: skip
+    job = Adaptation([scan], base, recipe, crew=crew, checkpoint=out / "checkpoint.pt")
+    job.prepare()
+    report = job.run()
+    if crew.leads:
+        save_file(job._run.trainer.averaged.state_dict(), out / "adapted.safetensors")
+        (out / "curve.txt").write_text(repr([(p.step, round(p.dice, 4)) for p in report.curve]))
+
+
+def _train(crew: Crew, scan: LabelledScan, base: LoadedNetwork, out: Path) -> None:
+    clips = cut_lessons(plan_course([scan], 0), base.network, 8, 0)
+    plan = TrainingPlan(
+        steps=4, batch_size=5, learning_rate=RATES["trained"], precision="float32", warm_up=1
+    )
+    trainer = Trainer(base.network.config, plan, clips, crew.device, crew)
+    train(trainer, out / "run", clips, validate_every=2, report=lambda line: None)
+    if crew.leads:
+        save_file(trainer.network.state_dict(), out / "trained.safetensors")
+
+
+def _fine_tune(crew: Crew, scan: LabelledScan, out: Path) -> None:
+    torch.manual_seed(0)
+    recipe = get_recipe("paper").replace(
+        clip_slices=3,
+        corrections=1,
+        learning_rate=RATES["tuned"],
+        encoder_rate=RATES["tuned"],
+        clip_norm=1.0,
+    )
+    assert isinstance(recipe, PaperRecipe)
+    clips = ClipDrawer(plan_course([scan], 0).lessons, recipe, 64, crew.device)
+    trainer = MemoryTrainer(SliceNetwork(TINY), recipe, clips, steps=3, batch_size=3, crew=crew)
+    losses = [trainer.advance()["loss"] for _ in range(3)]
+    if crew.leads:
+        save_file(trainer.network.state_dict(), out / "tuned.safetensors")
+        (out / "losses.txt").write_text(" ".join(f"{loss:.5f}" for loss in losses))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with joined("cpu") as joined_crew:
+        work(joined_crew, Path(sys.argv[1]), Path(sys.argv[2]))
