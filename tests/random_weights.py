@@ -5,7 +5,22 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from napari_slmsam2.core.config import ModelConfig
 from napari_slmsam2.engine.network import SliceNetwork
+
+TINY = ModelConfig(
+    image_size=64,
+    embed_dim=16,
+    stages=(1, 1, 2, 1),
+    global_attention_blocks=(3,),
+    model_dim=32,
+    memory_dim=16,
+    attention_layers=1,
+    feedforward_dim=32,
+    decoder_mlp_dim=32,
+    iou_head_dim=16,
+    short_memory_slices=1,
+)
 
 
 def randomise(network: SliceNetwork, seed: int) -> None:

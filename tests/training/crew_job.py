@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from napari_slmsam2.core.config import ModelConfig
 from napari_slmsam2.engine.models import LoadedNetwork, load_network
 from napari_slmsam2.engine.network import SliceNetwork
 from napari_slmsam2.training import trainees
@@ -20,20 +19,7 @@ from napari_slmsam2.training.memory_trainer import MemoryTrainer
 from napari_slmsam2.training.recipes import PaperRecipe, get_recipe
 from napari_slmsam2.training.scans import LabelledScan, read_pair
 from napari_slmsam2.training.trainer import Trainer, TrainingPlan, train
-
-TINY = ModelConfig(
-    image_size=64,
-    embed_dim=16,
-    stages=(1, 1, 2, 1),
-    global_attention_blocks=(3,),
-    model_dim=32,
-    memory_dim=16,
-    attention_layers=1,
-    feedforward_dim=32,
-    decoder_mlp_dim=32,
-    iou_head_dim=16,
-    short_memory_slices=1,
-)
+from tests.random_weights import TINY
 
 RATES = {"adapted": 4e-4, "trained": 1.5e-3, "tuned": 1e-4}
 """Learning rates: about what a step changes every weight by."""

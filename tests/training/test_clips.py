@@ -139,8 +139,8 @@ def test_a_sweep_arrives_where_inference_does(feedback):
         bank.add(MemoryEntry(index, False, found.content))
         assert found.content.window == arrivals[index].window
         np.testing.assert_array_equal(found.content.carried, arrivals[index].carried)
-    grown = (arrivals[14].carried > 0).sum() / (by_flow[14].carried > 0).sum()
-    assert (grown > 1.02) == (feedback > 0)
+    areas = [(x[14].carried > 0).sum() / x[14].window.zoom ** 2 for x in (arrivals, by_flow)]
+    assert (areas[0] / areas[1] > 1.1) == (feedback > 0)
 
 
 def test_scenarios_cover_what_people_do():

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from napari_slmsam2.core.config import ModelConfig
 from napari_slmsam2.core.errors import ConfigError, DeviceMemoryError
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.segmenter import MemoryBank, MemoryEntry
@@ -29,22 +28,9 @@ from napari_slmsam2.training.memory_trainer import MemoryTrainer, groups_of
 from napari_slmsam2.training.recipes import PaperRecipe, get_recipe
 from napari_slmsam2.training.scans import read_pair
 from tests.labelled_files import write_pair
-from tests.random_weights import randomise
+from tests.random_weights import TINY, randomise
 
 CPU = torch.device("cpu")
-TINY = ModelConfig(
-    image_size=64,
-    embed_dim=16,
-    stages=(1, 1, 2, 1),
-    global_attention_blocks=(3,),
-    model_dim=32,
-    memory_dim=16,
-    attention_layers=1,
-    feedforward_dim=32,
-    decoder_mlp_dim=32,
-    iou_head_dim=16,
-    short_memory_slices=1,
-)
 PAPER = get_recipe("paper")
 assert isinstance(PAPER, PaperRecipe)
 SHORT = PAPER.replace(

@@ -97,12 +97,14 @@ def train_in_rounds(
             trainer = Trainer(config, plan, clips, crew.device, crew)
             if rounds.start is not None:
                 trainer.start_from(read_network(rounds.start, config))
-        trainer.use(clips)
+            held_out = read_shards(folder, "held-out")
+        else:
+            trainer.use(clips)
         until = plan.steps * (number + 1) // rounds.rounds
         train(
             trainer,
             out,
-            read_shards(folder, "held-out"),
+            held_out,
             until=until,
             validate_every=max(1, min(VALIDATE_EVERY, until // 4)),
             seconds=None if seconds is None else seconds - (time.monotonic() - started),

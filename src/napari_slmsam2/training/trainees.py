@@ -190,9 +190,7 @@ class WindowTrainee:
             gentle=True,
         )
         trainer = Trainer(self._config, plan, self._clips, device, self._crew)
-        state = self.network.state_dict()
-        trainer.network.load_state_dict(state)
-        trainer.averaged.load_state_dict(state)
+        trainer.start_from(self.network)
         for name, parameter in trainer.network.named_parameters():
             parameter.requires_grad_(recipe.trains(name))
         return trainer
