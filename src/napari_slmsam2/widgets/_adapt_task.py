@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_slmsam2.core.errors import ConfigError, DeviceMemoryError, DownloadError, SlmSam2Error
+from napari_slmsam2.core.errors import ConfigError, DownloadError, SlmSam2Error
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.training.recipes import AdaptRecipe
-from napari_slmsam2.widgets._task import Broken, Failed, RunControl
+from napari_slmsam2.widgets._task import Broken, Failed, RunControl, failure_of
 
 if TYPE_CHECKING:
     from napari_slmsam2.training.adapt import Adaptation, AdaptProgress
@@ -188,12 +188,8 @@ def _told(work: Callable[[], AdaptEnd], control: RunControl) -> AdaptEnd:
         return work()
     except DownloadError as error:
         return Cancelled() if control.should_stop() else Failed(str(error))
-    except SlmSam2Error as error:
-        return Failed(str(error))
-    except MemoryError as error:
-        return Failed(str(DeviceMemoryError("this computer", f"ran out of memory ({error})")))
     except Exception as error:  # noqa: BLE001 - a worker that raises may end without a signal
-        return Broken(error)
+        return failure_of(error)
 
 
 def _prepare(request: AdaptRequest, control: RunControl, tell: Tell) -> Prepared | Cancelled:

@@ -24,6 +24,7 @@ from napari_slmsam2.widgets._adapt_pairs import PairTable
 from napari_slmsam2.widgets._adapt_preview import SlicePreview
 from napari_slmsam2.widgets._adapt_result import ScoreTable
 from napari_slmsam2.widgets._choosers import LayerChooser, shrinkable, wrapped_label
+from napari_slmsam2.widgets._closing import ClosingWidget
 from napari_slmsam2.widgets._icons import GlyphButton
 from napari_slmsam2.widgets._layout import button, group, row, say, scrolled
 from napari_slmsam2.widgets._preferences import Preferences
@@ -35,7 +36,7 @@ _TRAINED = {
 }
 
 
-class AdaptView(QWidget):
+class AdaptView(ClosingWidget):
     """The controls, and what they say; without any behaviour.
 
     Parameters

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari_slmsam2.core.errors import DeviceMemoryError, SlmSam2Error
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.widgets._annotation import Annotation
-from napari_slmsam2.widgets._task import Broken, Failed, Models, RunControl, RunRequest
+from napari_slmsam2.widgets._task import (
+    Broken,
+    Failed,
+    Models,
+    RunControl,
+    RunRequest,
+    failure_of,
+)
 
 if TYPE_CHECKING:
     from napari_slmsam2.engine.answers import SliceAnswers
@@ -36,12 +42,8 @@ class Finder:
         """
         try:
             return self._find(models, control, annotation, request, prompt)
-        except SlmSam2Error as error:
-            return Failed(str(error))
-        except MemoryError as error:
-            return Failed(str(DeviceMemoryError("this computer", f"ran out of memory ({error})")))
         except Exception as error:  # noqa: BLE001 - a worker that raises may end without a signal
-            return Broken(error)
+            return failure_of(error)
 
     def _find(
         self,

@@ -173,12 +173,17 @@ def run_events(
             yield NotLoaded()
         else:
             yield Failed(str(error))
-    except SlmSam2Error as error:
-        yield Failed(str(error))
-    except MemoryError as error:
-        yield Failed(str(DeviceMemoryError("this computer", f"ran out of memory ({error})")))
     except Exception as error:  # noqa: BLE001 - a worker that raises may end without a signal
-        yield Broken(error)
+        yield failure_of(error)
+
+
+def failure_of(error: Exception) -> Failed | Broken:
+    """How the window is told of an error of a worker."""
+    if isinstance(error, SlmSam2Error):
+        return Failed(str(error))
+    if isinstance(error, MemoryError):
+        return Failed(str(DeviceMemoryError("this computer", f"ran out of memory ({error})")))
+    return Broken(error)
 
 
 def _events(

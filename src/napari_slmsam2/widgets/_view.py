@@ -9,6 +9,7 @@ from qtpy.QtWidgets import QFormLayout, QWidget
 from napari_slmsam2.core.intensity import IntensityWindow
 from napari_slmsam2.widgets._annotation import Annotation
 from napari_slmsam2.widgets._choosers import LayerChooser, ModelChooser, wrapped_label
+from napari_slmsam2.widgets._closing import ClosingWidget
 from napari_slmsam2.widgets._icons import GlyphButton
 from napari_slmsam2.widgets._layout import button, folded, group, row, scrolled
 from napari_slmsam2.widgets._preferences import Preferences
@@ -23,7 +24,7 @@ from napari_slmsam2.widgets.quality_strip import QualityStrip
 _LIMITS = "{:.9g},{:.9g}"
 
 
-class PanelView(QWidget):
+class PanelView(ClosingWidget):
     """The controls, and what they say; without any behaviour.
 
     Parameters

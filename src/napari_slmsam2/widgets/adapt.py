@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from napari import Viewer
 from napari.layers import Image, Labels
 from napari.utils.notifications import show_error, show_info, show_warning
-from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QFileDialog, QMessageBox
 
 from napari_slmsam2.core.errors import ConfigError, SlmSam2Error
@@ -55,7 +53,6 @@ class AdaptWidget(AdaptView):
         super().__init__(viewer, read_preferences())
         self.viewer = viewer
         self.runner = AdaptRunner(self)
-        self._closed = False
         self._unsaved: Unsaved | None = None
         self._named = False
         self._wire()
@@ -65,10 +62,7 @@ class AdaptWidget(AdaptView):
         self._suggest_name()
         self._show_state()
         self.show_idle("")
-        parts = (self.runner, self.pairs, self.images, self.labels, self.manager)
-        self._release = partial(_release, parts)
-        # A window may be deleted without the panel ever being closed.
-        self.destroyed.connect(self._release)
+        self.release_at_end(self.runner, self.pairs, self.images, self.labels, self.manager)
 
     def _wire(self) -> None:
         self.add_layers.clicked.connect(self.add_chosen_layers)
@@ -314,26 +308,8 @@ class AdaptWidget(AdaptView):
 
     # -- the end
 
-    def event(self, event: QEvent) -> bool:
-        """Let go of the viewer when the dock widget is closed: napari takes the panel out."""
-        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            self.shut_down()
-        return bool(super().event(event))
-
     def shut_down(self) -> None:
         """End the work, of which the best is kept, and let go of viewer and layers."""
-        if self._closed:
-            return
-        self._closed = True
-        self.destroyed.disconnect(self._release)
-        news.changed.disconnect(self._on_news)
-        self._release()
-
-
-class _Part(Protocol):
-    def let_go(self) -> None: ...
-
-
-def _release(parts: tuple[_Part, ...], destroyed: object = None) -> None:
-    for part in parts:
-        part.let_go()
+        if not self._closed:
+            news.changed.disconnect(self._on_news)
+        super().shut_down()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from napari import Viewer
 from napari.layers import Image, Labels, Layer
@@ -40,7 +39,6 @@ class AnnotateWidget(PanelView):
         viewer: Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
         super().__init__(viewer, read_preferences())
         self.viewer = viewer
-        self._closed = False
         self.workspace = Workspace(viewer, self)
         self.tracker = SeedTracker(self.workspace)
         self.runs = Runs(self, self.workspace, self.tracker)
@@ -81,22 +79,17 @@ class AnnotateWidget(PanelView):
         self._opening.setSingleShot(True)
         self._opening.timeout.connect(self._open)
         self._opening.start(0)
-        self._release = partial(
-            _release,
-            (
-                self.files,
-                self.prompting,
-                self.runs,
-                self.tracker,
-                self.first_view,
-                self.workspace,
-                self.images,
-                self.labels,
-                self.shortcuts,
-            ),
+        self.release_at_end(
+            self.files,
+            self.prompting,
+            self.runs,
+            self.tracker,
+            self.first_view,
+            self.workspace,
+            self.images,
+            self.labels,
+            self.shortcuts,
         )
-        # A window may be deleted without the panel ever being closed.
-        self.destroyed.connect(self._release)
 
     def _wire(self) -> None:
         space, bar = self.workspace, self.run_bar
@@ -312,27 +305,8 @@ class AnnotateWidget(PanelView):
     # -- the end
 
     def event(self, event: QEvent) -> bool:
-        """Let go of the viewer when the dock widget is closed: napari takes the panel out."""
+        """Make the Labels layer when the panel was drawn for the first time."""
         if event.type() == QEvent.Type.Paint and not self._drawn:
             self._drawn = True
             self._opening.start(0)
-        if event.type() == QEvent.Type.ParentChange and self.parent() is None:
-            self.shut_down()
-        return bool(super().event(event))
-
-    def shut_down(self) -> None:
-        """Stop the run and let go of viewer and layers; the labels stay."""
-        if self._closed:
-            return
-        self._closed = True
-        self.destroyed.disconnect(self._release)
-        self._release()
-
-
-class _Part(Protocol):
-    def let_go(self) -> None: ...
-
-
-def _release(parts: tuple[_Part, ...], destroyed: object = None) -> None:
-    for part in parts:
-        part.let_go()
+        return super().event(event)
