@@ -16,7 +16,6 @@ from napari_slmsam2.engine.window_cues import (
     known_masks,
     measure_cues,
     read_logits,
-    window_flow,
     window_for,
 )
 
@@ -57,17 +56,6 @@ def test_a_window_of_the_whole_slice_shows_all_of_it():
     window = window_for(mask, WindowConfig(follow="slice"))
     assert window.side == 90
     assert window_for(np.zeros((60, 90), bool), WindowConfig()) is None
-
-
-def test_the_flow_is_measured_in_pixels_of_the_window():
-    rng = np.random.default_rng(0)
-    texture = rng.standard_normal((30, 30))
-    field = np.kron(texture, np.ones((4, 4)))[:100, :100].astype(np.float32)
-    field = np.asarray(0.5 + 0.2 * sum(np.roll(field, i, 0) for i in range(4)) / 4, np.float32)
-    here, before = field[10:90, 10:90], field[12:92, 10:90]
-    flow = window_flow(here, before)
-    assert np.median(flow[0][20:60, 20:60]) == pytest.approx(-2.0, abs=0.4)
-    assert np.median(flow[1][20:60, 20:60]) == pytest.approx(0.0, abs=0.4)
 
 
 def test_the_prior_is_the_interpolation_between_annotated_slices():

@@ -101,12 +101,15 @@ def test_the_next_slice_is_looked_at():
     assert not np.array_equal(first[8], second[8])
 
 
-@pytest.mark.parametrize(("contrast", "grows"), [(0.5, True), (0.0, False)])
-def test_corrections_are_carried_on_where_the_object_can_be_told_apart(contrast, grows):
+@pytest.mark.parametrize(
+    ("contrast", "dots", "grows"), [(0.5, 0.5, True), (0.0, 0.5, False), (0.0, 0.015, True)]
+)
+def test_corrections_are_carried_on_unless_the_slice_is_full_of_look_alikes(contrast, dots, grows):
     """A network that always adds to the mask: pixel for pixel it grows, or stays one step ahead."""
     mask = np.repeat(ball()[6:7], 12, axis=0)
     rng = np.random.default_rng(0)
-    image = 0.3 + contrast * mask + 0.1 * np.repeat(rng.random(mask[:1].shape), 12, axis=0)
+    structure = rng.random(mask[0].shape) < dots
+    image = 0.3 + contrast * mask + 0.1 * np.repeat(structure[None], 12, axis=0)
     network = untrained(present=9.0, feedback=0.5)
     network.out[1].bias.data.fill_(2.0)
     session = new_session(image.astype(np.float32), network)

@@ -111,6 +111,7 @@ def test_a_clip_can_start_where_the_flow_arrives():
     clip = cut_clip(image, mask, SPACING, scenario, CONFIG, arrival=arrivals[9])
     plain = cut_clip(image, mask, SPACING, scenario, CONFIG)
     assert clip.drifted
+    assert clip.feedback == pytest.approx(1.0)
     assert not plain.drifted
     assert 0.85 < dice(clip.start > 0, clip.distances[0] > 0) < 1
     assert dice(plain.start > 0, plain.distances[0] > 0) > 0.99

@@ -1,6 +1,7 @@
 """The trainer: it learns, stops and goes on exactly, and its clips come from real files."""
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -95,6 +96,8 @@ def confident(growth=1.5):
 def test_corrections_are_carried_on_by_the_share_of_the_feedback(clips):
     network = confident()
     batch = make_batch(clips, np.arange(8), 48, device=CPU, generator=None)
+    needed = torch.tensor([1.0, 0.0] * 4)[:, None, None]
+    batch = replace(batch, feedback=needed)
     with torch.no_grad():
         steps = list(roll_out(network, batch))
         third = list(roll_out(network, batch, [2]))
@@ -103,8 +106,9 @@ def test_corrections_are_carried_on_by_the_share_of_the_feedback(clips):
     assert len(third) == 1
     torch.testing.assert_close(third[0].output.logits, steps[2].output.logits)
     torch.testing.assert_close(steps[0].output.logits, alone[0].output.logits)
+    torch.testing.assert_close(steps[2].output.logits[1::2], alone[2].output.logits[1::2])
     middle = (alone[2].output.logits - 1.5).abs() < 3
-    grown = (steps[2].output.logits - alone[2].output.logits)[middle]
+    grown = (steps[2].output.logits - alone[2].output.logits)[middle & (needed > 0)]
     assert grown.mean() == pytest.approx(2 * 0.5 * 1.5, abs=0.1)
 
 

@@ -18,7 +18,6 @@ from napari_slmsam2.engine.interpolate import (
     interpolated_logits,
     signed_distance,
 )
-from napari_slmsam2.engine.optical_flow import dense_flow, resample
 from napari_slmsam2.engine.taper import find_taper
 from napari_slmsam2.engine.window import FollowingWindow
 
@@ -30,9 +29,6 @@ LOGITS_PER_PIXEL = 2.0
 
 MAX_LOGIT = 8.0
 """Logits are carried from slice to slice within this bound."""
-
-FLOW_SCALE = 0.7
-"""Size of the images between which the flow is computed, over the size of the window."""
 
 N_CUES = 9
 AREA_CUE = 5
@@ -80,25 +76,6 @@ def window_for(mask: Mask, config: WindowConfig) -> FollowingWindow | None:
     height, width = mask.shape
     side = float(max(height, width))
     return FollowingWindow((height - 1) / 2, (width - 1) / 2, side, config.window_size)
-
-
-def window_flow(here: Image, before: Image) -> npt.NDArray[np.float32]:
-    """Optical flow that carries ``before`` onto ``here``.
-
-    Parameters
-    ----------
-    here, before : ndarray of float32, shape (N, N)
-        The same window of two slices, with the contrast of the seed.
-
-    Returns
-    -------
-    ndarray of float32, shape (2, N, N)
-        ``(row, column)`` displacement in pixels of the window.
-    """
-    size = here.shape[0]
-    small = round(FLOW_SCALE * size)
-    flow = dense_flow(resample(here, (small, small)), resample(before, (small, small)))
-    return np.stack([resample(part, (size, size)) for part in flow]) * np.float32(size / small)
 
 
 def follow(

@@ -211,7 +211,7 @@ class WindowNetwork(nn.Module):
         return torch.cat(parts, dim=1)
 
 
-def carried_on(moved: Field, found: Field, share: float) -> Field:
+def carried_on(moved: Field, found: Field, share: float | Field) -> Field:
     """What goes on to the next slice: the carried mask, and a part of the correction.
 
     The correction is bounded, so that one slice on which the network is wrong does not lose the
@@ -223,8 +223,8 @@ def carried_on(moved: Field, found: Field, share: float) -> Field:
         Mask logits that the flow has carried here.
     found : ndarray or Tensor of float32
         Those of the network.
-    share : float
-        ``WindowConfig.feedback``.
+    share : float, or Tensor of shape (B, 1, 1)
+        ``WindowConfig.feedback``, as far as the object needs it.
     """
     correction = found.clip(-MAX_LOGIT, MAX_LOGIT) - moved
     correction = correction.clip(-FEEDBACK_LIMIT, FEEDBACK_LIMIT)

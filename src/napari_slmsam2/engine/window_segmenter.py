@@ -17,8 +17,9 @@ from napari_slmsam2.engine.appearance import Appearance
 from napari_slmsam2.engine.clicks import seed_mask
 from napari_slmsam2.engine.device import computing
 from napari_slmsam2.engine.interpolate import EDGE_SHARPNESS, mask_stability, signed_distance
-from napari_slmsam2.engine.optical_flow import warp
+from napari_slmsam2.engine.optical_flow import dense_flow, warp
 from napari_slmsam2.engine.presence import Cues
+from napari_slmsam2.engine.seed_view import SeedView, ring_width
 from napari_slmsam2.engine.taper import find_taper
 from napari_slmsam2.engine.window import FollowingWindow
 from napari_slmsam2.engine.window_cues import (
@@ -31,7 +32,6 @@ from napari_slmsam2.engine.window_cues import (
     known_masks,
     measure_cues,
     read_logits,
-    window_flow,
     window_for,
 )
 from napari_slmsam2.engine.window_network import (
@@ -45,11 +45,6 @@ Image = npt.NDArray[np.float32]
 
 NETWORK_SHARE = 0.5
 """Weight of the network against `Cues` in the logit of presence."""
-
-ALIKE, DISTINCT = 0.2, 0.35
-"""Separability of object and surround (total variation distance of their intensities on the seed)
-up to which nothing, and from which on all, of ``config.feedback`` is carried on. Beside neighbours
-that look the same, as neurites in electron microscopy, the flow keeps an object better."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,6 +84,8 @@ class SweepState:
         Mean log likelihood ratio inside it.
     area : int
         Of the object on the seed, in pixels.
+    feedback : float
+        Share of a correction that is carried on.
     memory : SeedMemory
     seeds : tuple of int
         The annotated slices in the memory.
@@ -101,6 +98,7 @@ class SweepState:
     look: Appearance
     fit: float
     area: int
+    feedback: float
     memory: SeedMemory
     seeds: tuple[int, ...]
 
@@ -150,7 +148,6 @@ class WindowSegmenter:
         self.name = name
         self.config = network.config
         self._network = network.to(device).eval()
-        self._ring = 0.3 * self.config.window_size / self.config.window_margin
         self._device, self._dtype, self._threshold = device, dtype, threshold
 
     def encode_image(self, image: npt.NDArray[np.float32]) -> Image:
@@ -228,7 +225,7 @@ class WindowSegmenter:
             )
         window, contrast = state.window, state.contrast
         images = np.stack([contrast.apply(window.read(i)) for i in (state.image, image, ahead)])
-        flow = window_flow(images[1], images[0])
+        flow = dense_flow(images[1], images[0])
         taper = find_taper(areas, index, direction, extent, context.spacing)
         aligned, moved = warp(images[0], flow), warp(state.carried, flow)
         met = Cues.measure(
@@ -240,7 +237,7 @@ class WindowSegmenter:
             area=state.area,
             travel=taper.travel(index),
             zoom=window.zoom,
-            ring=self._ring,
+            ring=ring_width(self.config),
         )
         masks = known_masks({i: seed.mask for i, seed in seeds.items()}, extent)
         return _View(
@@ -257,24 +254,17 @@ class WindowSegmenter:
     def _start(
         self, seed: SeedState, seeds: dict[int, SeedState], chosen: tuple[int, ...]
     ) -> SweepState:
-        distance = signed_distance(seed.mask)
-        window = window_for(seed.mask, self.config)
-        assert window is not None
-        contrast = Contrast.measure(seed.image, distance)
-        logits = np.clip(read_logits(distance, window), -MAX_LOGIT, MAX_LOGIT)
-        here = contrast.apply(window.read(seed.image))
-        level = read_logits(distance, window) / np.float32(LOGITS_PER_PIXEL)
-        look = Appearance.measure(here, level, self._ring)
-        fit = float(look.log_ratio(here)[level > 0].mean()) if (level > 0).any() else 0.0
+        view = SeedView.measure(seed.image, seed.mask, self.config)
         return SweepState(
             image=seed.image,
-            window=window,
-            carried=logits,
-            contrast=contrast,
-            look=look,
-            fit=fit,
+            window=view.window,
+            carried=np.clip(view.logits, -MAX_LOGIT, MAX_LOGIT),
+            contrast=view.contrast,
+            look=view.look,
+            fit=view.fit,
             area=seed.area,
-            memory=self._remember(seeds, chosen, contrast),
+            feedback=self.config.feedback * view.need_of_correction,
+            memory=self._remember(seeds, chosen, view.contrast),
             seeds=chosen,
         )
 
@@ -313,10 +303,6 @@ class WindowSegmenter:
         chance = float(1.0 / (1.0 + np.exp(-joint)))
         return 0.5 + 0.5 * chance if view.certain else chance
 
-    def _feedback(self, separability: float) -> float:
-        telling = (separability - ALIKE) / (DISTINCT - ALIKE)
-        return self.config.feedback * min(1.0, max(0.0, telling))
-
     def _answer(
         self, view: _View, image: Image, found: Image, presence: np.float32, iou: np.float32
     ) -> SegmentedSlice:
@@ -328,7 +314,7 @@ class WindowSegmenter:
         present = chance >= self._threshold and bool((found > 0).any())
         moved = view.moved
         if present:
-            moved = carried_on(moved, found, self._feedback(state.look.separability))
+            moved = carried_on(moved, found, state.feedback)
         window, carried = follow(moved, state.window, image.shape, self.config)
         here = replace(state, image=image, window=window, carried=carried)
         if not present:

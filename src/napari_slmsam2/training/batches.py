@@ -43,6 +43,8 @@ class Batch:
     seeds_known : Tensor of bool, shape (B, K)
     present : Tensor of bool, shape (B, L)
     weights : Tensor, shape (B, L)
+    feedback : Tensor, shape (B, 1, 1)
+        Part of the network's feedback that a sweep takes.
     """
 
     images: Tensor
@@ -56,6 +58,7 @@ class Batch:
     seeds_known: Tensor
     present: Tensor
     weights: Tensor
+    feedback: Tensor
 
 
 def sampling_weights(set_names: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
@@ -138,6 +141,7 @@ def make_batch(
         seeds_known=load("seeds_known"),
         present=load("present"),
         weights=load("weights"),
+        feedback=load("feedback").float()[:, None, None],
     )
 
 

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from napari_slmsam2.core.config import WindowConfig
 from napari_slmsam2.engine.interpolate import signed_distance
+from napari_slmsam2.engine.optical_flow import dense_flow
+from napari_slmsam2.engine.seed_view import SeedView
 from napari_slmsam2.engine.window import FollowingWindow
 from napari_slmsam2.engine.window_cues import (
     LOGITS_PER_PIXEL,
@@ -19,7 +21,6 @@ from napari_slmsam2.engine.window_cues import (
     interpolated_prior,
     known_masks,
     measure_cues,
-    window_flow,
     window_for,
 )
 
@@ -64,6 +65,8 @@ class Clip:
         Mask logits that the sweep comes with, times 15.
     drifted : bool
         Whether ``start`` is where the flow had carried the annotated mask, not the true mask.
+    feedback : float
+        Part of the network's feedback that sweeps from the seed take, see `SeedView`.
     """
 
     images: npt.NDArray[np.uint8]
@@ -78,6 +81,7 @@ class Clip:
     weights: npt.NDArray[np.float32]
     start: npt.NDArray[np.int8]
     drifted: bool
+    feedback: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,12 +194,13 @@ def cut_clip(
     seed_areas = {i: int(areas[i]) for i in scenario.seeds}
     known = known_masks(seeds, scenario.extent)
     source = max(i for i in seeds if i <= start)
-    contrast = Contrast.measure(image[source], signed_distance(mask[source]))
+    look = SeedView.measure(image[source], mask[source], config)
+    contrast = look.contrast
     room = _with_room(window)
     steps = [start + 1 + i for i in range(length)]
     slices = [min(i, last_slice) for i in (start, *steps, steps[-1] + 1)]
     images = np.stack([contrast.apply(room.read(image[i])) for i in slices])
-    flows = [window_flow(here, before) for here, before in zip(images[1:-1], images, strict=False)]
+    flows = [dense_flow(here, before) for here, before in zip(images[1:-1], images, strict=False)]
     stop = _first_not_swept(scenario, last_slice)
     seed_fields = _seeds(image, mask, seed_areas, steps[0], config, contrast)
     return Clip(
@@ -220,6 +225,7 @@ def cut_clip(
         weights=np.array([float(i < stop) for i in steps], np.float32),
         start=_start(mask[start], room, arrival),
         drifted=arrival is not None,
+        feedback=look.need_of_correction,
     )
 
 

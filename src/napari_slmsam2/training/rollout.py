@@ -94,7 +94,7 @@ def roll_out(
             output = network(inputs, memory)
         if feedback:
             seen = (output.presence > 0) & (output.logits > 0).any(2).any(1)
-            onward = carried_on(carried, output.logits.detach(), feedback)
+            onward = carried_on(carried, output.logits.detach(), feedback * batch.feedback)
             carried = torch.where(seen[:, None, None], onward, carried)
         if asked:
             yield StepResult(
