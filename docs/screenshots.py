@@ -70,6 +70,7 @@ def settle(seconds: float = 0.4) -> None:
 def open_scene(arguments: argparse.Namespace) -> Scene:
     """Start napari with the scan and the panel."""
     import napari
+    from qtpy.QtCore import Qt
 
     viewer = napari.Viewer(show=True)
     viewer.window.resize(*arguments.size)
@@ -90,7 +91,8 @@ def open_scene(arguments: argparse.Namespace) -> Scene:
     # Slices along the coarsest axis; rows upwards, as anatomists look at a body.
     viewer.dims.order = (axis, *sorted({0, 1, 2} - {axis}, reverse=True))
     viewer.scene.camera.orientation2d = ("up", "right")
-    _, panel = viewer.window.add_plugin_dock_widget(PLUGIN, "Annotate")
+    dock, panel = viewer.window.add_plugin_dock_widget(PLUGIN, "Annotate")
+    panel.window().resizeDocks([dock], [arguments.panel], Qt.Orientation.Horizontal)
     wait_until(lambda: panel.workspace.labels is not None, "the Labels layer")
     settle()
     return Scene(viewer, panel, truth, axis, arguments.out)
@@ -175,6 +177,7 @@ def main() -> None:
     parser.add_argument("--label", type=int, action="append", help="only this label; repeatable")
     parser.add_argument("--axis", type=int, choices=(0, 1, 2), help="slice axis")
     parser.add_argument("--size", type=int, nargs=2, default=(1400, 900), help="of the window")
+    parser.add_argument("--panel", type=int, default=320, help="width of the panel")
     arguments = parser.parse_args()
     if (arguments.image is None) != (arguments.labels is None):
         parser.error("--image needs --labels, and the other way round")

@@ -170,6 +170,110 @@ def test_labels_elsewhere_are_refused(tmp_path):
         check_same_grid(image, moved)
 
 
+# Coarser levels, and colours.
+
+
+def ball(shape, dtype=np.uint8):
+    grid = np.ogrid[tuple(slice(-1, 1, n * 1j) for n in shape)]
+    return (sum(g**2 for g in grid) < 0.6).astype(dtype)
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_large_volume_gets_levels_that_lie_in_the_same_place(tmp_path, version):
+    shape = (7, 600, 301)
+    path = image_store(tmp_path / "image.zarr", version, shape=shape)
+    group = zarr.open_group(path)
+    found = group.attrs.asdict()
+    image = (found["multiscales"] if version == "0.4" else found["ome"]["multiscales"])[0]
+    image["datasets"][0]["coordinateTransformations"] = [
+        {"type": "scale", "scale": [3.0, 1.0, 0.9]},
+        {"type": "translation", "translation": [10.0, -4.0, 2.0]},
+    ]
+    group.attrs.update(found)
+    image = read_image(path)
+    labels = 3 * ball(shape)
+    out = write_labels(tmp_path / "organ.zarr", labels, image)
+    np.testing.assert_array_equal(read_labels(out, image), labels)
+    [multiscale] = attributes(out)["multiscales"]
+    assert [level["path"] for level in multiscale["datasets"]] == ["0", "1", "2"]
+    assert multiscale["type"] == "mode"
+    factors = [(1, 1, 1), (1, 2, 2), (2, 4, 4)]
+    shapes = [shape, (7, 300, 151), (4, 150, 76)]
+    for level, factor, expected in zip(multiscale["datasets"], factors, shapes, strict=True):
+        array = zarr.open_array(out / level["path"], mode="r")
+        assert (array.shape, array.dtype) == (expected, np.uint8)
+        scale, translation = level["coordinateTransformations"]
+        np.testing.assert_allclose(scale["scale"], np.multiply(factor, (3, 1, 0.9)))
+        # The centre of mass stays where it is, to a fifth of a fine voxel.
+        places = [
+            np.add(s["translation"], np.multiply(z["scale"], np.argwhere(a).mean(axis=0)))
+            for a, (z, s) in (
+                (labels, multiscale["datasets"][0]["coordinateTransformations"]),
+                (array[...], (scale, translation)),
+            )
+        ]
+        np.testing.assert_allclose(*places, atol=0.2 * 0.9)
+        assert set(np.unique(array[...])) == {0, 3}
+
+
+def test_levels_of_an_image_without_a_place_start_beside_its_first_voxel(tmp_path):
+    image = read_image(image_store(tmp_path / "image.zarr", translation=None, shape=(1, 1, 300)))
+    labels = np.zeros((1, 1, 300), np.uint8)
+    labels[..., 100:] = 1
+    out = write_labels(tmp_path / "organ.zarr", labels, image)
+    first, second = attributes(out)["multiscales"][0]["datasets"]
+    assert [step["type"] for step in first["coordinateTransformations"]] == ["scale"]
+    scale, translation = second["coordinateTransformations"]
+    assert scale["scale"] == [*SCALE[:2], 2 * SCALE[2]]
+    assert translation["translation"] == [0, 0, SCALE[2] / 2]
+    assert read_image(out).geometry.origin is None
+
+
+def test_a_coarser_voxel_has_the_commonest_label_and_no_object_vanishes_by_half(tmp_path):
+    image = read_image(image_store(tmp_path / "image.zarr", shape=(1, 2, 300)))
+    labels = np.zeros((1, 2, 300), np.uint16)
+    labels[0, :, 0:2] = [[4, 4], [4, 300]]
+    labels[0, :, 2:4] = [[0, 5], [0, 5]]
+    labels[0, :, 4:6] = [[0, 0], [0, 6]]
+    labels[0, :, 6:8] = [[7, 8], [8, 8]]
+    out = write_labels(tmp_path / "organ.zarr", labels, image)
+    coarse = zarr.open_array(out / "1", mode="r")
+    # The third axis is the shortest one by far: it alone is halved.
+    assert coarse.shape == (1, 2, 150)
+    np.testing.assert_array_equal(coarse[0, :, :4], [[4, 5, 0, 7], [4, 5, 6, 8]])
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_colours_are_kept(tmp_path, version):
+    def colours(labels):
+        return np.stack([labels / 4, labels * 0, labels * 0 + 0.5, labels * 0 + 1], axis=1)
+
+    image = read_image(image_store(tmp_path / "image.zarr", version))
+    out = write_labels(tmp_path / "organ.zarr", label_array(), image, colours=colours)
+    found = attributes(out)["image-label"]
+    assert found["colors"] == [
+        {"label-value": label, "rgba": [round(255 * label / 4), 0, 128, 255]} for label in (1, 2, 3)
+    ]
+    assert found.get("version") == ("0.4" if version == "0.4" else None)
+    np.testing.assert_array_equal(read_labels(out, image), label_array())
+
+
+def test_nothing_is_left_where_a_coarser_level_cannot_be_written(tmp_path, monkeypatch):
+    shape = (2, 3, 700)
+    image = read_image(image_store(tmp_path / "image.zarr", shape=shape))
+    create = zarr.Group.create_array
+
+    def fail(self, name, **options):
+        if name == "2":
+            raise OSError(28, "No space left on device")
+        return create(self, name, **options)
+
+    monkeypatch.setattr(zarr.Group, "create_array", fail)
+    with pytest.raises(OutputError, match="No space left"):
+        write_labels(tmp_path / "organ.zarr", np.ones(shape, np.uint8), image)
+    assert os.listdir(tmp_path) == ["image.zarr"]
+
+
 # Replacing.
 
 

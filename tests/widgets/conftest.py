@@ -116,7 +116,7 @@ class Bench:
         self.finish()
 
     def finish(self) -> None:
-        self.qtbot.waitUntil(lambda: not self.panel.runner.running, timeout=20_000)
+        self.qtbot.waitUntil(lambda: not self.panel.runner.running, timeout=60_000)
 
     def until_slices(self, n: int) -> None:
         self.qtbot.waitUntil(lambda: len(self.panel.scores.visited) >= n, timeout=20_000)

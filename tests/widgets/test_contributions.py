@@ -447,6 +447,31 @@ def test_the_panel_saves_labels_of_an_ome_zarr_image_where_it_lies(window, tmp_p
     window.window.remove_dock_widget(dock)
 
 
+def colours_in(path) -> dict[int, list[int]]:
+    found = zarr.open_group(path, mode="r").attrs["image-label"]["colors"]
+    return {entry["label-value"]: entry["rgba"] for entry in found}
+
+
+@pytest.mark.parametrize("show_selected", [False, True])
+@pytest.mark.parametrize("chosen", [False, True])
+def test_ome_zarr_keeps_the_colours_on_screen(viewer, tmp_path, chosen, show_selected):
+    data = np.zeros(SHAPE, np.uint8)
+    data[1, 1:3, 1] = 1, 7
+    layer = viewer.add_labels(data, name="cells")
+    if chosen:
+        layer.colormap = {None: "white", 0: "transparent", 1: "#ff0000", 7: "#00ff0080"}
+        expected = {1: [255, 0, 0, 255], 7: [0, 255, 0, 128]}
+    else:
+        expected = {
+            label: np.rint(255 * np.asarray(layer.get_color(label))).tolist() for label in (1, 7)
+        }
+    layer.selected_label = 7
+    layer.show_selected_label = show_selected
+    layer.save(str(tmp_path / "cells.ome.zarr"), plugin=PLUGIN)
+    assert colours_in(tmp_path / "cells.ome.zarr") == expected
+    assert layer.show_selected_label == show_selected
+
+
 def test_other_folders_are_left_to_others(viewer, tmp_path):
     (tmp_path / "photos").mkdir()
     assert readers.get_reader(tmp_path / "photos") is None

@@ -582,6 +582,18 @@ def test_labels_are_saved_on_the_grid_of_the_layer(bench, tmp_path, qtbot, monke
     np.testing.assert_allclose(saved.affine[:3, 3], (2, 0, 5))
 
 
+def test_labels_saved_as_ome_zarr_keep_their_colours(bench, tmp_path, qtbot, monkeypatch):
+    zarr = pytest.importorskip("zarr")
+    bench.paint(5, label=2)
+    path = tmp_path / "out.ome.zarr"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: (str(path), ""))
+    bench.panel.save_button.click()
+    qtbot.waitUntil(path.exists, timeout=10_000)
+    [colour] = zarr.open_group(path, mode="r").attrs["image-label"]["colors"]
+    assert colour["label-value"] == 2
+    np.testing.assert_allclose(np.divide(colour["rgba"], 255), bench.layer.get_color(2), atol=0.002)
+
+
 def test_the_session_is_saved_and_read_again(bench, tmp_path, qtbot, monkeypatch):
     from napari_slmsam2.session_file import load_session
 

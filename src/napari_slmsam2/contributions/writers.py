@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from napari_slmsam2.core.errors import GridMismatchError, OutputError
-from napari_slmsam2.io.layer_grid import METADATA_KEY, grid_of, loaded_image
+from napari_slmsam2.io.layer_grid import METADATA_KEY, colours_of, grid_of, loaded_image
 
 
 def write_labels(path: str, data: Any, attributes: Mapping[str, Any]) -> list[str]:
@@ -19,7 +19,7 @@ def write_labels(path: str, data: Any, attributes: Mapping[str, Any]) -> list[st
     A layer on the grid of a file has that file's geometry, and its very header in the same
     format. Any other layer goes to TIFF and OME-Zarr only, with its own scale, units and (in
     OME-Zarr) translation: formats that place voxels in a patient or specimen would have to invent
-    where they are.
+    where they are. OME-Zarr keeps the colours too.
 
     Parameters
     ----------
@@ -57,7 +57,9 @@ def write_labels(path: str, data: Any, attributes: Mapping[str, Any]) -> list[st
         grid = _grid_of_layer(path, name, data.shape, attributes)
     else:
         _check(name, data.shape, attributes, grid)
-    return [str(write(path, data, loaded_image(grid, data), overwrite=True))]
+    colormap = attributes.get("colormap")
+    colours = None if colormap is None else colours_of(colormap)
+    return [str(write(path, data, loaded_image(grid, data), overwrite=True, colours=colours))]
 
 
 def _check(

@@ -131,8 +131,25 @@ def version_for(template: Any) -> str:
     return version if version in _VERSIONS else _VERSIONS[0]
 
 
-def label_attributes(path: Path, geometry: Geometry, version: str) -> dict[str, Any]:
-    """The attributes of a group with one label array ``0`` of axes (z, y, x).
+def label_attributes(
+    path: Path,
+    geometry: Geometry,
+    version: str,
+    factors: Sequence[Sequence[int]],
+    colours: Mapping[int, Sequence[int]],
+) -> dict[str, Any]:
+    """The attributes of a group with label arrays ``0``, ``1`` ... of axes (z, y, x).
+
+    Parameters
+    ----------
+    path : Path
+    geometry : Geometry
+        Of array ``0``.
+    version : str
+    factors : sequence of sequence of int
+        By which the voxels of each array are larger than those of array ``0``.
+    colours : mapping of label to RGBA from 0 to 255
+        May be empty.
 
     Warns
     -----
@@ -150,17 +167,44 @@ def label_attributes(path: Path, geometry: Geometry, version: str) -> dict[str, 
     axis = {"type": "space"}
     if geometry.unit in _LONG_NAMES:
         axis["unit"] = _LONG_NAMES[geometry.unit]
-    placement: list[dict[str, Any]] = [{"type": "scale", "scale": list(geometry.spacing)}]
-    if origin is not None:
-        placement.append({"type": "translation", "translation": list(origin)})
-    image = {
+    image: dict[str, Any] = {
         "name": path.name.removesuffix(".zarr").removesuffix(".ome"),
         "axes": [{"name": name, **axis} for name in "zyx"],
-        "datasets": [{"path": "0", "coordinateTransformations": placement}],
+        "datasets": [
+            {
+                "path": str(level),
+                "coordinateTransformations": _placement(geometry.spacing, origin, factor),
+            }
+            for level, factor in enumerate(factors)
+        ],
     }
+    if len(factors) > 1:
+        image["type"] = "mode"
+    labels: dict[str, Any] = {}
+    if colours:
+        labels["colors"] = [
+            {"label-value": label, "rgba": list(rgba)} for label, rgba in colours.items()
+        ]
     if version == "0.4":
-        return {"multiscales": [{"version": version, **image}], _LABELS: {"version": version}}
-    return {"ome": {"version": version, "multiscales": [image], _LABELS: {}}}
+        multiscales = [{"version": version, **image}]
+        return {"multiscales": multiscales, _LABELS: {"version": version, **labels}}
+    return {"ome": {"version": version, "multiscales": [image], _LABELS: labels}}
+
+
+def _placement(
+    spacing: Sequence[float], origin: Sequence[float] | None, factor: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Voxel size and, where one is known or implied, the place of the first voxel's centre."""
+    scale = [s * f for s, f in zip(spacing, factor, strict=True)]
+    placement: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
+    if origin is not None or max(factor) > 1:
+        # The first voxel of a coarser level lies in the middle of those that it stands for.
+        first = [
+            o + s * (f - 1) / 2
+            for o, s, f in zip(origin or (0.0, 0.0, 0.0), spacing, factor, strict=True)
+        ]
+        placement.append({"type": "translation", "translation": first})
+    return placement
 
 
 def is_label_store(folder: Path) -> bool:

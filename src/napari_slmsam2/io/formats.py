@@ -25,6 +25,8 @@ class FileFormat:
         The order in which arrays of this format are written.
     readable, writable : tuple of str
         Suffixes, lower case.
+    coloured : bool
+        Whether ``write`` takes the colours of the labels as well.
     """
 
     module: str
@@ -32,6 +34,7 @@ class FileFormat:
     order: str
     readable: tuple[str, ...]
     writable: tuple[str, ...]
+    coloured: bool = False
 
     def load(self, path: Path) -> Any:
         """The module.
@@ -61,7 +64,7 @@ FORMATS = (
     FileFormat("_nrrd", "pynrrd", "xyz", (".nrrd", ".nhdr"), (".nrrd", ".nhdr")),
     FileFormat("_tiff", "tifffile", "zyx", (".tif", ".tiff", ".btf"), (".tif", ".tiff", ".btf")),
     FileFormat("_arrays", "numpy", "zyx", (".npy",), (".npy",)),
-    FileFormat("_zarr", "zarr", "zyx", (".zarr",), (".zarr",)),
+    FileFormat("_zarr", "zarr", "zyx", (".zarr",), (".zarr",), coloured=True),
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.io.atomic import atomic_write, check_writable
 from napari_slmsam2.io.formats import format_to_write
 from napari_slmsam2.io.images import LoadedImage, read_image
-from napari_slmsam2.io.raw import Geometry
+from napari_slmsam2.io.raw import Colours, Geometry
 from napari_slmsam2.io.units import IN_MM
 
 GRID_TOLERANCE = 0.05
@@ -61,6 +61,7 @@ def write_labels(
     like: LoadedImage,
     *,
     overwrite: bool = False,
+    colours: Colours | None = None,
 ) -> Path:
     """Write a label volume on the grid of its image.
 
@@ -78,6 +79,9 @@ def write_labels(
         The image.
     overwrite : bool
         Whether an existing file, or OME-Zarr of labels, may be replaced.
+    colours : callable, optional
+        Of the labels: gets an array of n of them, gives RGBA from 0 to 1, shape (n, 4). Kept by
+        OME-Zarr.
 
     Returns
     -------
@@ -110,9 +114,10 @@ def write_labels(
     if target.order != like.order:
         array, geometry = array.T, geometry.reversed()
     module = target.load(path)
+    options = {"colours": colours} if target.coloured else {}
     return atomic_write(
         path,
-        lambda file: module.write(file, array, geometry, like.template),
+        lambda file: module.write(file, array, geometry, like.template, **options),
         overwrite=overwrite,
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.io import LoadedImage
-from napari_slmsam2.io.raw import Geometry
+from napari_slmsam2.io.raw import Colours, Geometry
 
 METADATA_KEY = "napari_slmsam2"
 """Where `Layer.metadata` holds a grid. A layer on the same grid has a copy of it."""
@@ -72,6 +72,24 @@ def loaded_image(grid: Mapping[str, Any], data: Any) -> LoadedImage:
         geometry,
         grid["template"],
     )
+
+
+def colours_of(colormap: Any) -> Colours:
+    """The colours of a Labels layer, of all labels also where it shows the selected one only.
+
+    Parameters
+    ----------
+    colormap : CyclicLabelColormap or DirectLabelColormap
+        napari's.
+
+    Returns
+    -------
+    callable
+    """
+    if colormap.use_selection:
+        colormap = type(colormap)(**{**colormap.model_dump(), "use_selection": False})
+    colours: Colours = colormap.map
+    return colours
 
 
 def layer_geometry(geometry: Geometry, n_dims: int, order: str) -> dict[str, Any]:

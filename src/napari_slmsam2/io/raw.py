@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -13,6 +13,9 @@ import numpy.typing as npt
 
 from napari_slmsam2.core.errors import VolumeError
 from napari_slmsam2.io.units import NO_UNIT
+
+Colours = Callable[[npt.NDArray[np.integer]], npt.NDArray[np.floating]]
+"""From n labels to their colours: RGBA from 0 to 1, shape (n, 4)."""
 
 _CHUNK = 2**24
 

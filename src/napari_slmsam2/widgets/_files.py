@@ -121,6 +121,7 @@ class Files(QObject):
             plane = np.asarray(session.labels[session.volume.slicer(index)])
             if plane.any() or annotation.plane(index).any():
                 sink.write_plane(index, plane)
+        sink.flush()
         view = self._view
         view.settings.set_config(session.config)
         view.settings.set_window(window)

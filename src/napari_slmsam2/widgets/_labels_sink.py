@@ -49,14 +49,15 @@ class LabelsSink:
         self.writing = False
         self._dims = dims
         self._others = others
-        self._stale = False
+        # The slices, or None, that were on screen when they were written and not drawn.
+        self._stale: set[int | None] = set()
 
     def read(self, index: int) -> _Plane:
         """A copy of a slice of the layer, shape (H, W)."""
         return np.array(self.layer.data[self.view.slice_key(index)])
 
     def write_event(self, event: SliceSegmented) -> None:
-        """Write what a run says about a slice."""
+        """Write what a run says about a slice; `flush` draws it."""
         plane = self._settled(event.index)
         if event.labels.size:
             plane = self._fitting(plane, int(event.labels.max()))
@@ -64,9 +65,11 @@ class LabelsSink:
         self._write(event.index, plane)
 
     def write_plane(self, index: int, labels: _Plane) -> None:
-        """Write a whole slice, shape (H, W)."""
+        """Write a whole slice, shape (H, W), and draw it if it is on screen."""
         self._settled(index)
         self._write(index, self._fitting(labels, 0))
+        if index in self._stale:
+            self._refresh()
 
     def widen(self, label: int) -> bool:
         """Give the layer a dtype that holds a label; False where it had one already."""
@@ -81,9 +84,11 @@ class LabelsSink:
         return True
 
     def flush(self) -> None:
-        """Draw again what was written across the plane on screen; call it some times a second."""
-        if self._stale:
+        """Draw what was written, where it is on screen; call it some times a second."""
+        if self._stale and self._shown() in self._stale:
             self._refresh()
+        # napari drew the slices that the sliders went to.
+        self._stale.clear()
 
     def _settled(self, index: int) -> _Plane:
         """The slice as it is, after anything that a person just did to it became a seed."""
@@ -110,7 +115,9 @@ class LabelsSink:
         plane = plane.astype(self.layer.data.dtype)
         self.layer.data[self.view.slice_key(index, bbox)] = plane[bbox]
         self.annotation.note_written(index, plane)
-        self._show(index)
+        shown = self._shown()
+        if shown in (None, index):
+            self._stale.add(shown)
 
     def kept(self, index: int) -> npt.NDArray[np.bool_]:
         """Pixels of this slice that lie on seeds of another slice direction."""
@@ -125,26 +132,17 @@ class LabelsSink:
                     kept[:, seeded] = True
         return kept
 
-    def _show(self, index: int) -> None:
-        if self._is_shown(index):
-            self._refresh()
-        elif self._dims.ndisplay == 3 or not self._walks_here():
-            self._stale = True
-
-    def _is_shown(self, index: int) -> bool:
-        if self._dims.ndisplay == 3 or not self._walks_here():
-            return False
-        return slice_on_screen(self.layer, self.view, self._dims) == index
-
-    def _walks_here(self) -> bool:
-        """Whether the sliders walk through the slices of this stack."""
+    def _shown(self) -> int | None:
+        """The slice on screen; None in 3D and where the sliders walk through other slices."""
         try:
-            return view_on_screen(self.layer, self._dims) == self.view
+            if self._dims.ndisplay == 2 and view_on_screen(self.layer, self._dims) == self.view:
+                return slice_on_screen(self.layer, self.view, self._dims)
         except VolumeError:  # the layers are gone, and with them the sliders
-            return False
+            pass
+        return None
 
     def _refresh(self) -> None:
-        self._stale = False
+        self._stale.clear()
         self.writing = True
         try:
             self.layer.refresh(thumbnail=False, highlight=False, extent=False)

@@ -181,8 +181,11 @@ class RunBar(QWidget):
     def show_progress(self, done: int, total: int, rate: float | None, *, paused: bool) -> None:
         """Steps done, and steps per second."""
         self.bar.setTextVisible(True)
+        # Else the bar draws the whole window at once, before the rest of the panel has changed.
+        self.bar.setUpdatesEnabled(False)
         self.bar.setRange(0, max(1, total))
         self.bar.setValue(done)
+        self.bar.setUpdatesEnabled(True)
         text = "Paused" if paused else f"{done} of at most {total} slices"
         if rate is not None:
             text += f"; {rate:.1f} per second; {duration((total - done) / rate)} left"

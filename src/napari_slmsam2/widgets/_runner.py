@@ -25,7 +25,9 @@ from napari_slmsam2.widgets._task import (
     run_events,
 )
 
-_TICK_MS = 80
+_TICK_MS = 125
+_DRAWING_SHARE = 0.2
+"""Of the time; where drawing takes long, there are fewer ticks."""
 
 
 class Runner(QObject):
@@ -43,7 +45,7 @@ class Runner(QObject):
     segmented = Signal(object)
     """A slice was written: `SliceSegmented`."""
     ticked = Signal()
-    """Some times a second during a run; a good time to draw."""
+    """At most eight times a second during a run, and at its end: the time to draw."""
     noted = Signal(str)
     """Something that the person should know while the run goes on."""
     ended = Signal(object)
@@ -63,9 +65,11 @@ class Runner(QObject):
         self._first: tuple[float, int] | None = None
         self._held_s = 0.0
         self._held_since = 0.0
-        self._timer = QTimer(self)
-        self._timer.setInterval(_TICK_MS)
-        self._timer.timeout.connect(self._tick)
+        self._timer, self._drawn = QTimer(self), QTimer(self)
+        for timer, slot in ((self._timer, self._tick), (self._drawn, self._on_drawn)):
+            timer.setSingleShot(True)
+            timer.timeout.connect(slot)
+        self._tick_began = 0.0
 
     @property
     def running(self) -> bool:
@@ -109,7 +113,7 @@ class Runner(QObject):
         worker.yielded.connect(self._on_event)
         worker.finished.connect(self._on_finished)
         self._worker = worker
-        self._timer.start()
+        self._timer.start(_TICK_MS)
         self.started.emit()
         worker.start()
 
@@ -153,9 +157,18 @@ class Runner(QObject):
             self.ready.emit(event)
 
     def _tick(self) -> None:
+        self._tick_began = time.perf_counter()
+        # The view moves before the labels are drawn: both make one picture.
+        self.ticked.emit()
         if self.sink is not None:
             self.sink.flush()
-        self.ticked.emit()
+        self._drawn.start(0)
+
+    def _on_drawn(self) -> None:
+        """The tick is on screen: Qt draws before it serves timers without delay."""
+        if self.running:
+            took = 1000 * (time.perf_counter() - self._tick_began)
+            self._timer.start(max(_TICK_MS, round(took / _DRAWING_SHARE)))
 
     def _on_finished(self) -> None:
         self._worker = None

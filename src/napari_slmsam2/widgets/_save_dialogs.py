@@ -12,6 +12,7 @@ from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtWidgets import QFileDialog, QWidget
 
+from napari_slmsam2.io.layer_grid import colours_of
 from napari_slmsam2.widgets import _saving
 from napari_slmsam2.widgets._grid import make_volume
 from napari_slmsam2.widgets._task import RunRequest
@@ -30,8 +31,16 @@ def save_labels_as(parent: QWidget, space: Workspace, saved: Callable[[], None])
     name = _suggest(source, space.image, "_labels.nii.gz")
     path, _ = QFileDialog.getSaveFileName(parent, "Save labels", name, _saving.LABEL_FILTER)
     if path:
-        labels = annotation.known.copy()
-        start(_saving.save_labels, Path(path), labels, source, grid, returned=partial(_tell, saved))
+        labels, colours = annotation.known.copy(), colours_of(sink.layer.colormap)
+        start(
+            _saving.save_labels,
+            Path(path),
+            labels,
+            source,
+            grid,
+            colours,
+            returned=partial(_tell, saved),
+        )
 
 
 def save_session_as(

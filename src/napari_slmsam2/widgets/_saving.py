@@ -17,7 +17,7 @@ from napari_slmsam2.core.prompts import PromptSet
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.io import LoadedImage, read_image, write_labels
 from napari_slmsam2.io.layer_grid import METADATA_KEY, loaded_image
-from napari_slmsam2.io.raw import Geometry
+from napari_slmsam2.io.raw import Colours, Geometry
 from napari_slmsam2.widgets._annotation import Annotation
 from napari_slmsam2.widgets._grid import SliceView, make_volume, world_affine
 from napari_slmsam2.widgets._labels_sink import LabelsSink
@@ -59,7 +59,11 @@ def describe_image(image: Image, view: SliceView) -> tuple[Path | None, LoadedIm
 
 
 def save_labels(
-    path: Path, labels: npt.NDArray[Any], source: Path | None, grid: LoadedImage
+    path: Path,
+    labels: npt.NDArray[Any],
+    source: Path | None,
+    grid: LoadedImage,
+    colours: Colours | None = None,
 ) -> Path:
     """Write labels on the grid of the file that the image came from, else of its layer.
 
@@ -68,7 +72,8 @@ def save_labels(
     SlmSam2Error
         They cannot be written; see `write_labels`.
     """
-    return write_labels(path, labels, _as_in_file(source, grid), overwrite=True)
+    like = _as_in_file(source, grid)
+    return write_labels(path, labels, like, overwrite=True, colours=colours)
 
 
 def save_session(

@@ -346,6 +346,7 @@ class Workspace(QObject):
             extent = annotation.prompts.extents.get(label)
         mark = Mark(label, extent, seeds or {}, word=word)
         annotation.history.mark(mark, annotation, sink)
+        sink.flush()
         self.seeds_changed.emit()
 
 
