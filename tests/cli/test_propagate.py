@@ -41,7 +41,7 @@ def test_one_command_fills_the_volume(cli, scene):
     for said in (
         "Axis     2, 16 slices. Axis 2 has the coarsest spacing (4 mm).",
         "(0.5-99.5%)",
-        f"Model    {DEFAULT_MODEL} (no weights) on cpu",
+        f"Model    {DEFAULT_MODEL} (SHA-256 ",
         "label 1 on slices 4, 11",
         "label 2 on slice 7",
         "mean confidence",

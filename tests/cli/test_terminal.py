@@ -32,7 +32,8 @@ def test_flow_needs_no_torch(scene, tmp_path):
         "try: app()\n"
         "finally: assert 'torch' not in sys.modules"
     )
-    arguments = ["propagate", scene.image, scene.seeds, "-o", tmp_path / "labels.nii.gz"]
+    out = tmp_path / "labels.nii.gz"
+    arguments = ["propagate", scene.image, scene.seeds, "-o", out, "--model", "flow"]
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,

@@ -55,6 +55,15 @@ class Person:
         self._send(kind.MouseButtonRelease, points[-1], LEFT, NONE, modifier)
         self.live()
 
+    def click_twice(self, place: tuple[float, float]) -> None:
+        """As fast as the window system makes it a double click."""
+        point, kind = self._on_canvas(*place), QEvent.Type
+        for press in (kind.MouseButtonPress, kind.MouseButtonDblClick):
+            self._send(press, point, LEFT, LEFT, PLAIN)
+            self._send(kind.MouseButtonRelease, point, LEFT, NONE, PLAIN)
+        self.live(lambda: not self.panel.prompting.busy, seconds=60)
+        self.live()
+
     def press(self, key: Qt.Key, modifier: Any = PLAIN) -> None:
         for kind in (QEvent.Type.KeyPress, QEvent.Type.KeyRelease):
             QApplication.sendEvent(self.canvas, QKeyEvent(kind, key, modifier))
@@ -152,6 +161,12 @@ def click(person: Person) -> dict[str, Any]:
     person.press(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier | ALT)
     told["signs after undo"] = panel.workspace.annotation.prompts.get(3, 4).point_labels.tolist()
 
+    panel.workspace.go_to(7)
+    zoom = person.viewer.scene.camera.zoom
+    person.click_twice((35, 55))
+    told["points of two fast clicks"] = panel.workspace.annotation.prompts.get(3, 7).points.tolist()
+    told["the picture keeps its size"] = person.viewer.scene.camera.zoom == zoom
+
     panel.workspace.go_to(6)
     person.press(Qt.Key.Key_B, SHIFT)
     centre = person.viewer.scene.camera.center
@@ -163,6 +178,9 @@ def click(person: Person) -> dict[str, Any]:
     told["layers while clicking"] = [x.name for x in person.viewer.layers]
     person.press(Qt.Key.Key_Escape)
     told["after escape"] = [panel.prompting.mode, *(x.name for x in person.viewer.layers)]
+    layer.mode = "pan_zoom"
+    person.click_twice((35, 55))
+    told["a double click zooms again"] = bool(person.viewer.scene.camera.zoom > 1.5 * zoom)
     return told
 
 

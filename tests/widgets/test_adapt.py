@@ -94,10 +94,14 @@ def test_a_labelled_scan_becomes_a_model_that_annotate_offers(adapt, viewer, qtb
     assert adapt.pairs.item(0, 0).text() == "knee scan"
     assert "16 slices along axis 2" in adapt.pairs.item(0, 0).toolTip()
     assert adapt.name.text() == "knee-scan-quick"
+    empty = adapt.bar, adapt.estimate, adapt.curve, adapt.preview
+    assert all(part.isHidden() for part in empty)
     adapt.go_button.click()
+    assert not adapt.bar.isHidden()
     assert adapt.cancel_button.isEnabled()
     assert not adapt.go_button.isEnabled()
     finish(adapt, qtbot)
+    assert [part.isHidden() for part in empty] == [True, False, False, False]
     assert "8 steps in about" in adapt.estimate.text()
     assert "one end of every object" in adapt.estimate.text()
     assert [step for step, _ in adapt.curve.losses] == list(range(1, 9))

@@ -17,7 +17,7 @@ import yaml
 import zarr
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
-from napari.settings import get_plugin_settings
+from napari.settings import get_plugin_settings, get_settings
 from qtpy.QtWidgets import QApplication
 
 from napari_slmsam2.contributions import readers
@@ -475,6 +475,28 @@ def test_ome_zarr_keeps_the_colours_on_screen(viewer, tmp_path, chosen, show_sel
 def test_other_folders_are_left_to_others(viewer, tmp_path):
     (tmp_path / "photos").mkdir()
     assert readers.get_reader(tmp_path / "photos") is None
+    tifffile.imwrite(tmp_path / "photos" / "1.tif", np.zeros((4, 5), np.uint8))
+    assert readers.get_reader(tmp_path / "photos") is None
+    (tmp_path / "empty.zarr").mkdir()
+    assert readers.get_reader(tmp_path / "empty.zarr") is None
+
+
+def test_the_preferences_of_the_documentation_open_every_folder_unasked(
+    viewer, npe2pm, tmp_path, monkeypatch
+):
+    npe2pm.register(npe2.PluginManifest.from_distribution("napari"))
+    wanted = {"*.zarr/": PLUGIN, "*/": "napari"}
+    monkeypatch.setattr(get_settings().plugins, "extension2reader", wanted)
+    (tmp_path / "photos").mkdir()
+    for index in range(3):
+        tifffile.imwrite(tmp_path / "photos" / f"{index}.tif", np.zeros((4, 5), np.uint8))
+    layer = viewer.add_labels(np.ones(SHAPE, np.uint8), name="cells", scale=(2, 0.5, 0.5))
+    layer.save(str(tmp_path / "cells.ome.zarr"), plugin=PLUGIN)
+    [photos] = viewer.open(tmp_path / "photos", plugin=None)
+    assert photos.data.shape == (3, 4, 5)
+    [cells] = viewer.open(tmp_path / "cells.ome.zarr", plugin=None)
+    assert isinstance(cells, Labels)
+    np.testing.assert_array_equal(cells.scale, (2, 0.5, 0.5))
 
 
 def test_a_layer_of_unknown_place_is_not_given_one(viewer, tmp_path):

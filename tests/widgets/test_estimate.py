@@ -5,6 +5,7 @@ import re
 import pytest
 
 from napari_slmsam2.core.prompts import SlicePrompt
+from napari_slmsam2.engine.registry import DEFAULT_MODEL
 from napari_slmsam2.widgets._annotation import Annotation
 from napari_slmsam2.widgets._estimate import Speeds, duration, plan_run
 from napari_slmsam2.widgets._task import RunRequest
@@ -65,9 +66,9 @@ def test_the_panel_says_what_a_run_will_cost(bench):
     wait_for_cost(bench, "11 slices to fill")
     bench.segmenter.delay = 0.02
     bench.run()
-    wait_for_cost(bench, "About 1 s for 11 slices (flow on cpu).")
+    wait_for_cost(bench, f"About 1 s for 11 slices ({DEFAULT_MODEL} on cpu).")
     bench.paint(9, at=(4, 4), size=3)
-    wait_for_cost(bench, "About 1 s for 5 slices beside changed seeds (flow on cpu).")
+    wait_for_cost(bench, f"About 1 s for 5 slices beside changed seeds ({DEFAULT_MODEL} on cpu).")
 
 
 def test_the_cost_follows_seeds_labels_range_and_direction(bench):

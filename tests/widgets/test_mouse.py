@@ -34,6 +34,12 @@ def told(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return json.loads(result.stdout.splitlines()[-1])
 
 
+def test_two_fast_clicks_are_two_points_and_no_zoom(told):
+    np.testing.assert_allclose(told["points of two fast clicks"], [[35, 55]] * 2, atol=0.6)
+    assert told["the picture keeps its size"]
+    assert told["a double click zooms again"]
+
+
 def test_a_stroke_of_the_brush_becomes_a_seed_by_itself(told):
     painted = told["painted"]
     assert painted["seeds"] == [[5, 1, "painted"]]

@@ -117,16 +117,20 @@ def test_stop_keeps_what_is_done_and_resume_goes_on(bench):
 def test_pause_holds_the_run_until_resume(bench, qtbot):
     bench.segmenter.delay = 0.01
     bench.paint(0)
+    progress = bench.panel.run_bar.bar
+    assert progress.isHidden()
     bench.panel.propagate()
     bench.until_slices(2)
     bench.panel.run_bar.pause_button.click()
     qtbot.wait(150)
+    assert not progress.isHidden()
     held = len(bench.panel.scores.visited)
     qtbot.wait(150)
     assert len(bench.panel.scores.visited) == held < 11
     assert bench.panel.run_bar.pause_button.text() == "Resume"
     bench.panel.run_bar.pause_button.click()
     bench.finish()
+    assert progress.isHidden()
     assert bench.layer.data.any(axis=(1, 2)).all()
 
 

@@ -14,7 +14,7 @@ from napari_slmsam2.engine.cards import ModelCard, WeightsFile
 __all__ = ["ADAPTED_MODEL", "DEFAULT_MODEL", "ModelCard", "WeightsFile", "get_model", "list_models"]
 
 #: The model of a new session.
-DEFAULT_MODEL = "flow"
+DEFAULT_MODEL = "compact"
 #: The model that is adapted if no other is asked for.
 ADAPTED_MODEL = "compact"
 
@@ -108,7 +108,7 @@ def _sam2_cards() -> list[ModelCard]:
 
 _COMPACT = ModelCard(
     name="compact",
-    title="Compact short-long-memory network",
+    title="Compact network",
     kind="network",
     licence="BSD-3-Clause",
     description="A small network of our own on a window that follows the object: corrects what the "

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtWidgets import (
-    QComboBox,
     QFileDialog,
     QInputDialog,
     QLineEdit,
@@ -21,7 +20,7 @@ from napari_slmsam2.core.errors import SlmSam2Error
 from napari_slmsam2.engine.adapted import SUFFIX, find_adapted
 from napari_slmsam2.engine.model_files import delete_model, file_of, rename_model
 from napari_slmsam2.io.atomic import atomic_write
-from napari_slmsam2.widgets._choosers import shrinkable, wrapped_label
+from napari_slmsam2.widgets._choosers import NarrowCombo, wrapped_label
 from napari_slmsam2.widgets._layout import button, row
 from napari_slmsam2.widgets._model_news import news
 
@@ -38,7 +37,7 @@ class ModelManager(QWidget):
     def __init__(self, folder: str | None) -> None:
         super().__init__()
         self._folder = folder
-        self.models = shrinkable(QComboBox())
+        self.models = NarrowCombo()
         self.models.setToolTip("Models in the folder of models.")
         self.about = wrapped_label()
         self.about.setToolTip("What the file tells of itself.")

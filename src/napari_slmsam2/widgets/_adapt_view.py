@@ -6,7 +6,6 @@ from napari import Viewer
 from napari.layers import Image, Labels
 from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import (
-    QComboBox,
     QDoubleSpinBox,
     QFormLayout,
     QLabel,
@@ -23,7 +22,7 @@ from napari_slmsam2.widgets._adapt_models import ModelManager
 from napari_slmsam2.widgets._adapt_pairs import PairTable
 from napari_slmsam2.widgets._adapt_preview import SlicePreview
 from napari_slmsam2.widgets._adapt_result import ScoreTable
-from napari_slmsam2.widgets._choosers import LayerChooser, shrinkable, wrapped_label
+from napari_slmsam2.widgets._choosers import LayerChooser, NarrowCombo, wrapped_label
 from napari_slmsam2.widgets._closing import ClosingWidget
 from napari_slmsam2.widgets._icons import GlyphButton
 from napari_slmsam2.widgets._layout import button, group, row, say, scrolled
@@ -72,15 +71,15 @@ class AdaptView(ClosingWidget):
         self.chosen.setToolTip("Values of the labels to learn. Empty: all of them.")
 
     def _make_settings(self, preferences: Preferences) -> None:
-        self.recipe = shrinkable(QComboBox())
+        self.recipe = NarrowCombo()
         for name in RECIPES:
             self.recipe.addItem(name, name)
             self.recipe.setItemData(self.recipe.count() - 1, ABOUT[name], 3)
         self.about = wrapped_label()
         self.about.setToolTip("What the recipe is for.")
-        self.base = shrinkable(QComboBox())
+        self.base = NarrowCombo()
         self.base.setToolTip("The model to start from. It stays as it is.")
-        self.trained = shrinkable(QComboBox())
+        self.trained = NarrowCombo()
         self.trained.setToolTip("Fewer parts change less, and forget less.")
         for value, title in _TRAINED.items():
             self.trained.addItem(title, value)
@@ -91,7 +90,7 @@ class AdaptView(ClosingWidget):
         self.minutes.setToolTip("For everything. It ends earlier where it gets no better.")
         self.batch.setRange(1, 1024)
         self.batch.setToolTip("Clips per step. Less needs less memory.")
-        self.device = shrinkable(QComboBox())
+        self.device = NarrowCombo()
         self.device.addItems(["auto", "cpu", "cuda", "mps"])
         self.device.setCurrentText(preferences.device)
         self.device.setToolTip(
@@ -119,6 +118,8 @@ class AdaptView(ClosingWidget):
         self.status: QLabel = wrapped_label()
         self.status.setToolTip("What is done now.")
         self.curve, self.preview = TrainingCurve(), SlicePreview()
+        self.show_plots()
+        say(self.estimate, "")
 
     def _arrange(self) -> list[QWidget]:
         layers, settings = _form(), _form()
@@ -219,7 +220,13 @@ class AdaptView(ClosingWidget):
         """How far it is; a total of 0 stands for work of unknown length."""
         self.bar.setRange(0, total)
         self.bar.setValue(done)
+        self.bar.show()
         say(self.status, text)
+
+    def show_plots(self) -> None:
+        """Show curve and preview where there is something in them."""
+        self.curve.setHidden(not (self.curve.losses or self.curve.dice))
+        self.preview.setHidden(self.preview.shown[0] is None)
 
     def show_result(self, text: str) -> None:
         """Say how it went; an empty text hides it with the scores."""
@@ -230,6 +237,7 @@ class AdaptView(ClosingWidget):
         """Nothing goes on."""
         self.bar.setRange(0, 1)
         self.bar.setValue(0)
+        self.bar.hide()
         say(self.status, text)
 
 

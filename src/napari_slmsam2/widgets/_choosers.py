@@ -7,29 +7,54 @@ from typing import Any
 
 from napari import Viewer
 from napari.layers import Image, Labels, Layer
-from qtpy.QtCore import QSignalBlocker, Signal
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
-    QFormLayout,
     QLabel,
     QSizePolicy,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_slmsam2.core.errors import ConfigError
 from napari_slmsam2.engine.registry import DEFAULT_MODEL, ModelCard, get_model, list_models
+from napari_slmsam2.widgets._layout import form
 from napari_slmsam2.widgets._model_news import news
 
 _FILE = "A file of weights ..."
+_PADDING = 10
+"""Pixels around the text of a combo box, in napari's style."""
 
 
-def shrinkable(combo: QComboBox) -> QComboBox:
-    """Let a combo box be narrower than its longest entry."""
-    combo.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-    combo.setMinimumWidth(80)
-    return combo
+class NarrowCombo(QComboBox):
+    """A combo box that may be narrower than its entries: their ends are left out with "..."."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.setMinimumWidth(80)
+
+    def paintEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Draw it as Qt does, but for the text."""
+        del event
+        painter, option = QStylePainter(self), QStyleOptionComboBox()
+        self.initStyleOption(option)
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        room = self.style().subControlRect(
+            QStyle.ComplexControl.CC_ComboBox,
+            option,
+            QStyle.SubControl.SC_ComboBoxEditField,
+            self,
+        )
+        option.currentText = self.fontMetrics().elidedText(
+            option.currentText, Qt.TextElideMode.ElideRight, room.width() - _PADDING
+        )
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
+        painter.end()
 
 
 def wrapped_label() -> QLabel:
@@ -40,7 +65,7 @@ def wrapped_label() -> QLabel:
     return label
 
 
-class LayerChooser(QComboBox):
+class LayerChooser(NarrowCombo):
     """The layers of one kind, kept up to date.
 
     Parameters
@@ -57,7 +82,6 @@ class LayerChooser(QComboBox):
         self._viewer = viewer
         self._kind = kind
         self._layers: list[Layer] = []
-        shrinkable(self)
         self.currentIndexChanged.connect(lambda: self.chosen.emit(self.layer))
         for event in self._events():
             event.connect(self._on_layers)
@@ -121,10 +145,10 @@ class ModelChooser(QWidget):
     ) -> None:
         super().__init__()
         self.folder = folder
-        self._models = shrinkable(QComboBox())
+        self._models = NarrowCombo()
         self._models.setToolTip("The model that carries the masks from slice to slice.")
         self._fill()
-        self._devices = shrinkable(QComboBox())
+        self._devices = NarrowCombo()
         self._devices.addItems(["auto", "cpu", "cuda", "mps"])
         self._devices.setToolTip(
             "Where a network runs. auto takes a graphics card where there is one. Models without "
@@ -135,13 +159,9 @@ class ModelChooser(QWidget):
         self._models.setCurrentIndex(max(0, self._models.findData(model)))
         self._devices.setCurrentText(device)
         self._last = self._models.currentIndex()
-        form = QFormLayout()
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        form.addRow("Model", self._models)
-        form.addRow("Device", self._devices)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addLayout(form)
+        layout.addLayout(form(("Model", self._models), ("Device", self._devices)))
         layout.addWidget(self._about)
         self._models.activated.connect(self._on_activated)
         self._models.currentIndexChanged.connect(self._on_changed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
+    QFormLayout,
     QFrame,
     QGroupBox,
     QHBoxLayout,
@@ -16,6 +17,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 from superqt import QCollapsible
+
+_NAME_WIDTH = 60
+"""Room for the longest name in a form."""
 
 
 def button(text: str, tooltip: str) -> QPushButton:
@@ -39,6 +43,17 @@ def row(*widgets: QWidget) -> QHBoxLayout:
     layout.setSpacing(4)
     for widget in widgets:
         layout.addWidget(widget, 1)
+    return layout
+
+
+def form(*rows: tuple[str, QWidget]) -> QFormLayout:
+    """Named widgets below each other; those of the panel's forms begin at the same place."""
+    layout = QFormLayout()
+    layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    for name, widget in rows:
+        label = QLabel(name)
+        label.setMinimumWidth(_NAME_WIDTH)
+        layout.addRow(label, widget)
     return layout
 
 

@@ -86,6 +86,7 @@ class Prompting(QObject):
         self._mode = PAINT
         self._layer: Labels | None = None
         self._mode_before = "pan_zoom"
+        self._double_clicks: list[Callable[..., None]] = []
         self._wishes: deque[_Wish] = deque()
         self._asked: object | None = None
         self._working = False
@@ -140,6 +141,9 @@ class Prompting(QObject):
         layer.events.mode.connect(self._on_layer_mode)
         layer.bind_key("Escape", self._on_escape, overwrite=True)
         self._viewer.mouse_drag_callbacks.append(self._on_mouse)
+        # napari would zoom, and the second of two fast clicks would be lost.
+        self._double_clicks = list(self._viewer.mouse_double_click_callbacks)
+        self._viewer.mouse_double_click_callbacks[:] = [self._on_double_click]
         self._show()
 
     def _leave(self) -> None:
@@ -149,6 +153,8 @@ class Prompting(QObject):
             return
         self._mode = PAINT
         self._viewer.mouse_drag_callbacks.remove(self._on_mouse)
+        self._viewer.mouse_double_click_callbacks.remove(self._on_double_click)
+        self._viewer.mouse_double_click_callbacks[:0] = self._double_clicks
         layer.bind_key("Escape", None)
         layer.events.mode.disconnect(self._on_layer_mode)
         if str(layer.mode) == "pan_zoom":
@@ -173,11 +179,11 @@ class Prompting(QObject):
 
     def _on_mouse(self, viewer: Any, event: Any) -> Iterator[None]:
         """A press, what is dragged, and the release, see ``mouse_drag_callbacks``."""
-        place = self._place(event.position)
-        if place is None or event.button != 1 or {"Alt", "Control"} & set(event.modifiers):
+        click = self._clicked(event)
+        if click is None:
             return
-        pressed, dragged, here = np.array(event.pos), False, place
-        inside = ("Shift" in event.modifiers) == self._bar.outside.isChecked()
+        place = here = click.start
+        pressed, dragged = np.array(event.pos), False
         yield
         while event.type == "mouse_move":
             dragged = dragged or float(np.hypot(*(event.pos - pressed))) > _SLACK
@@ -186,9 +192,23 @@ class Prompting(QObject):
                 self._show(_Wish(None, place, here))
             yield
         if not dragged:
-            self._wish(_Wish(inside, place, place))
+            self._wish(click)
         elif self._mode == BOX:
             self._wish(_Wish(None, place, here))
+
+    def _on_double_click(self, viewer: Any, event: Any) -> None:
+        """The second of two fast clicks; its press comes as this."""
+        click = self._clicked(event)
+        if click is not None:
+            self._wish(click)
+
+    def _clicked(self, event: Any) -> _Wish | None:
+        """What a press asks for, if it becomes no drag; None where it is not ours."""
+        place = self._place(event.position)
+        if place is None or event.button != 1 or {"Alt", "Control"} & set(event.modifiers):
+            return None
+        inside = ("Shift" in event.modifiers) == self._bar.outside.isChecked()
+        return _Wish(inside, place, place)
 
     def _place(self, position: Any, *, clip: bool = False) -> Place | None:
         """``(row, column)`` on the slice on screen; None outside of it and in 3D."""

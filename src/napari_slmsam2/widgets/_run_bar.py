@@ -174,12 +174,14 @@ class RunBar(QWidget):
 
     def show_loading(self, text: str = "Loading the model ...", share: float = 1.0) -> None:
         """The model is downloaded, of which a ``share`` is done, or loaded."""
+        self.bar.show()
         self.bar.setRange(0, 1000 if share < 1 else 0)
         self.bar.setValue(int(1000 * share))
         say(self.status, text)
 
     def show_progress(self, done: int, total: int, rate: float | None, *, paused: bool) -> None:
         """Steps done, and steps per second."""
+        self.bar.show()
         self.bar.setTextVisible(True)
         # Else the bar draws the whole window at once, before the rest of the panel has changed.
         self.bar.setUpdatesEnabled(False)
@@ -193,6 +195,7 @@ class RunBar(QWidget):
 
     def show_end(self, text: str) -> None:
         """The run is over."""
+        self.bar.hide()
         self.bar.setRange(0, 1)
         self.bar.setValue(0)
         self.bar.setTextVisible(False)

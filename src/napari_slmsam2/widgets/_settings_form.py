@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QComboBox, QFormLayout, QSpinBox, QVBoxLayout, QWidge
 
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.intensity import CT_PRESETS, DEFAULT_WINDOW
-from napari_slmsam2.widgets._choosers import shrinkable
+from napari_slmsam2.widgets._choosers import NarrowCombo
 from napari_slmsam2.widgets._layout import folded
 
 LAYER_LIMITS = "layer"
@@ -38,7 +38,7 @@ class SettingsForm(QWidget):
         for form in (usual, advanced):
             form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapAllRows)
             form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        self.window_editor = shrinkable(QComboBox())
+        self.window_editor = NarrowCombo()
         self.window_editor.addItem("Percentiles 0.5 to 99.5", DEFAULT_WINDOW)
         self.window_editor.addItem("Contrast limits of the layer", LAYER_LIMITS)
         for name in CT_PRESETS:
@@ -65,7 +65,7 @@ class SettingsForm(QWidget):
     def _editor(self, field: dataclasses.Field[Any]) -> QComboBox | QSpinBox:
         about, editor = field.metadata, QSpinBox()
         if about["choices"] is not None:
-            editor = shrinkable(QComboBox())
+            editor = NarrowCombo()
             for choice in about["choices"]:
                 editor.addItem(str(choice), choice)
             editor.currentIndexChanged.connect(lambda: self.changed.emit())

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from napari import Viewer
 from napari.layers import Image, Labels
-from qtpy.QtWidgets import QFormLayout, QWidget
+from qtpy.QtWidgets import QWidget
 
 from napari_slmsam2.core.intensity import IntensityWindow
 from napari_slmsam2.widgets._annotation import Annotation
 from napari_slmsam2.widgets._choosers import LayerChooser, ModelChooser, wrapped_label
 from napari_slmsam2.widgets._closing import ClosingWidget
 from napari_slmsam2.widgets._icons import GlyphButton
-from napari_slmsam2.widgets._layout import button, folded, group, row, scrolled
+from napari_slmsam2.widgets._layout import button, folded, form, group, row, scrolled
 from napari_slmsam2.widgets._preferences import Preferences
 from napari_slmsam2.widgets._prompt_bar import PromptBar
 from napari_slmsam2.widgets._recovery_bar import RecoveryBar
@@ -90,10 +90,7 @@ class PanelView(ClosingWidget):
         self.keys.setToolTip("Keys that work while the canvas has the focus.")
 
     def _arrange(self) -> list[QWidget]:
-        layers = QFormLayout()
-        layers.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        layers.addRow("Image", self.images)
-        layers.addRow("Labels", self.labels)
+        layers = form(("Image", self.images), ("Labels", self.labels))
         return [
             self.recovery,
             group(

@@ -171,6 +171,7 @@ class AdaptWidget(AdaptView):
         say(self.estimate, "")
         self.curve.clear()
         self.preview.clear()
+        self.show_plots()
 
     def _may_download(self, request: AdaptRequest) -> bool:
         from napari_slmsam2.engine.download import is_fetched
@@ -225,6 +226,7 @@ class AdaptWidget(AdaptView):
             self.curve.add_dice(done if told.stage == "training" else 0, told.judgement.dice)
             if told.judgement.preview is not None:
                 self.preview.show_preview(told.judgement.preview)
+        self.show_plots()
 
     def _show_estimate(self, prepared: Prepared) -> None:
         plan = prepared.estimate
