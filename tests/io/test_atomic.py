@@ -83,6 +83,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
     script = textwrap.dedent(f"""
         import os, signal
         from napari_slmsam2.io import atomic_write
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by a shell's background
         def write(file):
             file.write_text("half")
             os.kill(os.getpid(), signal.SIGINT)
