@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from napari_slmsam2.core.config import ModelConfig
+from napari_slmsam2.engine.checkpoints import save_weights
 from napari_slmsam2.engine.network import SliceNetwork
 
 TINY = ModelConfig(
@@ -41,3 +44,11 @@ def randomise(network: SliceNetwork, seed: int) -> None:
     for name, buffer in network.named_buffers():
         if name.endswith("gaussian_matrix"):
             buffer.copy_(torch.randn(buffer.shape, generator=generator))
+
+
+def tiny_file(path: Path) -> Path:
+    """Write a file of a tiny SLM-SAM 2 network."""
+    network = SliceNetwork(TINY)
+    randomise(network, 11)
+    save_weights(path, network.state_dict(), {"config": TINY.to_dict()})
+    return path

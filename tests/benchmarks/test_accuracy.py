@@ -10,8 +10,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from tests.random_weights import tiny_file
 
-from napari_slmsam2.core.config import ModelConfig
 from napari_slmsam2.evaluate import choose_seeds
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -156,24 +156,7 @@ def test_means_are_over_labels_then_volumes_then_groups(volumes, accuracy, tmp_p
 @pytest.fixture
 def weights(tmp_path):
     """The file of a small network that has learned nothing."""
-    from napari_slmsam2.engine.checkpoints import save_weights
-    from napari_slmsam2.engine.network import SliceNetwork
-
-    config = ModelConfig(
-        image_size=64,
-        embed_dim=8,
-        stages=(1, 1, 2, 1),
-        global_attention_blocks=(3,),
-        model_dim=64,
-        memory_dim=16,
-        attention_layers=1,
-        feedforward_dim=32,
-        decoder_mlp_dim=32,
-        iou_head_dim=32,
-    )
-    path = tmp_path / "tiny.safetensors"
-    save_weights(path, SliceNetwork(config).state_dict(), {"config": config.to_dict()})
-    return path
+    return tiny_file(tmp_path / "tiny.safetensors")
 
 
 def test_a_file_of_weights_runs_beside_the_other_models(volumes, accuracy, weights, tmp_path):

@@ -111,30 +111,6 @@ def scene(tmp_path) -> Scene:
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory) -> Path:
     """A tiny SLM-SAM 2 network of random weights."""
-    import torch
+    from tests.random_weights import tiny_file
 
-    from napari_slmsam2.core.config import ModelConfig
-    from napari_slmsam2.engine.checkpoints import save_weights
-    from napari_slmsam2.engine.network import SliceNetwork
-
-    config = ModelConfig(
-        image_size=64,
-        embed_dim=8,
-        stages=(1, 1, 2, 1),
-        global_attention_blocks=(3,),
-        short_memory_slices=1,
-        attention_layers=1,
-        feedforward_dim=32,
-        model_dim=64,
-        memory_dim=16,
-        decoder_mlp_dim=32,
-        iou_head_dim=32,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(11)
-        network = SliceNetwork(config)
-        for parameter in network.parameters():
-            parameter.data += 0.05 * torch.randn(parameter.shape)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(path, network.state_dict(), {"config": config.to_dict()})
-    return path
+    return tiny_file(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
