@@ -49,7 +49,9 @@ def run_variant(name: str, arguments: argparse.Namespace, clips: dict, held_out:
     trainer = Trainer(config, plan, clips, torch.device(arguments.device))
     for _ in range(plan.steps):
         trainer.advance()
-    release(trainer, arguments.out / f"{name}.safetensors", {"ablation": name})
+    facts = {**trainer.facts(), "ablation": name}
+    path = arguments.out / f"{name}.safetensors"
+    release(path, config, trainer.averaged.state_dict(), facts)
     return validate(trainer.averaged, held_out, trainer.device)
 
 

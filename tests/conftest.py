@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -15,9 +16,11 @@ settings.load_profile("here")
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_configure() -> None:
-    # Xvfb is started by its plugin where it is installed. Widgets need no screen.
-    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
+def pytest_configure(config: pytest.Config) -> None:
+    # Xvfb is started by its plugin where it is installed, by every worker of pytest-xdist, which
+    # inherit what is set here. Widgets need no screen.
+    hands_out = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
+    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY") and not hands_out:
         os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 
@@ -26,6 +29,13 @@ def _own_models_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
     """No test reads or fills the user's cache."""
     folder = tmp_path_factory.getbasetemp() / "models"
     monkeypatch.setenv("NAPARI_SLMSAM2_MODELS", str(folder))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_old_is_searched_for_garbage():
+    """What was imported stays: napari's fixture collects twice per viewer, a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,25 @@ def volume() -> Volume:
     return Volume(IMAGE, 0, (3.0, 1.0, 1.0), "mm")
 
 
+@pytest.fixture(scope="module")
+def compact(tmp_path_factory):
+    """A small network of the kind of the default model, of random weights, in a file."""
+    import torch
+
+    from napari_slmsam2.engine.checkpoints import save_weights
+    from napari_slmsam2.engine.models import load_network
+    from tests.labelled_files import write_base
+
+    path = write_base(tmp_path_factory.mktemp("weights") / "compact.safetensors")
+    network = load_network(path).network
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(11)
+        for parameter in network.parameters():
+            parameter.data += 0.05 * torch.randn(parameter.shape)
+    save_weights(path, network.state_dict(), {"config": network.config.to_dict()})
+    return path
+
+
 def seed(session: SegmentationSession, label: int, index: int) -> None:
     session.add_prompt(SlicePrompt.from_mask(label, index, TRUTH[index] == label))
 
@@ -118,8 +137,8 @@ def test_two_labels_with_a_correction_in_its_gaps(tmp_path, volume, model):
     assert again.suggestions() == session.suggestions()
 
 
-def test_what_was_undone_and_redrawn_and_painted(tmp_path, volume):
-    session = SegmentationSession(volume)
+def test_what_was_undone_and_redrawn_and_painted(tmp_path, volume, compact):
+    session = SegmentationSession(volume, model=compact)
     seed(session, 1, 6)
     run(session)
     seed(session, 2, 8)
@@ -136,9 +155,9 @@ def test_what_was_undone_and_redrawn_and_painted(tmp_path, volume):
     check_replay(session, tmp_path / "a.slmsam2")
 
 
-def test_a_seed_taken_away_between_runs_leaves_the_memory_as_it_was(tmp_path, volume):
+def test_a_seed_taken_away_between_runs_leaves_the_memory_as_it_was(tmp_path, volume, compact):
     """Label 1 is in memory where label 2 runs, but for the slice that was touched."""
-    session = SegmentationSession(volume)
+    session = SegmentationSession(volume, model=compact)
     seed(session, 1, 6)
     run(session)
     session.add_prompt(SlicePrompt.absent_at(1, 8))
@@ -148,12 +167,12 @@ def test_a_seed_taken_away_between_runs_leaves_the_memory_as_it_was(tmp_path, vo
     check_replay(session, tmp_path / "a.slmsam2")
 
 
-def test_stopped_and_resumed_runs(tmp_path, volume):
-    session = SegmentationSession(volume)
+def test_stopped_and_resumed_runs(tmp_path, volume, compact):
+    session = SegmentationSession(volume, model=compact)
     seed(session, 1, 6)
     run(session, steps=4)
     again = check_replay(session, tmp_path / "stopped.slmsam2")
-    whole = SegmentationSession(volume)
+    whole = SegmentationSession(volume, model=compact)
     seed(whole, 1, 6)
     run(whole)
     for _ in again.resume():

@@ -106,7 +106,8 @@ def test_interrupted_runs_write_nothing_unless_asked(shell, long_job, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["big.nii", "seeds.nii"]
     report = tmp_path / "report.json"
     session = tmp_path / "half.slmsam2"
-    done = interrupt([*long_job, "--keep-partial", "--report", report, "--session", session])
+    partial = [*long_job, "--model", "flow", "--keep-partial"]
+    done = interrupt([*partial, "--report", report, "--session", session])
     assert done.returncode == 1, done.stderr
     assert "what was done so far is written" in done.stderr
     labels = np.asarray(nibabel.load(tmp_path / "out.nii").dataobj)
@@ -124,7 +125,8 @@ def test_a_bar_on_a_terminal(scene, tmp_path):
     import pty
 
     ours, theirs = pty.openpty()
-    arguments = ["propagate", scene.image, scene.seeds, "-o", tmp_path / "labels.nii.gz"]
+    job = ["propagate", scene.image, scene.seeds, "-o", tmp_path / "labels.nii.gz"]
+    arguments = [*job, "--model", "flow"]
     process = subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         stdout=theirs,

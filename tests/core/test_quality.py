@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_slmsam2.core.quality import SliceQuality, rank_slices
+from napari_slmsam2.core.quality import FLAG_SCORE, SliceQuality, rank_slices, trusted_slices
 
 GOOD = SliceQuality(0.99, 0.95, 0.97, None, 100, (10.0, 10.0))
 unit = st.floats(0, 1)
@@ -100,3 +100,17 @@ def test_labels_are_ranked_together():
 def test_a_label_that_is_nowhere():
     gone = SliceQuality(0.1, 0.2, 1.0, None, 0, None)
     assert len(rank_slices({1: {3: gone, 4: gone}}, {1: [0]})) == 2
+
+
+def test_what_would_be_flagged_far_from_seeds_is_not_trusted():
+    slices = {
+        **BASE,
+        3: replace(GOOD, agreement=0.5),
+        5: replace(GOOD, predicted_iou=0.4),
+        7: replace(GOOD, area=10),
+        9: replace(GOOD, area=0, centroid=None, presence=0.01),
+        11: replace(GOOD, agreement=0.9),
+    }
+    assert score_of(slices, 3, seeds=(2,)).score < FLAG_SCORE
+    assert trusted_slices({1: slices, 2: {4: replace(GOOD, presence=0.2)}}) == {1: (1, 2, 4, 11)}
+    assert trusted_slices({}) == {}

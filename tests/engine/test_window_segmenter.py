@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from napari_slmsam2.core.config import PropagationConfig, WindowConfig
-from napari_slmsam2.core.errors import CheckpointError
+from napari_slmsam2.core.errors import CheckpointError, ConfigError
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.checkpoints import save_weights
@@ -183,3 +183,39 @@ def test_a_file_of_weights_tells_its_network(tmp_path):
     save_weights(path, network.state_dict(), {"config": WindowConfig(**SMALL).to_dict()})
     with pytest.raises(CheckpointError, match="gate"):
         make_segmenter(path, device="cpu")
+
+
+def two_labels(network):
+    """Both propagated from slice 6 with unknown ends: where each was found."""
+    masks = {1: ball(centre=(6, 30, 16), radii=(5.5, 12, 10)), 2: ball(centre=(6, 30, 46))}
+    session = new_session(scan(masks[1] | masks[2]), network)
+    for label, mask in masks.items():
+        session.add_prompt(SlicePrompt.from_mask(label, 6, mask[6]))
+    list(session.propagate())
+    return {label: np.flatnonzero((session.labels == label).any((1, 2))) for label in masks}
+
+
+def test_structures_that_it_was_adapted_to_end_by_themselves():
+    network = untrained(present=6.0)
+    plain = two_labels(network)
+    told = network.with_structures([2, 7])
+    for label, slices in two_labels(told).items():
+        np.testing.assert_array_equal(slices, plain[label])
+    told.shift_presence(-40.0, structure=2)
+    found = two_labels(told)
+    np.testing.assert_array_equal(found[1], plain[1])
+    assert len(plain[2]) > 3
+    np.testing.assert_array_equal(found[2], [6])
+
+
+def test_more_structures_keep_what_is_known_of_the_first():
+    network = untrained().with_structures([2])
+    network.shift_presence(-40.0, structure=2)
+    more = network.with_structures([1, 2])
+    assert more.config.structures == (2, 1)
+    np.testing.assert_array_equal(two_labels(more)[2], [6])
+
+
+def test_a_structure_twice_is_refused():
+    with pytest.raises(ConfigError, match="structures"):
+        WindowConfig(structures=(1, 2, 1))

@@ -21,12 +21,12 @@ from napari_slmsam2.training.scans import LabelledScan, read_pair
 from napari_slmsam2.training.trainer import Trainer, TrainingPlan, train
 from tests.random_weights import TINY
 
-RATES = {"adapted": 4e-4, "trained": 1.5e-3, "tuned": 1e-4}
+RATES = {"adapted": 4e-4, "adapters": 4e-4, "trained": 1.5e-3, "tuned": 1e-4}
 """Learning rates: about what a step changes every weight by."""
 
 
 def work(crew: Crew, data: Path, out: Path) -> None:
-    """Train three networks; the first process writes what came of them into ``out``.
+    """Train four networks; the first process writes what came of them into ``out``.
 
     In float32: in bfloat16 the parts of a batch are rounded otherwise than the whole.
     """
@@ -34,6 +34,7 @@ def work(crew: Crew, data: Path, out: Path) -> None:
     scan = read_pair(data / "image0.nii.gz", data / "labels0.nii.gz")
     base = load_network(data / "base.safetensors")
     _adapt(crew, scan, base, out)
+    _adapt_by_adapters(crew, scan, base, out)
     _train(crew, scan, base, out)
     _fine_tune(crew, scan, out)
 
@@ -49,6 +50,20 @@ def _adapt(crew: Crew, scan: LabelledScan, base: LoadedNetwork, out: Path) -> No
     if crew.leads:
         save_file(job._run.trainer.averaged.state_dict(), out / "adapted.safetensors")
         (out / "curve.txt").write_text(repr([(p.step, round(p.dice, 4)) for p in report.curve]))
+
+
+def _adapt_by_adapters(crew: Crew, scan: LabelledScan, base: LoadedNetwork, out: Path) -> None:
+    recipe = get_recipe("quick").replace(
+        minutes=30.0, clips=8, steps=4, fewest_steps=1, judgements=1, batch_size=4,
+        learning_rate=RATES["adapters"], trained="adapters",
+    )  # fmt: skip
+    job = Adaptation([scan], base, recipe, crew=crew)
+    job.prepare()
+    job.run()
+    if crew.leads:
+        parameters = job._run.trainer.averaged.named_parameters()
+        own = {name: value for name, value in parameters if recipe.trains(name)}
+        save_file(own, out / "adapters.safetensors")
 
 
 def _train(crew: Crew, scan: LabelledScan, base: LoadedNetwork, out: Path) -> None:

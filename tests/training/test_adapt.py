@@ -19,14 +19,17 @@ from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.factory import make_segmenter
 from napari_slmsam2.engine.models import load_network
 from napari_slmsam2.training.adapt import Adaptation
+from napari_slmsam2.training.crew import Crew
 from napari_slmsam2.training.estimate import TrialStep, plan_time, try_steps
 from napari_slmsam2.training.lessons import cut_lessons, plan_course
 from napari_slmsam2.training.pseudo_stack import EMPTY, make_pseudo_stack
 from napari_slmsam2.training.recipes import RECIPES, AdaptRecipe, get_recipe
 from napari_slmsam2.training.scans import LabelledScan, check_scans, read_pair
+from napari_slmsam2.training.trainees import trainee_of
 from tests.labelled_files import (
     AFFINE,
     SHAPE,
+    as_improved,
     keep_slices,
     make_image,
     make_labels,
@@ -192,6 +195,14 @@ def test_confident_slices_are_learned_from_like_annotated_ones(scans):
     assert {(x.first, x.last) for x in course.lessons} == {(7, 7), (6, 9)}
 
 
+def test_what_was_propagated_from_the_held_out_slice_is_not_learned(scans):
+    labels = keep_slices(scans[0].labels, {1: (4, 5, 6, 7, 8, 9, 10)})
+    confident = {1: (5, 6, 8, 9)}  # 4, 7 and 10 are annotated
+    course = plan_course([scan_of(labels, seeds=True, confident=confident)], 0)
+    assert course.exams[0].scored[1][0] == course.exams[0].scored[1][1]
+    assert {(x.first, x.last) for x in course.lessons} == {(4, 4), (10, 10)}
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_made_stack_holds_its_slice_and_knows_its_ends(seed):
     labels = make_labels(0)
@@ -225,13 +236,32 @@ def test_parts_that_are_not_trained_stay(scans, base, trained, moves):
     assert ("short_out.weight" in changed) == (trained == "memory+heads")
 
 
+@pytest.mark.parametrize(
+    ("labels_are", "known"), [("auto", (1, 2)), ("structures", (1, 2)), ("objects", ())]
+)
+def test_it_is_told_which_structure_it_follows(scans, base, labels_are, known):
+    recipe = SHORT.replace(labels_are=labels_are)
+    trainee = trainee_of(base, recipe, plan_course(scans[:2], 0), Crew())
+    assert trainee.network.config.structures == known
+
+
+def test_one_label_alone_and_annotated_slices_are_not_told(scans, base):
+    alone = dataclasses.replace(scans[0], areas={1: scans[0].areas[1]})
+    seeds = dataclasses.replace(scans[0], seeds=True)
+    recipe = SHORT.replace(labels_are="auto")
+    for scan, learned in ((alone, recipe), (seeds, recipe.replace(source="seeds"))):
+        trainee = trainee_of(base, learned, plan_course([scan], 0), Crew())
+        assert trainee.network.config.structures == ()
+
+
 def test_what_is_no_better_is_not_kept(scans, base, tmp_path):
     job = prepared(scans[:1], base, SHORT.replace(pull=1.0, learning_rate=1e-7, steps=2))
     report = job.run()
     assert not report.improved
     assert "keep the old model" in report.verdict
-    for name, value in job._run.trainer.network.state_dict().items():
-        torch.testing.assert_close(value, base.network.state_dict()[name])
+    trained = job._run.trainer.network.state_dict()
+    for name, value in base.network.state_dict().items():
+        torch.testing.assert_close(trained[name], value)
     with pytest.raises(ConfigError, match="no better"):
         job.save(tmp_path / "worse.safetensors", report)
     assert not list(tmp_path.iterdir())
@@ -265,7 +295,7 @@ def test_it_is_cancelled_before_it_begins(scans, base):
 
 def test_a_file_that_cannot_be_written_can_be_written_elsewhere(scans, base, tmp_path):
     job = prepared(scans[:1], base, SHORT.replace(steps=2))
-    report = dataclasses.replace(job.run(), best_step=2)
+    report = as_improved(job.run())
     (tmp_path / "taken").write_text("a file, not a folder")
     with pytest.raises(OutputError):
         job.save(tmp_path / "taken" / "mine.safetensors", report)
@@ -273,7 +303,7 @@ def test_a_file_that_cannot_be_written_can_be_written_elsewhere(scans, base, tmp
 
 
 def test_the_estimate_refuses_what_does_not_fit():
-    recipe = AdaptRecipe(minutes=1.0, steps=100, fewest_steps=20)
+    recipe = AdaptRecipe(minutes=1.0, steps=100, fewest_steps=20, judgements=8)
     plan = plan_time(recipe, TrialStep(0.5, 10), judge_seconds=2.0, elapsed=10.0)
     assert plan.judgements == 7
     assert plan.steps == 72

@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
-    write_shards(folder, None, CONFIG, split="train", numbers=[0], shard_clips=48)
+    write_shards(folder, None, CONFIG, split="train", numbers=[0], shard_clips=32)
     return read_shards(folder, "train")
 
 
@@ -34,12 +34,13 @@ def plan(**changes):
 
 
 def test_the_same_shard_is_made_twice_alike(clips, tmp_path):
-    write_shards(tmp_path, None, CONFIG, split="train", numbers=[0], shard_clips=48)
+    """And a shorter one is the beginning of a longer one."""
+    write_shards(tmp_path, None, CONFIG, split="train", numbers=[0], shard_clips=6)
     again = read_shards(tmp_path, "train")
     for name, values in clips.items():
-        np.testing.assert_array_equal(values, again[name])
+        np.testing.assert_array_equal(values[:6], again[name])
     before = (tmp_path / "train-synthetic-0000.npz").stat().st_mtime_ns
-    write_shards(tmp_path, None, CONFIG, split="train", numbers=[0], shard_clips=48)
+    write_shards(tmp_path, None, CONFIG, split="train", numbers=[0], shard_clips=6)
     assert (tmp_path / "train-synthetic-0000.npz").stat().st_mtime_ns == before
 
 
@@ -60,7 +61,7 @@ def test_turned_flows_still_carry_the_turned_masks(clips):
     """The flow of a turned and scaled clip fits its masks as well as before."""
 
     def fit(generator):
-        batch = make_batch(clips, np.arange(48), 48, device=CPU, generator=generator)
+        batch = make_batch(clips, np.arange(32), 48, device=CPU, generator=generator)
         moved = warp(batch.distances[:, :1], batch.flows[:, 0])[:, 0] > 0
         truth = batch.distances[:, 1] > 0
         chosen = batch.present[:, 0] & (batch.flows[:, 0].abs().amax((1, 2, 3)) > 0)

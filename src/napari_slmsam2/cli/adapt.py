@@ -105,7 +105,18 @@ def adapt(
     ] = None,
     trained: Annotated[
         str | None,
-        typer.Option("--train", help="all, memory+heads or heads. Default: the recipe's."),
+        typer.Option(
+            "--train", help="all, memory+heads, heads or adapters. Default: the recipe's."
+        ),
+    ] = None,
+    labels_are: Annotated[
+        str | None,
+        typer.Option(
+            "--labels-are",
+            help="structures: the same in all volumes, the network is told which one it follows. "
+            "objects: of one kind, such as cells. auto: structures where there are two to five. "
+            "Default: the recipe's.",
+        ),
     ] = None,
     batch: Annotated[
         int | None, typer.Option(min=1, help="Clips per step; less needs less memory.")
@@ -141,7 +152,7 @@ def adapt(
         inputs = [file for files in pair for file in files]
         check_outputs({"--report": report}, inputs, force=force)
         path = path_for(name, models_folder)
-        chosen = _recipe(recipe, minutes, trained, batch)
+        chosen = _recipe(recipe, minutes, trained, labels_are, batch)
         base = base or chosen.base
         check_room(path, chosen.file_size)
         job = _open(pair, _base(base, models_folder), chosen, labels, axis, crew, checkpoint)
@@ -179,11 +190,20 @@ def adapt(
 
 
 def _recipe(
-    name: str, minutes: float | None, trained: str | None, batch: int | None
+    name: str,
+    minutes: float | None,
+    trained: str | None,
+    labels_are: str | None,
+    batch: int | None,
 ) -> AdaptRecipe:
     from napari_slmsam2.training.recipes import get_recipe
 
-    given = {"minutes": minutes, "trained": trained, "batch_size": batch}
+    given = {
+        "minutes": minutes,
+        "trained": trained,
+        "labels_are": labels_are,
+        "batch_size": batch,
+    }
     changes = {key: value for key, value in given.items() if value is not None}
     return get_recipe(name).replace(**changes)
 

@@ -31,9 +31,24 @@ def train(
             "NAME/meta.json. Default: synthetic stacks only.",
         ),
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of the whole training.")] = (
-        5500
-    ),
+    steps: Annotated[
+        int,
+        typer.Option(
+            "--steps",
+            min=0,
+            help="Steps of the whole training. 0: only the ends are learned, of the model to start "
+            "from.",
+        ),
+    ] = 5500,
+    objects: Annotated[
+        int,
+        typer.Option(
+            "--objects",
+            min=0,
+            help="Objects on whose whole sweeps it is learned, in the end, where objects end. "
+            "0: not at all.",
+        ),
+    ] = 800,
     minutes: Annotated[
         float | None, typer.Option("--minutes", min=0, help="Stop after this time.")
     ] = None,
@@ -70,16 +85,21 @@ def train(
 ) -> None:
     """Train the compact network from scratch on labelled volumes and synthetic stacks.
 
-    Makes clips (once), trains, and writes checkpoint.pt, log.jsonl, training.png and
-    model.safetensors, which every command takes as --model. An eighth of the subjects is held out
-    for the scores in the log.
+    Makes clips (once), trains, learns on whole sweeps where objects end, and writes
+    checkpoint.pt, log.jsonl, training.png and model.safetensors, which every command takes as
+    --model. An eighth of the subjects is held out for the scores in the log.
     """
     from napari_slmsam2.cli._console import meter, say
     from napari_slmsam2.cli._crew import joined_quietly
     from napari_slmsam2.core.config import WindowConfig
     from napari_slmsam2.training.release import release
     from napari_slmsam2.training.rounds import RoundsPlan, train_in_rounds
+    from napari_slmsam2.training.shards import read_network
+    from napari_slmsam2.training.sweep_shards import learn_ends_from
     from napari_slmsam2.training.trainer import TrainingPlan
+
+    if not steps and (start is None or not objects):
+        raise typer.BadParameter("0 steps need --from and --objects.", param_hint="--steps")
 
     sources = RoundsPlan(
         volumes=volumes,
@@ -90,24 +110,42 @@ def train(
         workers=workers,
     )
     plan = TrainingPlan(steps=steps, batch_size=batch, seed=seed)
-    with joined_quietly(device) as crew, meter("Clips, training") as progress:
-        trainer = train_in_rounds(
-            out,
-            WindowConfig(feedback=feedback),
-            plan,
-            sources,
-            crew,
-            seconds=None if minutes is None else 60 * minutes,
-            cut=progress.update,
-            report=progress.say,
-            advanced=lambda step: progress.update(step, steps),
-        )
-    if not crew.leads:
-        return
-    release(trainer, out / "model.safetensors")
-    _plot(out)
+    config, finished = WindowConfig(feedback=feedback), True
+    with joined_quietly(device) as crew, meter("Clips, training, ends") as progress:
+        if steps:
+            trainer = train_in_rounds(
+                out,
+                config,
+                plan,
+                sources,
+                crew,
+                seconds=None if minutes is None else 60 * minutes,
+                cut=progress.update,
+                report=progress.say,
+                advanced=lambda step: progress.update(step, steps),
+            )
+            finished = trainer.step >= steps
+            network, facts = trainer.averaged, trainer.facts()
+        else:
+            assert start is not None
+            network = read_network(start, config).to(crew.device)
+            facts = {"recipe": {"start": start, "seed": seed}}
+        if not crew.leads:
+            return
+        if finished and objects:
+            dice = learn_ends_from(
+                out / "ends", volumes, network, objects, seed=seed, told=progress.update
+            )
+            progress.say(
+                f"held-out sweeps with unknown ends: Dice {dice['before']:.3f} before, "
+                f"{dice['after']:.3f} after"
+            )
+            facts["recipe"] |= {"objects": objects, "ends": dice}
+    release(out / "model.safetensors", config, network.state_dict(), facts)
+    if steps:
+        _plot(out)
     say("Weights", out / "model.safetensors")
-    if trainer.step < steps:
+    if not finished:
         say("Next", "the same command goes on from here")
 
 

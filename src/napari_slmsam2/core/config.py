@@ -141,7 +141,8 @@ def _is_like(value: Any, default: Any) -> bool:
     if default is None:
         return value is None or _is_like(value, 0)
     if isinstance(default, tuple):
-        return isinstance(value, tuple) and all(_is_like(v, default[0]) for v in value)
+        one = default[0] if default else 0
+        return isinstance(value, tuple) and all(_is_like(v, one) for v in value)
     if isinstance(value, bool):
         return False
     kinds = {int: Integral, float: Real}
@@ -394,9 +395,17 @@ class WindowConfig(Settings):
         minimum=0.0,
         maximum=1.0,
     )
+    structures: tuple[int, ...] = setting(
+        (),
+        "Structures",
+        "Label values of structures that the network was adapted to: it is told which one it "
+        "follows.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if len(set(self.structures)) < len(self.structures):
+            raise ConfigError("setting structures", "holds a label twice", found=self.structures)
         if self.window_size % 8:
             raise ConfigError(
                 "setting window_size", "must be a multiple of 8", found=self.window_size

@@ -8,6 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+FLAG_SCORE = 0.5
+"""Score of `rank_slices` from which a slice is flagged."""
+
 
 @dataclass(frozen=True, slots=True)
 class SliceQuality:
@@ -123,6 +126,30 @@ def rank_slices(
                 Suggestion(label, index, float(score), max(parts, key=lambda k: parts[k]))
             )
     return tuple(sorted(ranked, key=lambda s: (-s.score, s.label, s.index)))
+
+
+def trusted_slices(
+    quality: Mapping[int, Mapping[int, SliceQuality]],
+) -> dict[int, tuple[int, ...]]:
+    """The segmented slices with the object on them that would be flagged nowhere.
+
+    Being near an annotated slice, where a correction teaches little, makes no mask better: it does
+    not count here.
+
+    Parameters
+    ----------
+    quality : mapping of label to mapping of slice index to SliceQuality
+
+    Returns
+    -------
+    dict of label to tuple of int
+        Sorted.
+    """
+    found: dict[int, set[int]] = {}
+    for one in rank_slices(quality, {}):
+        if one.score < FLAG_SCORE and quality[one.label][one.index].area:
+            found.setdefault(one.label, set()).add(one.index)
+    return {label: tuple(sorted(found[label])) for label in sorted(found)}
 
 
 def _neighbours(slices: Mapping[int, SliceQuality], index: int) -> list[SliceQuality]:

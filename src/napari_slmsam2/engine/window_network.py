@@ -7,6 +7,7 @@ attends to the annotated slices, each has its own parameters, and a fuser joins 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -17,11 +18,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from napari_slmsam2.core.config import WindowConfig
+from napari_slmsam2.engine.sweep_presence import WIDTH as ENDS_WIDTH
+from napari_slmsam2.engine.sweep_presence import SweepPresence
 from napari_slmsam2.engine.window_cues import AREA_CUE, LOGITS_PER_PIXEL, MAX_LOGIT, N_CUES
 
 N_BINS = 32
 RING = 0.15
 """Width of the surround whose intensities are looked at, over the side of the window."""
+
+_CUES_WIDTH, _HEADS_WIDTH = 64, 96
+_TOLD_WIDTHS = (_CUES_WIDTH, _HEADS_WIDTH, ENDS_WIDTH, 1)
+
+STRUCTURE_GAIN = 10.0
+"""What is learned of single structures learns so much faster: few steps are for each of them."""
 
 FEEDBACK_LIMIT = 4.0
 """Largest correction of a mask logit that is carried on."""
@@ -46,6 +55,8 @@ class WindowInput:
         Mask logits interpolated from the annotated slices; 0 where nothing can be interpolated.
     cues : Tensor, shape (B, 9)
         See `napari_slmsam2.engine.window_cues.measure_cues`.
+    labels : Tensor of int, shape (B,)
+        Label values, for a network that was adapted to some structures.
     """
 
     images: Tensor
@@ -53,6 +64,7 @@ class WindowInput:
     carried: Tensor
     prior: Tensor
     cues: Tensor
+    labels: Tensor
 
 
 class SeedMemory(NamedTuple):
@@ -116,14 +128,23 @@ class WindowNetwork(nn.Module):
         self.memory_in = nn.Conv2d(config.memory_dim, c, 1)
         self.mid2 = _Residual(c)
         self.down3 = nn.Sequential(_conv(c, d, 2), _Residual(d))
-        self.cue_scale = nn.Sequential(nn.Linear(N_CUES, 64), nn.ReLU(), nn.Linear(64, 2 * d))
+        self.cue_scale = nn.Sequential(
+            nn.Linear(N_CUES, _CUES_WIDTH), nn.ReLU(), nn.Linear(_CUES_WIDTH, 2 * d)
+        )
         self.mid3 = _Residual(d)
         self.up2 = nn.Sequential(_conv(d + c, c), _Residual(c))
         self.up1 = _conv(c + b, b)
         self.up0 = nn.Conv2d(b, a, 1)
         self.out = nn.Sequential(_conv(2 * a, a), nn.Conv2d(a, 1, 3, padding=1))
         self.carried_weight = nn.Parameter(torch.tensor(1.0))
-        self.heads = nn.Sequential(nn.Linear(d + 2 * b + 2, 96), nn.ReLU(), nn.Linear(96, 2))
+        self.heads = nn.Sequential(
+            nn.Linear(d + 2 * b + 2, _HEADS_WIDTH), nn.ReLU(), nn.Linear(_HEADS_WIDTH, 2)
+        )
+        self.ends = SweepPresence()
+        self.structures = None
+        if config.structures:
+            width = sum(_TOLD_WIDTHS)
+            self.structures = nn.Parameter(torch.zeros(len(config.structures), width))
         for last in (self.out[1], self.cue_scale[2]):
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
@@ -183,15 +204,66 @@ class WindowNetwork(nn.Module):
         aligned = self.short_out(F.pixel_unshuffle(carried, 4))
         x2 = self.mid2(x2 + self.memory_in(self.memory_fuser(query, aligned, read)))
         x3 = self.down3(x2)
-        scale, shift = self.cue_scale(self._cues(inputs)).chunk(2, dim=1)
+        of_cues, of_heads, *_ = self._known_of(inputs.labels)
+        scale, shift = _told(self.cue_scale, self._cues(inputs), of_cues).chunk(2, dim=1)
         x3 = self.mid3(x3 * (1 + scale[..., None, None]) + shift[..., None, None])
         y2 = self.up2(torch.cat([_doubled(x3), x2], dim=1))
         y1 = self.up1(torch.cat([_doubled(y2), x1], dim=1))
         y0 = self.out(torch.cat([_doubled(self.up0(y1)), x0], dim=1))
         base = inputs.prior if config.memory == "long" else inputs.carried
         logits = (self.carried_weight * base + y0)[:, 0]
-        presence, iou = self.heads(self._summary(x3, y1, base, logits)).float().unbind(1)
+        summary = self._summary(x3, y1, base, logits)
+        presence, iou = _told(self.heads, summary, of_heads).float().unbind(1)
         return WindowOutput(logits.float(), presence, iou)
+
+    def judge_presence(self, clues: Tensor, state: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Judge over the sweeps so far whether the objects are still there.
+
+        Parameters
+        ----------
+        clues : Tensor, shape (B, 21)
+        state : Tensor, shape (B, 32)
+            See `SweepPresence`.
+        labels : Tensor of int, shape (B,)
+        """
+        *_, of_ends, shift = self._known_of(labels)
+        logit, state = self.ends(clues, state, of_ends)
+        return logit + shift[:, 0], state
+
+    def with_structures(self, labels: Iterable[int]) -> WindowNetwork:
+        """A copy that can be told of more structures, and for now does as this one."""
+        old = self.config.structures
+        new = WindowNetwork(
+            self.config.replace(structures=(*old, *sorted(set(labels) - set(old))))
+        ).to(self.carried_weight.device)
+        state = self.state_dict()
+        if new.structures is not None:
+            state["structures"] = new.structures.detach()
+        new.load_state_dict(state)
+        if self.structures is not None and new.structures is not None:
+            with torch.no_grad():
+                new.structures[: len(old)] = self.structures
+        return new
+
+    def shift_presence(self, by: float, structure: int | None = None) -> None:
+        """Move the logit of presence, of all objects or of one structure."""
+        with torch.no_grad():
+            if structure is None:
+                self.ends.out.bias.add_(by)
+            else:
+                assert self.structures is not None
+                row = self.config.structures.index(structure)
+                self.structures[row, -1] += by / STRUCTURE_GAIN
+
+    def _known_of(self, labels: Tensor) -> tuple[Tensor, ...]:
+        """What was learned of each structure, for cues, heads and ends; 0 for other labels."""
+        if self.structures is None:
+            found = torch.zeros(len(labels), sum(_TOLD_WIDTHS), device=labels.device)
+        else:
+            known = torch.tensor(self.config.structures, dtype=labels.dtype, device=labels.device)
+            chosen = (labels[:, None] == known).to(self.structures.dtype)
+            found = STRUCTURE_GAIN * (chosen @ self.structures)
+        return torch.split(found, list(_TOLD_WIDTHS), dim=1)
 
     def _cues(self, inputs: WindowInput) -> Tensor:
         """The cues, with the growth of the object since its seed filled in."""
@@ -209,6 +281,13 @@ class WindowNetwork(nn.Module):
             parts.append((y1 * weight).sum((2, 3)) / (weight.sum((2, 3)) + 1.0))
         parts += [torch.log1p(weight.sum((2, 3))) / 4 for weight in (before, now)]
         return torch.cat(parts, dim=1)
+
+
+def _told(layers: nn.Sequential, x: Tensor, offset: Tensor) -> Tensor:
+    """Two layers, with something added between them."""
+    first, rectify, second = layers
+    found: Tensor = second(rectify(first(x) + offset))
+    return found
 
 
 def carried_on(moved: Field, found: Field, share: float | Field) -> Field:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from napari_slmsam2.engine.interpolate import EDGE_SHARPNESS, mask_stability, si
 from napari_slmsam2.engine.optical_flow import dense_flow, warp
 from napari_slmsam2.engine.presence import Cues
 from napari_slmsam2.engine.seed_view import SeedView, ring_width
+from napari_slmsam2.engine.sweep_presence import N_CLUES
+from napari_slmsam2.engine.sweep_presence import WIDTH as ENDS_WIDTH
 from napari_slmsam2.engine.taper import find_taper
 from napari_slmsam2.engine.window import FollowingWindow
 from napari_slmsam2.engine.window_cues import (
@@ -89,6 +91,10 @@ class SweepState:
     memory : SeedMemory
     seeds : tuple of int
         The annotated slices in the memory.
+    ends : ndarray of float32, shape (32,)
+        What `SweepPresence` remembers of the slices so far.
+    clues : ndarray of float32, shape (21,)
+        What it has seen of this one.
     """
 
     image: Image
@@ -101,12 +107,15 @@ class SweepState:
     feedback: float
     memory: SeedMemory
     seeds: tuple[int, ...]
+    ends: npt.NDArray[np.float32]
+    clues: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _View:
     """One object as the network will see it on the next slice."""
 
+    label: int
     state: SweepState
     images: Image
     aligned: Image
@@ -115,6 +124,15 @@ class _View:
     cues: npt.NDArray[np.float32]
     met: Cues
     certain: bool
+
+
+def gather_clues(view: _View, logit: float, iou: float) -> npt.NDArray[np.float32]:
+    """What `SweepPresence` sees of a slice."""
+    cues = min(max(view.met.presence(), 1e-4), 1 - 1e-4)
+    by_cues = np.log(cues / (1 - cues))
+    joint = NETWORK_SHARE * logit + (1 - NETWORK_SHARE) * by_cues
+    clues = np.array([joint, logit, iou, *astuple(view.met), *view.cues], np.float32)
+    return np.clip(clues, -10.0, 10.0)
 
 
 class WindowSegmenter:
@@ -190,11 +208,18 @@ class WindowSegmenter:
             )
             output = self._network(self._inputs(views), memory)
             logits = output.logits.float().cpu().numpy()
-            presence = output.presence.float().cpu().numpy()
             iou = torch.sigmoid(output.iou.float()).cpu().numpy()
+        with computing(self._device, torch.float32):
+            clues = np.stack(
+                [
+                    gather_clues(*clue)
+                    for clue in zip(views, output.presence.float().cpu().numpy(), iou, strict=True)
+                ]
+            )
+            presence, ends = self._judge_presence(views, clues)
         return [
             self._answer(view, embedding, *found)
-            for view, *found in zip(views, logits, presence, iou, strict=True)
+            for view, *found in zip(views, logits, presence, iou, ends, clues, strict=True)
         ]
 
     def relieve_memory(self) -> str | None:
@@ -241,6 +266,7 @@ class WindowSegmenter:
         )
         masks = known_masks({i: seed.mask for i, seed in seeds.items()}, extent)
         return _View(
+            label=bank.label,
             state=state,
             images=images,
             aligned=aligned,
@@ -266,6 +292,8 @@ class WindowSegmenter:
             feedback=self.config.feedback * view.need_of_correction,
             memory=self._remember(seeds, chosen, view.contrast),
             seeds=chosen,
+            ends=np.zeros(ENDS_WIDTH, np.float32),
+            clues=np.zeros(N_CLUES, np.float32),
         )
 
     def _remember(
@@ -289,25 +317,36 @@ class WindowSegmenter:
             carried=self._tensor(np.stack([v.moved[None] for v in views])),
             prior=self._tensor(np.stack([v.prior[None] for v in views])),
             cues=self._tensor(np.stack([v.cues for v in views])),
+            labels=self._tensor(np.array([v.label for v in views])),
         )
 
     def _tensor(self, values: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
 
-    @staticmethod
-    def _chance(logit: float, view: _View) -> float:
-        """Presence, by the network and by the cues of the optical flow."""
-        cues = min(max(view.met.presence(), 1e-4), 1 - 1e-4)
-        by_cues = float(np.log(cues / (1 - cues)))
-        joint = NETWORK_SHARE * logit + (1 - NETWORK_SHARE) * by_cues
-        chance = float(1.0 / (1.0 + np.exp(-joint)))
-        return 0.5 + 0.5 * chance if view.certain else chance
+    def _judge_presence(
+        self, views: Sequence[_View], clues: Image
+    ) -> tuple[npt.NDArray[np.float64], Image]:
+        """Probability that every object is there, and what is remembered for the next slice."""
+        found, ends = self._network.judge_presence(
+            self._tensor(clues),
+            self._tensor(np.stack([v.state.ends for v in views])),
+            self._tensor(np.array([v.label for v in views])),
+        )
+        chance = 1.0 / (1.0 + np.exp(-found.cpu().numpy().astype(np.float64)))
+        certain = np.array([v.certain for v in views])
+        return np.where(certain, 0.5 + 0.5 * chance, chance), ends.float().cpu().numpy()
 
     def _answer(
-        self, view: _View, image: Image, found: Image, presence: np.float32, iou: np.float32
+        self,
+        view: _View,
+        image: Image,
+        found: Image,
+        presence: np.float64,
+        iou: np.float32,
+        ends: Image,
+        clues: Image,
     ) -> SegmentedSlice:
-        state = view.state
-        chance = self._chance(float(presence), view)
+        state, chance = view.state, float(presence)
         if view.certain and not (found > 0).any():
             found = found - found.max() + np.float32(0.5)
         logits = np.full(image.shape, -4 * MAX_LOGIT, np.float32)
@@ -316,7 +355,7 @@ class WindowSegmenter:
         if present:
             moved = carried_on(moved, found, state.feedback)
         window, carried = follow(moved, state.window, image.shape, self.config)
-        here = replace(state, image=image, window=window, carried=carried)
+        here = replace(state, image=image, window=window, carried=carried, ends=ends, clues=clues)
         if not present:
             return SegmentedSlice(logits, min(chance, 0.49), 0.0, 0.0, here)
         state.window.write(found, logits)

@@ -14,12 +14,9 @@ import numpy.typing as npt
 
 from napari_slmsam2.core.errors import ConfigError, GridMismatchError
 from napari_slmsam2.core.intensity import IntensityWindow
-from napari_slmsam2.core.quality import SliceQuality, Suggestion, rank_slices
+from napari_slmsam2.core.quality import FLAG_SCORE, SliceQuality, Suggestion, rank_slices
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.evaluate._sheet import Sheet, Tile
-
-FLAG_SCORE = 0.5
-"""Score of `rank_slices` from which a slice is flagged."""
 
 _MARGIN = 0.15
 _LEAST_MARGIN = 6
@@ -190,7 +187,8 @@ def flagged_slices(
     quality, seeds : mapping
         As for `napari_slmsam2.core.quality.rank_slices`.
     most : int
-        Number of slices at most. Those with a score below `FLAG_SCORE` are not flagged.
+        Number of slices at most. Those with a score below
+        `napari_slmsam2.core.quality.FLAG_SCORE` are not flagged.
     """
     flags: dict[int, Suggestion] = {}
     for suggestion in rank_slices(quality, seeds):

@@ -17,8 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from napari_slmsam2.core.errors import ConfigError, OutputError
 from napari_slmsam2.engine.checkpoints import read_metadata
@@ -29,9 +28,11 @@ from napari_slmsam2.training.adapt_report import AdaptReport
 from napari_slmsam2.training.adapt_run import (
     AdaptRun,
     copied_state,
+    is_better,
     read_checkpoint,
     write_checkpoint,
 )
+from napari_slmsam2.training.adapters import pull_back
 from napari_slmsam2.training.crew import Crew
 from napari_slmsam2.training.estimate import Estimate, plan_time
 from napari_slmsam2.training.judging import Judgement
@@ -160,19 +161,23 @@ class Adaptation:
         tell(AdaptProgress("trial", 0, 2))
         trial = self._trainee.try_steps()
         tell(AdaptProgress("judging", 0, 1))
-        started = time.perf_counter()
-        # Not kept: it takes the time that it will take.
-        self._trainee.candidate(self._trainee.network)
-        before = self._judge(self._trainee.network, stop)
+        base = self._trainee.network
+        before = self._judge(base, stop)
         if before is None:
             return None
         tell(AdaptProgress("judging", 1, 1, judgement=before))
+        started = time.perf_counter()
+        untrained = self._trainee.candidate(base)
+        found = self._judge(untrained, stop)
+        if found is None:
+            return None
         judge_seconds = time.perf_counter() - started
         measured = self._crew.agree((trial, judge_seconds, self._elapsed()))
         estimate = plan_time(self.recipe, *measured)
         trainer = self._trainee.trainer(estimate.steps)
-        base = copied_state(trainer.averaged)
-        self._run = AdaptRun(trainer, estimate, n_clips, before, before, base)
+        self._run = AdaptRun(trainer, estimate, n_clips, before, before, copied_state(base))
+        if is_better(found, before):
+            self._run.best, self._run.best_state = found, copied_state(untrained)
         self._spent = self._elapsed()
         return estimate
 
@@ -191,13 +196,12 @@ class Adaptation:
         self._since = time.perf_counter()
         trainer, total = run.trainer, run.estimate.steps
         every = math.ceil(total / run.estimate.judgements)
-        base = list(self._trainee.network.parameters())
         stopped = "finished"
         while trainer.step < total:
             if self._crew.any(stop()):
                 stopped = "cancelled"
                 break
-            failure, loss = self._step(trainer, base)
+            failure, loss = self._step(trainer)
             if failure is not None:
                 stopped = failure
                 break
@@ -263,16 +267,12 @@ class Adaptation:
         """
         if self._run is None or not report.improved:
             raise ConfigError("adapted model", "is no better than the base model; it is not kept")
-        trainer = self._run.trainer
-        now = copied_state(trainer.averaged)
-        trainer.averaged.load_state_dict(self._run.best_state)
+        run, facts = self._run, self.facts(report)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._trainee.write(trainer, path, self.facts(report))
+            self._trainee.write(run.trainer, run.best_state, path, facts)
         except OSError as error:
             raise OutputError(str(path), "cannot be written", found=error.strerror) from error
-        finally:
-            trainer.averaged.load_state_dict(now)
         if self._checkpoint is not None:
             self._checkpoint.unlink(missing_ok=True)
         return path
@@ -282,7 +282,7 @@ class Adaptation:
         found = self._trainee.judge(network, stop) if self._crew.leads else None
         return self._crew.agree(found)
 
-    def _step(self, trainer: AdaptTrainer, base: Sequence[Tensor]) -> tuple[str | None, float]:
+    def _step(self, trainer: AdaptTrainer) -> tuple[str | None, float]:
         """Why it failed, or None; and the loss."""
         try:
             loss = trainer.advance()["loss"]
@@ -293,10 +293,7 @@ class Adaptation:
                 raise
             return "memory", math.nan
         if self.recipe.pull:
-            with torch.no_grad():
-                for now, before in zip(trainer.network.parameters(), base, strict=True):
-                    if now.requires_grad:
-                        now.lerp_(before, self.recipe.pull)
+            pull_back(trainer.network, self._trainee.network, self.recipe.pull)
         return None, loss
 
     def _elapsed(self) -> float:

@@ -46,7 +46,8 @@ class AdaptReport:
     steps : int
         That were made.
     best_step : int
-        After which the kept weights were judged; 0 stands for the base model.
+        After which the kept weights were judged; 0 stands for the base model, with the threshold
+        of presence set anew if that is better.
     seconds : float
     held_out : str
         What was held out, in words.
@@ -71,14 +72,17 @@ class AdaptReport:
     @property
     def improved(self) -> bool:
         """Whether any weights were better than the base model on what was held out."""
-        return self.best_step > 0
+        return self.after.dice > self.before.dice
 
     @property
     def verdict(self) -> str:
         """One sentence."""
         measured = f"held-out Dice {self.before.dice:.3f} before"
         if self.improved:
-            return f"Better: {measured}, {self.after.dice:.3f} after {self.best_step} steps."
+            after = f"after {self.best_step} steps"
+            if not self.best_step:
+                after = "with the threshold of presence set for these volumes"
+            return f"Better: {measured}, {self.after.dice:.3f} {after}."
         if not self.curve:
             return f"Nothing was judged, because {WHY_STOPPED[self.stopped]}; keep the old model."
         most = max(point.dice for point in self.curve)

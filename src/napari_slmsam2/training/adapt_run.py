@@ -37,7 +37,7 @@ class AdaptRun:
     best_state : dict of str to Tensor
         The weights of the latter.
     best_step : int
-        0 stands for the base model.
+        0 stands for the base model, with the threshold of presence set anew if that is better.
     in_vain : int
         Judgements since then.
     curve : tuple of CurvePoint
@@ -70,7 +70,7 @@ class AdaptRun:
         loss = self.loss_sum / max(1, self.loss_steps)
         self.curve = (*self.curve, CurvePoint(self.trainer.step, loss, found.dice))
         self.loss_sum, self.loss_steps = 0.0, 0
-        if found.dice > self.best.dice + BETTER:
+        if is_better(found, self.best):
             self.best, self.best_step, self.in_vain = found, self.trainer.step, 0
             self.best_state = copied_state(candidate)
         else:
@@ -105,6 +105,11 @@ class AdaptRun:
             state["in_vain"],
             tuple(CurvePoint(**point) for point in state["curve"]),
         )
+
+
+def is_better(found: Judgement, than: Judgement) -> bool:
+    """Whether the held-out Dice is higher by more than rounding."""
+    return found.dice > than.dice + BETTER
 
 
 def copied_state(module: nn.Module) -> dict[str, Tensor]:

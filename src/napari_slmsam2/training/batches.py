@@ -20,6 +20,9 @@ Clips = Mapping[str, npt.NDArray[np.generic]]
 GENTLE_TURN = math.radians(25.0)
 """Largest rotation of gentle augmentation, as in SLM-SAM 2's training."""
 
+LABELS_HIDDEN = 0.25
+"""Share of the clips whose label is not told, for labels that the network will not know."""
+
 PRIORS_HIDDEN = 0.35
 """Share of the clips without the interpolated shape, so that it is not trusted too much."""
 
@@ -45,6 +48,8 @@ class Batch:
     weights : Tensor, shape (B, L)
     feedback : Tensor, shape (B, 1, 1)
         Part of the network's feedback that a sweep takes.
+    labels : Tensor of int, shape (B,)
+        0 where the network shall not be told.
     """
 
     images: Tensor
@@ -59,6 +64,7 @@ class Batch:
     present: Tensor
     weights: Tensor
     feedback: Tensor
+    labels: Tensor
 
 
 def sampling_weights(set_names: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
@@ -104,7 +110,7 @@ def make_batch(
     starts = load("start").float()[:, None] / 15.0
     seed_images = load("seed_images").float() / 85.0 - 1.0
     seed_distances = load("seed_distances").float() / 8.0
-    cues = load("cues").clone()
+    cues, labels = load("cues").clone(), load("label")
     n, length = flows.shape[:2]
     turn, scale, shift = _draw_view(n, generator, device, gentle)
     room = images.shape[-1]
@@ -129,6 +135,7 @@ def make_batch(
         keep = _rand(n, generator, device)[:, None, None, None] > PRIORS_HIDDEN
         priors = priors * keep
         flows = flows * (_rand(n, generator, device)[:, None, None, None, None] > 0.05)
+        labels = labels * (_rand(n, generator, device) > LABELS_HIDDEN)
     return Batch(
         images=images,
         distances=distances,
@@ -142,6 +149,7 @@ def make_batch(
         present=load("present"),
         weights=load("weights"),
         feedback=load("feedback").float()[:, None, None],
+        labels=labels,
     )
 
 

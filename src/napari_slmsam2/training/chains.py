@@ -46,11 +46,11 @@ def sweep(
     """
     image = stack.image
     shape = (image.shape[1], image.shape[2])
-    extents = {} if extent is None else {1: extent}
+    extents = {} if extent is None else {stack.label: extent}
     context = SweepContext(len(image), shape, stack.spacing, extents, lambda i: image[i])
-    bank = MemoryBank(1)
+    bank = MemoryBank(stack.label)
     for seed in seeds:
-        prompt = SlicePrompt.from_mask(1, seed, stack.mask[seed])
+        prompt = SlicePrompt.from_mask(stack.label, seed, stack.mask[seed])
         content = segmenter.encode_seed(image[seed], prompt, shape).content
         bank.add(MemoryEntry(seed, True, content))
     for index in slices:

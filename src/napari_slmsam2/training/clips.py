@@ -67,6 +67,8 @@ class Clip:
         Whether ``start`` is where the flow had carried the annotated mask, not the true mask.
     feedback : float
         Part of the network's feedback that sweeps from the seed take, see `SeedView`.
+    label : int
+        Value of the object in its label map.
     """
 
     images: npt.NDArray[np.uint8]
@@ -82,6 +84,7 @@ class Clip:
     start: npt.NDArray[np.int8]
     drifted: bool
     feedback: float
+    label: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -168,6 +171,7 @@ def cut_clip(
     config: WindowConfig,
     length: int = LENGTH,
     arrival: Arrival | None = None,
+    label: int = 1,
 ) -> Clip:
     """Look through the window at ``length`` steps of a sweep towards higher slices.
 
@@ -184,6 +188,7 @@ def cut_clip(
         Steps.
     arrival : Arrival, optional
         Of a real sweep, see `chain_arrivals`. Default: it comes with the true mask.
+    label : int
     """
     areas = mask.sum((1, 2))
     start, last_slice = scenario.start, len(image) - 1
@@ -226,6 +231,7 @@ def cut_clip(
         start=_start(mask[start], room, arrival),
         drifted=arrival is not None,
         feedback=look.need_of_correction,
+        label=label,
     )
 
 

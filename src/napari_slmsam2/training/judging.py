@@ -20,11 +20,13 @@ from napari_slmsam2.engine.propagator import Propagator
 from napari_slmsam2.engine.window_network import WindowNetwork
 from napari_slmsam2.evaluate import evaluate_labels
 from napari_slmsam2.evaluate.report import MEASURES
-from napari_slmsam2.training.calibrate import calibrate_presence
+from napari_slmsam2.training.ends import calibrate_presence
 from napari_slmsam2.training.lessons import Course, Exam, thinned
+from napari_slmsam2.training.synthetic import LabelledStack
+from napari_slmsam2.training.whole_sweeps import WIDE, sweep_outward
 
 MOST_CALIBRATED = 6
-"""Objects on which the threshold is set, evenly spaced."""
+"""Objects on which the threshold is set, evenly spaced; of fewer, several annotated slices."""
 
 JUDGED = ("dice", "nsd", "op_voxels")
 
@@ -123,8 +125,21 @@ class Examiner:
         """
         copy = WindowNetwork(network.config).to(self._device)
         copy.load_state_dict(network.state_dict())
-        calibrate_presence(copy, self._stacks)
+        each = max(1, MOST_CALIBRATED // max(1, len(self._stacks)))
+        objects = [
+            sweep_outward(copy, stack, [seed])
+            for stack in self._stacks
+            for seed in _telling_slices(stack, each)
+        ]
+        calibrate_presence(copy, objects)
         return copy
+
+
+def _telling_slices(stack: LabelledStack, n: int) -> list[int]:
+    """The largest slice of an object, and others that somebody may annotate."""
+    areas = stack.mask.sum((1, 2))
+    wide = [int(i) for i in np.flatnonzero(areas >= WIDE * areas.max())]
+    return list(dict.fromkeys([int(areas.argmax()), *thinned(wide, n)]))[:n]
 
 
 def judge(

@@ -61,12 +61,13 @@ class Lesson:
     def stack(self, rng: np.random.Generator) -> LabelledStack:
         """The object in either direction, or a made stack."""
         if self.first == self.last:
-            return make_pseudo_stack(
+            made = make_pseudo_stack(
                 rng,
                 self.scan.image(self.first),
                 self.scan.mask(self.label, self.first),
                 self.scan.volume.slice_spacing,
             )
+            return replace(made, label=self.label)
         stack = self.scan.stack(self.label, self.first, self.last)
         if rng.random() < 0.5:
             stack = replace(stack, image=stack.image[::-1], mask=stack.mask[::-1])
@@ -112,6 +113,11 @@ class Course:
     lessons: tuple[Lesson, ...]
     exams: tuple[Exam, ...]
     held_out: str
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Those that are learned."""
+        return tuple(sorted({lesson.label for lesson in self.lessons}))
 
 
 def plan_course(scans: Sequence[LabelledScan], seed: int) -> Course:
@@ -287,12 +293,16 @@ def _course_of_seeds(scans: Sequence[LabelledScan], seed: int) -> Course:
         seeds: dict[int, tuple[int, ...]] = {}
         scored: dict[int, tuple[int, int]] = {}
         for label in scan.areas:
-            known = [i for i in scan.known(label) if i not in scan.confident.get(label, ())]
+            trusted = set(scan.confident.get(label, ()))
+            known = [i for i in scan.known(label) if i not in trusted]
             if len(known) >= SEEDS_TO_HOLD_ONE_OUT:
-                held = known.pop(len(known) // 2)
+                middle = len(known) // 2
+                # What was propagated from the held-out slice has seen it.
+                trusted -= set(range(known[middle - 1], known[middle + 1]))
+                held = known.pop(middle)
                 seeds[label], scored[label] = tuple(known), (held, held)
             lessons += [Lesson(scan, label, i, i) for i in known]
-            lessons += _runs(scan, label, {*known, *scan.confident.get(label, ())})
+            lessons += _runs(scan, label, {*known, *trusted})
         if seeds:
             exams.append(_trimmed(scan, seeds, scored))
     if exams:

@@ -12,6 +12,7 @@ from torch import nn
 
 from napari_slmsam2.engine.network import SliceNetwork
 from napari_slmsam2.engine.segmenter import NetworkSegmenter
+from napari_slmsam2.training.adapters import add_adapters
 from napari_slmsam2.training.crew import Crew
 from napari_slmsam2.training.memory_clips import ClipDrawer
 from napari_slmsam2.training.memory_rollout import clip_loss, roll_out
@@ -29,7 +30,7 @@ class MemoryTrainer:
     Parameters
     ----------
     network : SliceNetwork
-        Is trained itself.
+        Is trained itself; takes the adapters if these are what the recipe trains.
     recipe : PaperRecipe
     clips : ClipDrawer
     steps : int
@@ -63,6 +64,8 @@ class MemoryTrainer:
         self.save_memory = save_memory
         self.steps, self.batch_size, self.step = steps, batch_size, 0
         self._clips, self._crew = clips, crew
+        if recipe.trained == "adapters":
+            add_adapters(network, recipe.rank, recipe.seed)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(recipe.trains(name))
         self.optimizer = torch.optim.AdamW(groups_of(network, recipe))

@@ -11,7 +11,7 @@ from napari_slmsam2.core.errors import ConfigError
 #: Parts of a network by what they do, by its architecture; the rest is its image encoder, and of
 #: the window network its decoder.
 HEADS = {
-    "window": ("heads.", "out.", "cue_scale.", "carried_weight"),
+    "window": ("heads.", "out.", "cue_scale.", "carried_weight", "structures"),
     "sam2": ("sam_mask_decoder.", "sam_prompt_encoder.", "obj_ptr_proj."),
 }
 MEMORY = {
@@ -36,6 +36,10 @@ MEMORY = {
         "mask_downsample.",
     ),
 }
+
+#: How the names of what adapters train end, see `napari_slmsam2.training.adapters`. What tells
+#: structures apart is new in an adapted network: it has no weights that could be updated.
+ADAPTERS = (".lora_a", ".lora_b", "structures")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +83,17 @@ class AdaptRecipe(Settings):
     trained: str = setting(
         "all",
         "What is trained",
-        "All of the network, its memories and heads, or its heads.",
-        choices=("all", "memory+heads", "heads"),
+        "All of the network, its memories and heads, its heads, or adapters: updates of low rank "
+        "of all its weights.",
+        choices=("all", "memory+heads", "heads", "adapters"),
+    )
+    rank: int = setting(8, "Rank", "Of the adapters.", minimum=1, advanced=True)
+    labels_are: str = setting(
+        "auto",
+        "Labels are",
+        "The same structures in all volumes, so that the network is told which one it follows, "
+        "or any objects of one kind, such as cells; auto: structures where there are two to five.",
+        choices=("auto", "structures", "objects"),
     )
     learning_rate: float = setting(4e-4, "Learning rate", "Of AdamW at its highest.", minimum=1e-7)
     pull: float = setting(
@@ -101,7 +114,7 @@ class AdaptRecipe(Settings):
         advanced=True,
     )
     judgements: int = setting(
-        8, "Judgements", "How often the held-out part is propagated on the way.", minimum=1
+        6, "Judgements", "How often the held-out part is propagated on the way.", minimum=1
     )
     patience: int = setting(
         4, "Patience", "Stop after this many judgements without a better one.", minimum=1
@@ -112,6 +125,8 @@ class AdaptRecipe(Settings):
         """Whether a parameter of the network, by its name, is trained."""
         if self.trained == "all":
             return True
+        if self.trained == "adapters":
+            return parameter.endswith(ADAPTERS)
         parts = HEADS[self.architecture]
         if self.trained == "memory+heads":
             parts += MEMORY[self.architecture]

@@ -7,20 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from napari_slmsam2.core.config import WindowConfig
 from napari_slmsam2.engine.checkpoints import save_weights
-from napari_slmsam2.training.trainer import Trainer
 
 
-def release(trainer: Trainer, path: Path, facts: Mapping[str, Any] | None = None) -> None:
-    """Write the averaged weights in half precision, with what they are and how they were made.
+def release(
+    path: Path, config: WindowConfig, weights: Mapping[str, Tensor], facts: Mapping[str, Any]
+) -> None:
+    """Write weights in half precision, with what they are and how they were made.
 
     Parameters
     ----------
-    trainer : Trainer
     path : Path
         ``.safetensors``.
-    facts : mapping, optional
+    config : WindowConfig
+    weights : mapping of str to Tensor
+    facts : mapping
         What else the file shall tell, values that JSON can hold.
 
     Raises
@@ -28,17 +32,8 @@ def release(trainer: Trainer, path: Path, facts: Mapping[str, Any] | None = None
     OutputError
         The file cannot be written.
     """
-    plan = trainer.plan
     state = {
         name: value.to(torch.float16) if value.is_floating_point() else value
-        for name, value in trainer.averaged.state_dict().items()
+        for name, value in weights.items()
     }
-    recipe: dict[str, Any] = {
-        "steps": trainer.step,
-        "batch_size": plan.batch_size,
-        "seed": plan.seed,
-    }
-    recipe["learning_rate"] = plan.learning_rate
-    save_weights(
-        path, state, {"config": trainer.config.to_dict(), "recipe": recipe, **(facts or {})}
-    )
+    save_weights(path, state, {"config": config.to_dict(), **facts})

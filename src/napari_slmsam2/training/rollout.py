@@ -89,6 +89,7 @@ def roll_out(
             carried=moved[:, :1],
             prior=batch.priors[:, step, None],
             cues=batch.cues[:, step],
+            labels=batch.labels,
         )
         with torch.set_grad_enabled(asked and torch.is_grad_enabled()):
             output = network(inputs, memory)

@@ -115,7 +115,7 @@ def train_in_rounds(
             break
         swept_by = weights = out / f"round-{number + 1}.safetensors"
         if crew.leads and number + 1 < rounds.rounds and not weights.exists():
-            release(trainer, weights)
+            release(weights, config, trainer.averaged.state_dict(), trainer.facts())
     assert trainer is not None
     return trainer
 

@@ -145,6 +145,7 @@ class LabelledScan:
             masks[:, *part],
             self.volume.slice_spacing,
             "scan",
+            label,
         )
 
     def provenance(self) -> dict[str, Any]:
@@ -156,6 +157,7 @@ class LabelledScan:
             "spacing": [float(s) for s in self.volume.spacing],
             "axis": self.volume.axis,
             "labels": list(self.areas),
+            "confident": {str(label): list(indices) for label, indices in self.confident.items()},
         }
 
 

@@ -170,6 +170,7 @@ def cut_clips(
             replace(scenario, start=start),
             segmenter.config,
             arrival=arrival,
+            label=stack.label,
         )
         for start, arrival in starts.items()
     ]

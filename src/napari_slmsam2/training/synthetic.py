@@ -82,12 +82,15 @@ class LabelledStack:
         Of slices, rows and columns; only their ratio means something.
     kind : str
         The look: ``anatomy``, ``blobs``, ``cells``, ``tubes`` or ``lesion``.
+    label : int
+        Value of the object in its label map.
     """
 
     image: Floats
     mask: npt.NDArray[np.bool_]
     spacing: tuple[float, float, float]
     kind: str
+    label: int = 1
 
 
 def make_stack(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from napari_slmsam2.core.config import WindowConfig
 from napari_slmsam2.core.errors import ConfigError, DeviceMemoryError
@@ -19,6 +19,7 @@ from napari_slmsam2.engine.network import SliceNetwork
 from napari_slmsam2.engine.segmenter import NetworkSegmenter
 from napari_slmsam2.engine.window_network import WindowNetwork
 from napari_slmsam2.engine.window_segmenter import WindowSegmenter
+from napari_slmsam2.training.adapters import merged
 from napari_slmsam2.training.batches import Clips
 from napari_slmsam2.training.crew import Crew
 from napari_slmsam2.training.estimate import TrialStep, free_memory, try_steps
@@ -31,6 +32,9 @@ from napari_slmsam2.training.release import release
 from napari_slmsam2.training.trainer import Trainer, TrainingPlan
 
 _WARM_UP = 10
+
+MOST_STRUCTURES = 5
+"""Labels that are taken for structures where nobody says what they are."""
 
 _BYTES_PER_PIXEL = 1900
 """Of a slice of the input, kept for the backward pass in float32 (SLM-SAM 2 tiny, measured)."""
@@ -96,8 +100,10 @@ class Trainee(Protocol):
         """Scores on what is held out; None where it was stopped."""
         ...
 
-    def write(self, trainer: Any, path: Path, facts: Mapping[str, Any]) -> None:
-        """Write the averaged weights of a trainer as one file."""
+    def write(
+        self, trainer: Any, weights: Mapping[str, Tensor], path: Path, facts: Mapping[str, Any]
+    ) -> None:
+        """Write the weights of a candidate as one file."""
         ...
 
 
@@ -122,6 +128,16 @@ def trainee_of(base: LoadedNetwork, recipe: AdaptRecipe, course: Course, crew: C
     )
 
 
+def structures_of(recipe: AdaptRecipe, course: Course) -> tuple[int, ...]:
+    """The labels that the network is told of."""
+    if recipe.source == "seeds":
+        return ()  # ends are not learned from single slices
+    few = 1 < len(course.labels) <= MOST_STRUCTURES
+    if recipe.labels_are == "structures" or (recipe.labels_are == "auto" and few):
+        return course.labels
+    return ()
+
+
 class WindowTrainee:
     """The compact network.
 
@@ -136,6 +152,7 @@ class WindowTrainee:
     def __init__(
         self, network: WindowNetwork, recipe: AdaptRecipe, course: Course, crew: Crew
     ) -> None:
+        network = network.with_structures(structures_of(recipe, course))
         assert isinstance(network.config, WindowConfig)
         self.network, self._config = network.to(crew.device), network.config
         self._recipe, self._course, self._crew = recipe, course, crew
@@ -162,7 +179,7 @@ class WindowTrainee:
 
     def candidate(self, network: WindowNetwork) -> WindowNetwork:
         """See `Trainee.candidate`."""
-        return self._examiner.calibrated(network)
+        return self._examiner.calibrated(merged(network, self.network))
 
     def judge(self, network: WindowNetwork, should_stop: Stop) -> Judgement | None:
         """See `Trainee.judge`."""
@@ -171,9 +188,11 @@ class WindowTrainee:
         )
         return judge(segmenter, self._course.exams, should_stop)
 
-    def write(self, trainer: Trainer, path: Path, facts: Mapping[str, Any]) -> None:
+    def write(
+        self, trainer: Trainer, weights: Mapping[str, Tensor], path: Path, facts: Mapping[str, Any]
+    ) -> None:
         """See `Trainee.write`."""
-        release(trainer, path, facts)
+        release(path, trainer.config, weights, {**trainer.facts(), **facts})
 
     def _trainer(self, steps: int, batch_size: int) -> Trainer:
         recipe, device = self._recipe, self._crew.device
@@ -191,6 +210,8 @@ class WindowTrainee:
         )
         trainer = Trainer(self._config, plan, self._clips, device, self._crew)
         trainer.start_from(self.network)
+        if recipe.trained == "adapters":
+            trainer.train_adapters(recipe.rank)
         for name, parameter in trainer.network.named_parameters():
             parameter.requires_grad_(recipe.trains(name))
         return trainer
@@ -263,7 +284,7 @@ class MemoryTrainee:
 
     def candidate(self, network: SliceNetwork) -> SliceNetwork:
         """See `Trainee.candidate`."""
-        return network
+        return merged(network, self.network)
 
     def judge(self, network: SliceNetwork, should_stop: Stop) -> Judgement | None:
         """See `Trainee.judge`."""
@@ -272,10 +293,15 @@ class MemoryTrainee:
         )
         return judge(segmenter, self._course.exams, should_stop)
 
-    def write(self, trainer: MemoryTrainer, path: Path, facts: Mapping[str, Any]) -> None:
+    def write(
+        self,
+        trainer: MemoryTrainer,
+        weights: Mapping[str, Tensor],
+        path: Path,
+        facts: Mapping[str, Any],
+    ) -> None:
         """See `Trainee.write`; in full precision, for the steps are small."""
-        config = {"config": trainer.config.to_dict()}
-        save_weights(path, trainer.network.state_dict(), {**config, **facts})
+        save_weights(path, weights, {"config": trainer.config.to_dict(), **facts})
 
     def _try(self) -> TrialStep:
         return try_steps(

@@ -18,6 +18,7 @@ from torch import nn
 from napari_slmsam2.core.config import WindowConfig
 from napari_slmsam2.core.errors import CheckpointError
 from napari_slmsam2.engine.window_network import WindowNetwork
+from napari_slmsam2.training.adapters import add_adapters
 from napari_slmsam2.training.batches import Batch, Clips, make_batch, sampling_weights
 from napari_slmsam2.training.crew import Crew
 from napari_slmsam2.training.rollout import LossWeights, roll_out, step_loss, true_iou
@@ -108,6 +109,13 @@ class Trainer:
         for own in (self.network, self.averaged):
             own.load_state_dict(network.state_dict())
 
+    def train_adapters(self, rank: int) -> None:
+        """Train low-rank updates of the weights in place of the weights, from the first step on."""
+        for own in (self.network, self.averaged):
+            add_adapters(own, rank, self.plan.seed)
+        self.averaged.requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(self._groups(), lr=self.plan.learning_rate)
+
     def _groups(self) -> list[dict[str, Any]]:
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
         others = [p for p in self.network.parameters() if p.ndim <= 1]
@@ -168,6 +176,12 @@ class Trainer:
         decay = min(self.plan.average, (1 + self.step) / (10 + self.step))
         for mean, now in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
             mean.lerp_(now, 1 - decay)
+
+    def facts(self) -> dict[str, Any]:
+        """How the weights were made, for the file that takes them."""
+        plan = self.plan
+        recipe = {"steps": self.step, "batch_size": plan.batch_size, "seed": plan.seed}
+        return {"recipe": {**recipe, "learning_rate": plan.learning_rate}}
 
     def state(self) -> dict[str, Any]:
         """Everything that is needed to go on, not copied."""

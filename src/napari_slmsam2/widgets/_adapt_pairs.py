@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,9 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem
 
-from napari_slmsam2.core.errors import SlmSam2Error
-from napari_slmsam2.core.prompts import PromptSet
-from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.core.errors import ConfigError, SlmSam2Error
 from napari_slmsam2.widgets._adapt_task import FilePair, OpenPair
+from napari_slmsam2.widgets._annotation import Annotation
 from napari_slmsam2.widgets._grid import (
     SliceView,
     StackArray,
@@ -26,6 +25,7 @@ from napari_slmsam2.widgets._grid import (
     make_volume,
     view_on_screen,
 )
+from napari_slmsam2.widgets._quality import confident_slices
 from napari_slmsam2.widgets.panel import AnnotateWidget
 
 
@@ -63,7 +63,7 @@ class LayerPair:
         along = axis_name(self.view.layer_axis, self.image.axis_labels)
         return f"{volume.n_slices} slices along axis {along}, as on screen when it was added."
 
-    def read(self, viewer: Viewer, *, seeds: bool) -> OpenPair:
+    def read(self, viewer: Viewer, *, seeds: bool, confident: bool = False) -> OpenPair:
         """Copy the labels as they are now.
 
         Parameters
@@ -71,28 +71,62 @@ class LayerPair:
         viewer : Viewer
         seeds : bool
             Take the annotated slices only, where the panel "Annotate" knows which they are.
+        confident : bool
+            With ``seeds``: take the propagated slices that nothing speaks against, too.
+
+        Raises
+        ------
+        ConfigError
+            It is not known yet how good the propagated slices are.
         """
-        known = annotated(viewer, self.labels) if seeds else None
+        known = annotated(viewer, self.labels, confident=confident) if seeds else None
         if known is not None:
-            return OpenPair(*known)
+            return known
         stack = StackArray(self.labels.data, self.view)
         return OpenPair(make_volume(self.image, self.view), np.array(stack[(slice(None),) * 3]))
 
 
-def annotated(viewer: Viewer, labels: Labels) -> tuple[Volume, npt.NDArray[np.integer]] | None:
-    """The volume and the painted slices alone, where a panel is open on this layer."""
+def annotated(viewer: Viewer, labels: Labels, *, confident: bool = False) -> OpenPair | None:
+    """The volume and the slices to learn from, where a panel is open on this layer.
+
+    Parameters
+    ----------
+    viewer : Viewer
+    labels : Labels
+    confident : bool
+        Not the painted slices alone, see `LayerPair.read`.
+
+    Raises
+    ------
+    ConfigError
+        See `LayerPair.read`.
+    """
     for widget in viewer.window.dock_widgets.values():
         if not isinstance(widget, AnnotateWidget) or widget.workspace.labels is not labels:
             continue
         annotation = widget.workspace.annotation
         if annotation is not None and any(p.mask is not None for p in annotation.prompts):
-            return annotation.volume, _painted(annotation.prompts, annotation.volume)
+            if confident and widget.runner.running and widget.runner.annotation is annotation:
+                raise ConfigError(
+                    "confident slices",
+                    "are not known while a run goes on",
+                    hint="Wait for its end or stop it, or learn from the painted slices alone.",
+                )
+            trusted = confident_slices(annotation) if confident else {}
+            return OpenPair(annotation.volume, _learned(annotation, trusted), trusted)
     return None
 
 
-def _painted(prompts: PromptSet, volume: Volume) -> npt.NDArray[np.integer]:
+def _learned(
+    annotation: Annotation, trusted: Mapping[int, tuple[int, ...]]
+) -> npt.NDArray[np.integer]:
+    """Labels on painted and on trusted slices only."""
+    volume = annotation.volume
     found = np.zeros(volume.shape, np.int32)
-    for prompt in prompts:
+    for label, indices in trusted.items():
+        for index in indices:
+            found[volume.slicer(index)][annotation.plane(index) == label] = label
+    for prompt in annotation.prompts:
         if prompt.mask is not None:
             found[volume.slicer(prompt.index)][prompt.mask] = prompt.label
     return found
@@ -186,11 +220,12 @@ class PairTable(QTableWidget):
 
 
 def read_pairs(
-    pairs: Sequence[Pair], viewer: Viewer, *, seeds: bool
+    pairs: Sequence[Pair], viewer: Viewer, *, seeds: bool, confident: bool = False
 ) -> tuple[OpenPair | FilePair, ...]:
-    """What a worker needs of the pairs."""
+    """What a worker needs of the pairs; see `LayerPair.read`."""
     return tuple(
-        pair if isinstance(pair, FilePair) else pair.read(viewer, seeds=seeds) for pair in pairs
+        pair if isinstance(pair, FilePair) else pair.read(viewer, seeds=seeds, confident=confident)
+        for pair in pairs
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +31,13 @@ class OpenPair:
     volume : Volume
     labels : ndarray of int, shape of the volume
         A copy: painting may go on.
+    confident : mapping of label to tuple of int
+        Slices that were propagated, and are learned from like those that were painted.
     """
 
     volume: Volume
     labels: npt.NDArray[np.integer]
+    confident: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     def is_same(self, other: OpenPair | FilePair) -> bool:
         """Whether the other one has the very image, and equal labels."""
@@ -42,6 +45,7 @@ class OpenPair:
             isinstance(other, OpenPair)
             and self.volume.data is other.volume.data
             and self.volume.axis == other.volume.axis
+            and self.confident == other.confident
             and np.array_equal(self.labels, other.labels)
         )
 
@@ -253,4 +257,4 @@ def _scan(pair: OpenPair | FilePair, request: AdaptRequest) -> LabelledScan:
     }
     if isinstance(pair, FilePair):
         return read_pair(pair.image, pair.labels, **options)
-    return LabelledScan.of(pair.volume, pair.labels, **options)
+    return LabelledScan.of(pair.volume, pair.labels, confident=pair.confident, **options)

@@ -6,6 +6,7 @@ from napari import Viewer
 from napari.layers import Image, Labels
 from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import (
+    QCheckBox,
     QDoubleSpinBox,
     QFormLayout,
     QLabel,
@@ -32,6 +33,7 @@ _TRAINED = {
     "all": "All of the network",
     "memory+heads": "Its memories and heads",
     "heads": "Its heads",
+    "adapters": "Adapters of low rank",
 }
 
 
@@ -83,6 +85,11 @@ class AdaptView(ClosingWidget):
         self.trained.setToolTip("Fewer parts change less, and forget less.")
         for value, title in _TRAINED.items():
             self.trained.addItem(title, value)
+        self.confident = QCheckBox("Learn from confident slices, too")
+        self.confident.setToolTip(
+            "Those that the panel Annotate has propagated: where the model is sure, both sweeps "
+            "agree, and size and place change little. They may be wrong all the same: look first."
+        )
         self.minutes, self.batch = QDoubleSpinBox(), QSpinBox()
         self.minutes.setRange(0.1, 10_000)
         self.minutes.setDecimals(1)
@@ -130,6 +137,7 @@ class AdaptView(ClosingWidget):
         settings.addRow("Recipe", self.recipe)
         settings.addRow(self.about)
         settings.addRow("Start from", self.base)
+        settings.addRow(self.confident)
         settings.addRow("Train", self.trained)
         settings.addRow("Time", self.minutes)
         settings.addRow("Batch", self.batch)
@@ -171,6 +179,7 @@ class AdaptView(ClosingWidget):
         self.minutes.setValue(recipe.minutes)
         self.batch.setValue(recipe.batch_size)
         self.trained.setCurrentIndex(self.trained.findData(recipe.trained))
+        self.confident.setVisible(recipe.source == "seeds")
         self.fill_bases(str(self.base.currentData()))
 
     def fill_bases(self, chosen: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 from qtpy.QtCore import QObject
 
 from napari_slmsam2.core.events import SliceSegmented
-from napari_slmsam2.core.quality import Suggestion
+from napari_slmsam2.core.plan import find_gaps, gaps_beside
+from napari_slmsam2.core.quality import Suggestion, trusted_slices
 from napari_slmsam2.widgets._annotation import Annotation
 
 
@@ -63,3 +65,35 @@ class Scores(QObject):
             return None
         self._offered.add((fresh[0].label, fresh[0].index))
         return fresh[0]
+
+
+def confident_slices(annotation: Annotation) -> dict[int, tuple[int, ...]]:
+    """Propagated slices that nothing speaks against, by label; no run may be going on.
+
+    Of labels that a person painted. Slices that a person changed are seeds. Those beside a seed
+    that has changed since it was run, and those on which other pixels hold the label now than the
+    run left, are not known to be right any more.
+
+    Parameters
+    ----------
+    annotation : Annotation
+    """
+    session, prompts = annotation.session, annotation.prompts
+    painted = {p.label for p in prompts if p.mask is not None}
+    if session is None or not painted:
+        return {}
+    volume = annotation.volume
+    gaps = gaps_beside(find_gaps(prompts, volume.n_slices, labels=painted), annotation.touched)
+    doubtful = {(gap.label, i) for gap in gaps for i in range(gap.start, gap.stop + 1)}
+    doubtful |= prompts.prompts.keys()
+
+    def is_as_left(label: int, index: int) -> bool:
+        left = np.asarray(session.labels[volume.slicer(index)])
+        return np.array_equal(left == label, annotation.plane(index) == label)
+
+    found = {
+        label: tuple(i for i in indices if (label, i) not in doubtful and is_as_left(label, i))
+        for label, indices in trusted_slices(session.quality).items()
+        if label in painted
+    }
+    return {label: indices for label, indices in found.items() if indices}

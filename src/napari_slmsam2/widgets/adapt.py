@@ -21,6 +21,7 @@ from napari_slmsam2.widgets._adapt_task import (
     AdaptRequest,
     Cancelled,
     FilePair,
+    OpenPair,
     Prepared,
     Unsaved,
     parse_labels,
@@ -117,7 +118,12 @@ class AdaptWidget(AdaptView):
         if not self.pairs.pairs:
             raise ConfigError("volumes", "are missing", hint="Add layers or files first.")
         return AdaptRequest(
-            pairs=read_pairs(self.pairs.pairs, self.viewer, seeds=recipe.source == "seeds"),
+            pairs=read_pairs(
+                self.pairs.pairs,
+                self.viewer,
+                seeds=recipe.source == "seeds",
+                confident=self.confident.isChecked(),
+            ),
             recipe=recipe,
             base=str(self.base.currentData()),
             name=name,
@@ -233,9 +239,21 @@ class AdaptWidget(AdaptView):
         self.curve.set_total(plan.steps)
         lines = [
             f"{plan.steps} steps in about {duration(plan.seconds)}, "
-            f"{plan.memory / 2**20:.0f} MiB of memory. Held out: {prepared.held_out}."
+            f"{plan.memory / 2**20:.0f} MiB of memory. Held out: {prepared.held_out}.",
+            *self._about_confident(),
         ]
         say(self.estimate, "\n".join([*lines, *(f"Note: {note}." for note in prepared.notes)]))
+
+    def _about_confident(self) -> list[str]:
+        """How many slices are learned from that nobody painted, where that was asked for."""
+        if not self.confident.isChecked() or self.confident.isHidden():
+            return []
+        assert self.runner.request is not None
+        pairs = [pair for pair in self.runner.request.pairs if isinstance(pair, OpenPair)]
+        n = sum(len(indices) for pair in pairs for indices in pair.confident.values())
+        if not n:
+            return ["No confident slices are known: propagate in the panel Annotate before."]
+        return [f"Confident slices that are learned from: {n}."]
 
     def _on_ended(self, end: AdaptEnd | None) -> None:
         self._unsaved = end if isinstance(end, Unsaved) else None
