@@ -349,8 +349,22 @@ def test_every_control_has_a_tooltip_and_fits_320_pixels(adapt):
 
 def test_every_recipe_says_what_it_is_for():
     assert recipes.ABOUT.keys() == recipes.RECIPES.keys()
-    trained = next(f for f in recipes.AdaptRecipe.fields() if f.name == "trained")
-    assert set(_adapt_view._TRAINED) >= set(trained.metadata["choices"])
+    for name, titles in (
+        ("trained", _adapt_view._TRAINED),
+        ("labels_are", _adapt_view._LABELS_ARE),
+    ):
+        (field,) = (f for f in recipes.AdaptRecipe.fields() if f.name == name)
+        assert set(titles) == set(field.metadata["choices"])
+
+
+def test_labels_are_asked_about_where_it_matters(adapt):
+    shown = {}
+    for recipe in recipes.RECIPES:
+        adapt.recipe.setCurrentIndex(adapt.recipe.findData(recipe))
+        shown[recipe] = not adapt.labels_are.isHidden()
+    assert shown == {"quick": True, "this-volume": False, "paper": False}
+    adapt.labels_are.setCurrentIndex(adapt.labels_are.findData("objects"))
+    assert adapt.read_recipe().labels_are == "objects"
 
 
 def test_only_what_a_recipe_can_adapt_is_offered(folder):

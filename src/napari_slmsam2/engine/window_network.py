@@ -20,11 +20,8 @@ from torch.nn import functional as F  # noqa: N812
 from napari_slmsam2.core.config import WindowConfig
 from napari_slmsam2.engine.sweep_presence import WIDTH as ENDS_WIDTH
 from napari_slmsam2.engine.sweep_presence import SweepPresence
-from napari_slmsam2.engine.window_cues import AREA_CUE, LOGITS_PER_PIXEL, MAX_LOGIT, N_CUES
-
-N_BINS = 32
-RING = 0.15
-"""Width of the surround whose intensities are looked at, over the side of the window."""
+from napari_slmsam2.engine.window_cues import AREA_CUE, MAX_LOGIT, N_CUES
+from napari_slmsam2.engine.window_likelihood import log_ratios, looked_up, smoothed
 
 _CUES_WIDTH, _HEADS_WIDTH = 64, 96
 _TOLD_WIDTHS = (_CUES_WIDTH, _HEADS_WIDTH, ENDS_WIDTH, 1)
@@ -174,7 +171,7 @@ class WindowNetwork(nn.Module):
         keys = tokens(key)
         known_tokens = known.repeat_interleave(keys.shape[1] // n_seeds, dim=1)
         ratios = torch.stack(
-            [_log_ratios(image_, logits, known) for image_ in (images, _smoothed(images))], 1
+            [log_ratios(image_, logits, known) for image_ in (images, smoothed(images))], 1
         )
         return SeedMemory(keys, tokens(value), known_tokens, ratios)
 
@@ -185,8 +182,8 @@ class WindowNetwork(nn.Module):
         carried = inputs.carried / MAX_LOGIT
         prior = inputs.prior / MAX_LOGIT
         likely = [
-            _looked_up(image, memory.ratios[:, i])
-            for i, image in enumerate((current, _smoothed(current)))
+            looked_up(image, memory.ratios[:, i])
+            for i, image in enumerate((current, smoothed(current)))
         ]
         short = self.short_stem(
             torch.cat([carried, inputs.aligned, inputs.aligned - current], dim=1)
@@ -395,38 +392,3 @@ def _attend(query: Tensor, memory: SeedMemory) -> Tensor:
         attn_mask=memory.known[:, None, None],
     )
     return found[:, 0].transpose(1, 2).reshape(query.shape)
-
-
-def _smoothed(image: Tensor) -> Tensor:
-    return F.avg_pool2d(image, 5, 1, 2, count_include_pad=False)
-
-
-def _bins(image: Tensor) -> Tensor:
-    return ((image + 0.25) * (N_BINS / 1.5)).long().clamp(0, N_BINS - 1)
-
-
-def _log_ratios(images: Tensor, logits: Tensor, known: Tensor) -> Tensor:
-    """Log likelihood ratio of object against surround for every bin, over all seeds."""
-    bins = _bins(images).flatten(2)
-    inside = (logits > 0) & known[..., None, None]
-    ring = RING * images.shape[-1] * LOGITS_PER_PIXEL
-    outside = (logits <= 0) & (logits > -ring) & known[..., None, None]
-    densities = []
-    for region in (inside, outside):
-        counts = torch.zeros((*bins.shape[:2], N_BINS), device=images.device)
-        counts = counts.scatter_add(2, bins, region.flatten(2).float()).sum(1)
-        counts = F.conv1d(F.pad(counts[:, None], (2, 2), "replicate"), _kernel(counts))[:, 0]
-        counts = counts + 5e-3 * counts.sum(1, keepdim=True) + 1e-6
-        densities.append(counts / counts.sum(1, keepdim=True))
-    separability = 0.5 * (densities[0] - densities[1]).abs().sum(1, keepdim=True)
-    return (densities[0] / densities[1]).log().clamp(-3.0, 3.0) / 3.0 * separability
-
-
-def _kernel(like: Tensor) -> Tensor:
-    weights = torch.tensor([0.1, 0.24, 0.32, 0.24, 0.1], device=like.device)
-    return weights[None, None]
-
-
-def _looked_up(image: Tensor, ratios: Tensor) -> Tensor:
-    bins = _bins(image)
-    return ratios.gather(1, bins.flatten(1)).reshape(image.shape)

@@ -35,6 +35,11 @@ _TRAINED = {
     "heads": "Its heads",
     "adapters": "Adapters of low rank",
 }
+_LABELS_ARE = {
+    "auto": "Structures, if few",
+    "structures": "The same structures",
+    "objects": "Objects of one kind",
+}
 
 
 class AdaptView(ClosingWidget):
@@ -85,6 +90,13 @@ class AdaptView(ClosingWidget):
         self.trained.setToolTip("Fewer parts change less, and forget less.")
         for value, title in _TRAINED.items():
             self.trained.addItem(title, value)
+        self.labels_are = NarrowCombo()
+        self.labels_are.setToolTip(
+            "Structures have the same label in all volumes: the model learns something of each of "
+            "them. Objects, such as cells, are only numbered."
+        )
+        for value, title in _LABELS_ARE.items():
+            self.labels_are.addItem(title, value)
         self.confident = QCheckBox("Learn from confident slices, too")
         self.confident.setToolTip(
             "Those that the panel Annotate has propagated: where the model is sure, both sweeps "
@@ -139,6 +151,7 @@ class AdaptView(ClosingWidget):
         settings.addRow("Start from", self.base)
         settings.addRow(self.confident)
         settings.addRow("Train", self.trained)
+        settings.addRow("Labels are", self.labels_are)
         settings.addRow("Time", self.minutes)
         settings.addRow("Batch", self.batch)
         settings.addRow("Device", self.device)
@@ -150,7 +163,7 @@ class AdaptView(ClosingWidget):
             self.pairs,
             wanted,
         )
-        self.settings = group("How", settings)
+        self.settings, self.settings_form = group("How", settings), settings
         self.comparison = group("Before and after", self.result, self.scores)
         first = row(self.go_button, self.cancel_button)
         first.setStretch(0, 2)
@@ -179,6 +192,9 @@ class AdaptView(ClosingWidget):
         self.minutes.setValue(recipe.minutes)
         self.batch.setValue(recipe.batch_size)
         self.trained.setCurrentIndex(self.trained.findData(recipe.trained))
+        self.labels_are.setCurrentIndex(self.labels_are.findData(recipe.labels_are))
+        told = recipe.source == "volumes" and recipe.architecture == "window"
+        self.settings_form.setRowVisible(self.labels_are, told)
         self.confident.setVisible(recipe.source == "seeds")
         self.fill_bases(str(self.base.currentData()))
 
@@ -207,6 +223,7 @@ class AdaptView(ClosingWidget):
             minutes=self.minutes.value(),
             batch_size=self.batch.value(),
             trained=str(self.trained.currentData()),
+            labels_are=str(self.labels_are.currentData()),
         )
 
     def set_running(self, running: bool, *, ready: bool) -> None:
