@@ -41,7 +41,7 @@ def work(crew: Crew, data: Path, out: Path) -> None:
 
 def _adapt(crew: Crew, scan: LabelledScan, base: LoadedNetwork, out: Path) -> None:
     recipe = get_recipe("quick").replace(
-        minutes=30.0, clips=8, steps=4, fewest_steps=1, judgements=2, batch_size=4,
+        minutes=30.0, clips=8, steps=2, fewest_steps=1, judgements=1, batch_size=4,
         learning_rate=RATES["adapted"],
     )  # fmt: skip
     job = Adaptation([scan], base, recipe, crew=crew, checkpoint=out / "checkpoint.pt")
@@ -54,7 +54,7 @@ def _adapt(crew: Crew, scan: LabelledScan, base: LoadedNetwork, out: Path) -> No
 
 def _adapt_by_adapters(crew: Crew, scan: LabelledScan, base: LoadedNetwork, out: Path) -> None:
     recipe = get_recipe("quick").replace(
-        minutes=30.0, clips=8, steps=4, fewest_steps=1, judgements=1, batch_size=4,
+        minutes=30.0, clips=8, steps=2, fewest_steps=1, judgements=1, batch_size=4,
         learning_rate=RATES["adapters"], trained="adapters",
     )  # fmt: skip
     job = Adaptation([scan], base, recipe, crew=crew)
