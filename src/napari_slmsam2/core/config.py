@@ -175,9 +175,10 @@ class PropagationConfig(Settings):
     overlap: str = setting(
         "highest",
         "Overlap",
-        "Where two labels meet: the more probable one wins ('highest'), the label that is "
-        "already there stays ('keep'), or the new one replaces it ('overwrite'). Seeds always "
-        "stay.",
+        "Where two labels meet: the more probable one wins, which counts the more the nearer its "
+        "seed is ('highest'), the label that is already there stays ('keep'), or the new one "
+        "replaces it ('overwrite'). Seeds always stay. Beyond its outermost seed a label ends "
+        "where others have more than half of its mask.",
         choices=("highest", "keep", "overwrite"),
     )
     stop_after_absent: int = setting(

@@ -22,7 +22,8 @@ def resolve_labels(
     existing : ndarray of int, shape (H, W)
         Labels on the slice so far; 0 is background.
     logits : mapping of label to ndarray, shape (H, W)
-        Of every label that was propagated to this slice, now or in an earlier run.
+        Of every label that was propagated to this slice, now or in an earlier run; on one
+        scale.
     running : collection of int
         Labels of the present run: their earlier pixels are replaced.
     seeds : mapping of label to ndarray of bool, shape (H, W)

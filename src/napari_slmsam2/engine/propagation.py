@@ -56,11 +56,14 @@ class PropagationResult:
     quality : dict of label to dict of slice index to SliceQuality
     seed_masks : dict of (label, index) to ndarray of bool, shape (H, W)
         What each seed stands for: the mask as drawn, or the model's answer to points.
+    lost : set of (label, index)
+        Slices of a sweep that has gone over to other labels: their logits claim nothing.
     """
 
     soft: SoftMasks = field(default_factory=SoftMasks)
     quality: dict[int, dict[int, SliceQuality]] = field(default_factory=dict)
     seed_masks: dict[tuple[int, int], npt.NDArray[np.bool_]] = field(default_factory=dict)
+    lost: set[tuple[int, int]] = field(default_factory=set)
 
     def copy(self) -> PropagationResult:
         """A copy that later runs do not change; the arrays are shared."""
@@ -68,11 +71,18 @@ class PropagationResult:
             self.soft.copy(),
             {label: dict(slices) for label, slices in self.quality.items()},
             dict(self.seed_masks),
+            set(self.lost),
         )
+
+    def claims(self, index: int) -> dict[int, npt.NDArray[np.float32]]:
+        """Mask logits, shape (H, W), of the labels that are followed on a slice."""
+        soft = self.soft.on_slice(index)
+        return {label: logits for label, logits in soft.items() if (label, index) not in self.lost}
 
     def forget(self, label: int, index: int) -> None:
         """Drop what was propagated for a label to a slice."""
         self.soft.discard(label, index)
+        self.lost.discard((label, index))
         self.quality.get(label, {}).pop(index, None)
         self.seed_masks.pop((label, index), None)
 

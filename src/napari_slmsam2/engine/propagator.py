@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -34,6 +34,7 @@ from napari_slmsam2.engine.embeddings import EmbeddingStore
 from napari_slmsam2.engine.interpolate import interpolated_logits
 from napari_slmsam2.engine.merge import dice, merge_logits, sweep_weights
 from napari_slmsam2.engine.propagation import PropagationInput, PropagationResult
+from napari_slmsam2.engine.rivals import Claims, find_lost, weigh_claims
 
 #: Weight of the interpolated shape against the two sweeps together.
 INTERPOLATION_SHARE = 0.5
@@ -184,7 +185,11 @@ class Propagator:
             if prompt.is_open:
                 yield self._slice_event(prompt.index, {}, final=True)
             return
-        step = self._steps[self._next_step]
+        yield from self._visit(self._steps[self._next_step])
+        if self._next_step == len(self._steps):
+            yield from self._give_way()
+
+    def _visit(self, step: Step) -> Iterator[PropagationEvent]:
         active = [
             (gap, step.direction)
             for gap in step.gaps
@@ -296,6 +301,7 @@ class Propagator:
         if gap.closed:
             logits, quality = self._merge(sweep, index, logits, quality)
         self.result.soft.put(gap.label, index, logits)
+        self.result.lost.discard((gap.label, index))
         self.result.quality.setdefault(gap.label, {})[index] = quality
         return quality
 
@@ -374,18 +380,38 @@ class Propagator:
             if (self._task.read_labels(i) == gap.label).any():
                 yield self._slice_event(i, {}, final=True)
 
+    def _give_way(self) -> Iterator[PropagationEvent]:
+        """End sweeps that have gone over to other labels where that happened."""
+        labels = set(self._running)
+        if self.config.overlap == "highest":
+            labels |= {label for label, _ in self.result.soft}
+        found = find_lost(
+            self.result.soft,
+            self._prompts_now(),
+            self._context.n_slices,
+            labels,
+            lambda index, claims: self._resolve(index, claims, labels),
+        )
+        changed: dict[int, set[int]] = {}
+        for label, index in found ^ self.result.lost:
+            if label in labels and self._writes(label, index):
+                changed.setdefault(index, set()).add(label)
+        for index in sorted(changed):
+            for label in changed[index]:
+                self.result.quality.get(label, {}).pop(index, None)
+            self.result.lost ^= {(label, index) for label in changed[index]}
+            yield self._slice_event(index, {}, final=True, cleared=changed[index])
+
     def _slice_event(
-        self, index: int, quality: Mapping[int, SliceQuality], *, final: bool
+        self,
+        index: int,
+        quality: Mapping[int, SliceQuality],
+        *,
+        final: bool,
+        cleared: Collection[int] = (),
     ) -> SliceSegmented:
         existing = self._task.read_labels(index)
-        seeds = {
-            p.label: mask
-            for p in self._prompts_now().on_slice(index)
-            if (mask := self._seed_mask(p)) is not None
-        }
-        resolved = resolve_labels(
-            existing, self.result.soft.on_slice(index), self._running, seeds, self.config.overlap
-        )
+        resolved = self._resolve(index, self.result.claims(index), self._running.union(cleared))
         changed = resolved != existing
         rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
         bbox = (
@@ -395,6 +421,23 @@ class Propagator:
         )
         return SliceSegmented(
             index, resolved[bbox], bbox, dict(quality), final, self.done, self.total
+        )
+
+    def _resolve(
+        self, index: int, claims: Claims, running: Collection[int]
+    ) -> npt.NDArray[np.integer]:
+        prompts = self._prompts_now()
+        seeds = {
+            p.label: mask
+            for p in prompts.on_slice(index)
+            if (mask := self._seed_mask(p)) is not None
+        }
+        return resolve_labels(
+            self._task.read_labels(index),
+            weigh_claims(claims, prompts, index),
+            running,
+            seeds,
+            self.config.overlap,
         )
 
     def _seed_mask(self, prompt: SlicePrompt) -> npt.NDArray[np.bool_] | None:

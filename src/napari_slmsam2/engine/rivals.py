@@ -1,0 +1,110 @@
+"""Several objects in one volume: whose claim counts, and which sweep has gone over to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_slmsam2.core.plan import BACKWARD, FORWARD
+from napari_slmsam2.core.prompts import PromptKind, PromptSet
+from napari_slmsam2.core.soft_masks import SoftMasks
+
+Claims = Mapping[int, npt.NDArray[np.float32]]
+
+CLOSENESS_POWER = 2
+"""Of the distance from the seed, plus 1, in the weight of a claim."""
+
+TAKEN_OVER = 0.5
+"""Share of a mask in other labels above which its sweep follows one of them."""
+
+
+def weigh_claims(claims: Claims, prompts: PromptSet, index: int) -> Claims:
+    """Make logits of several labels comparable: the nearer the seed, the less a sweep has drifted.
+
+    Parameters
+    ----------
+    claims : mapping of label to ndarray of float32, shape (H, W)
+        Mask logits on a slice.
+    prompts : PromptSet
+    index : int
+        The slice.
+
+    Returns
+    -------
+    mapping of label to ndarray of float32, shape (H, W)
+        Of the same signs.
+    """
+    nearest: dict[int, int] = {}
+    for prompt in prompts:
+        if prompt.kind is not PromptKind.ABSENT:
+            distance = abs(prompt.index - index)
+            nearest[prompt.label] = min(distance, nearest.get(prompt.label, distance))
+    farthest = max(nearest.values(), default=0)
+    return {
+        label: logits * np.float32((1.0 + nearest.get(label, farthest)) ** -CLOSENESS_POWER)
+        for label, logits in claims.items()
+    }
+
+
+def find_lost(
+    soft: SoftMasks,
+    prompts: PromptSet,
+    n_slices: int,
+    labels: Collection[int],
+    resolve: Callable[[int, Claims], npt.NDArray[np.integer]],
+) -> set[tuple[int, int]]:
+    """Where sweeps with an open end have gone over to other objects.
+
+    A sweep is lost from the first slice on where other labels have more than half of its mask.
+
+    Parameters
+    ----------
+    soft : SoftMasks
+        What every label claims.
+    prompts : PromptSet
+    n_slices : int
+    labels : collection of int
+        Those whose sweeps are judged.
+    resolve : callable
+        ``resolve(index, claims)`` gives the labels of a slice, shape (H, W).
+
+    Returns
+    -------
+    set of (label, index)
+    """
+    ways = [(label, way) for label in labels for way in _open_ways(prompts, label, n_slices)]
+    on_slice: dict[int, set[int]] = {}
+    for label, way in ways:
+        for index in way:
+            on_slice.setdefault(index, set()).add(label)
+    taken: set[tuple[int, int]] = set()
+    for index, followed in on_slice.items():
+        claims = soft.on_slice(index)
+        judged = followed & claims.keys()
+        if judged:
+            winner = resolve(index, claims)
+            taken |= {(label, index) for label in judged if _is_taken(claims[label], winner, label)}
+    lost: set[tuple[int, int]] = set()
+    for label, way in ways:
+        first = next((step for step, i in enumerate(way) if (label, i) in taken), len(way))
+        lost |= {(label, i) for i in way[first:]}
+    return lost
+
+
+def _is_taken(logits: npt.NDArray[np.float32], winner: npt.NDArray[np.integer], label: int) -> bool:
+    mask = logits > 0
+    others = (winner[mask] != label) & (winner[mask] > 0)
+    return bool(others.sum() > TAKEN_OVER * mask.sum())
+
+
+def _open_ways(prompts: PromptSet, label: int, n_slices: int) -> Iterator[range]:
+    """The slices beyond the outermost seeds of a label, outward, where its end is not known."""
+    seeds = prompts.seeds(label)
+    if not seeds or label in prompts.extents:
+        return
+    for seed, direction, end in ((seeds[-1], FORWARD, n_slices), (seeds[0], BACKWARD, -1)):
+        outermost = prompts.get(label, seed)
+        if outermost is not None and outermost.kind is not PromptKind.ABSENT:
+            yield range(seed + direction, end, direction)
