@@ -12,6 +12,7 @@ from scipy import ndimage as ndi
 from napari_slmsam2.core.config import WindowConfig
 from napari_slmsam2.engine.appearance import Appearance
 from napari_slmsam2.engine.interpolate import signed_distance
+from napari_slmsam2.engine.ridges import measure_ridge
 from napari_slmsam2.engine.window import FollowingWindow
 from napari_slmsam2.engine.window_cues import (
     LOGITS_PER_PIXEL,
@@ -28,6 +29,13 @@ is of use."""
 
 TEXTURED = (0.03, 0.04)
 """Mean gradient per pixel of the window, up to which all, and from which on nothing, of it is."""
+
+RIDGE = (0.2, 0.4)
+"""Height of the ridge on an outline, in standard deviations, up to which the outline is not drawn
+to ridges, and from which on it is."""
+
+RIDGE_PULL = 0.5
+"""Share of the way to a ridge that an outline is drawn on every slice."""
 
 
 def ring_width(config: WindowConfig) -> float:
@@ -104,3 +112,13 @@ class SeedView:
             )
         )
         return max(separable, 1.0 - textured)
+
+    @property
+    def pull(self) -> float:
+        """How strongly the outline is drawn to ridges, negative to dark ones.
+
+        Only where corrections of the network are not carried on.
+        """
+        ridge = measure_ridge(self.image, self.logits / np.float32(LOGITS_PER_PIXEL))
+        share = float(np.interp(abs(ridge), RIDGE, (0.0, 1.0))) * (1.0 - self.need_of_correction)
+        return float(np.copysign(RIDGE_PULL * share, ridge))

@@ -19,6 +19,7 @@ from napari_slmsam2.engine.device import computing
 from napari_slmsam2.engine.interpolate import EDGE_SHARPNESS, mask_stability, signed_distance
 from napari_slmsam2.engine.optical_flow import dense_flow, warp
 from napari_slmsam2.engine.presence import Cues
+from napari_slmsam2.engine.ridges import drawn_to_ridge
 from napari_slmsam2.engine.seed_view import SeedView, ring_width
 from napari_slmsam2.engine.sweep_presence import N_CLUES
 from napari_slmsam2.engine.sweep_presence import WIDTH as ENDS_WIDTH
@@ -88,6 +89,8 @@ class SweepState:
         Of the object on the seed, in pixels.
     feedback : float
         Share of a correction that is carried on.
+    pull : float
+        Of ridges, see `SeedView.pull`.
     memory : SeedMemory
     seeds : tuple of int
         The annotated slices in the memory.
@@ -105,6 +108,7 @@ class SweepState:
     fit: float
     area: int
     feedback: float
+    pull: float
     memory: SeedMemory
     seeds: tuple[int, ...]
     ends: npt.NDArray[np.float32]
@@ -253,10 +257,12 @@ class WindowSegmenter:
         flow = dense_flow(images[1], images[0])
         taper = find_taper(areas, index, direction, extent, context.spacing)
         aligned, moved = warp(images[0], flow), warp(state.carried, flow)
+        distance = drawn_to_ridge(moved / np.float32(LOGITS_PER_PIXEL), images[1], state.pull)
+        moved = distance * np.float32(LOGITS_PER_PIXEL)
         met = Cues.measure(
             images[1],
             np.abs(images[1] - aligned),
-            moved / np.float32(LOGITS_PER_PIXEL),
+            distance,
             look=state.look,
             fit=state.fit,
             area=state.area,
@@ -290,6 +296,7 @@ class WindowSegmenter:
             fit=view.fit,
             area=seed.area,
             feedback=self.config.feedback * view.need_of_correction,
+            pull=view.pull,
             memory=self._remember(seeds, chosen, view.contrast),
             seeds=chosen,
             ends=np.zeros(ENDS_WIDTH, np.float32),
