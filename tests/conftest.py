@@ -11,7 +11,7 @@ from hypothesis import settings
 REPOSITORY = Path(__file__).parents[1]
 
 # Deadlines fail on loaded machines, not on slow code.
-settings.register_profile("here", deadline=None, max_examples=25)
+settings.register_profile("here", deadline=None, max_examples=50)
 settings.load_profile("here")
 
 

@@ -114,7 +114,7 @@ def crowds(draw) -> PromptSet:
     return prompts
 
 
-@settings(max_examples=10)
+@settings(max_examples=20)
 @given(prompts=crowds(), data=st.data())
 def test_gaps_run_again_alone_change_nothing(prompts, data):
     drive = run(FakeSegmenter(), bright_volume(12), prompts)
