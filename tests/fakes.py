@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from hypothesis import strategies as st
 
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.errors import DeviceMemoryError
@@ -185,6 +186,26 @@ def prompts_of(*prompts: SlicePrompt) -> PromptSet:
     for prompt in prompts:
         whole = whole.with_prompt(prompt)
     return whole
+
+
+@st.composite
+def annotations(
+    draw: st.DrawFn,
+    *,
+    fewest: int = 1,
+    rows: tuple[int, int] = (0, 10),
+    columns: tuple[int, int] = (0, 16),
+) -> PromptSet:
+    """Seeds of up to three labels on twelve slices; the closer the corners, the more they meet."""
+    prompts = PromptSet()
+    for label in range(1, draw(st.integers(fewest, 3)) + 1):
+        for index in draw(st.sets(st.integers(0, 11), min_size=1, max_size=3)):
+            mask = rectangle(draw(st.integers(*rows)), draw(st.integers(*columns)))
+            for other in prompts.on_slice(index):
+                mask &= ~other.mask
+            if mask.any():
+                prompts = prompts.with_prompt(SlicePrompt.from_mask(label, index, mask))
+    return prompts
 
 
 def stop_after(n: int):

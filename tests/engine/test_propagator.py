@@ -19,13 +19,14 @@ from napari_slmsam2.core.events import (
     SweepEnded,
 )
 from napari_slmsam2.core.plan import BACKWARD, FORWARD, find_gaps, gaps_beside
-from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
+from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.engine.embeddings import EmbeddingStore
 
 from ..fakes import (
     SLICE,
     Drive,
     FakeSegmenter,
+    annotations,
     bright_volume,
     prompts_of,
     rectangle,
@@ -404,20 +405,6 @@ def test_runs_of_other_labels_leave_unread_points_to_models_that_can_read_them()
     drive = Drive(segmenter, bright_volume(8), prompts)
     drive.plan(find_gaps(prompts, 8, labels=[1])).go()
     assert on_slice(drive, 7).any()
-
-
-@st.composite
-def annotations(draw) -> PromptSet:
-    prompts = PromptSet()
-    for label in range(1, draw(st.integers(1, 3)) + 1):
-        for index in draw(st.sets(st.integers(0, 11), min_size=1, max_size=3)):
-            top, left = draw(st.integers(0, 10)), draw(st.integers(0, 16))
-            mask = rectangle(top, left, 4, 5)
-            for other in prompts.on_slice(index):
-                mask &= ~other.mask
-            if mask.any():
-                prompts = prompts.with_prompt(SlicePrompt.from_mask(label, index, mask))
-    return prompts
 
 
 @settings(max_examples=40)

@@ -10,10 +10,19 @@ from hypothesis import strategies as st
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.events import SliceSegmented
 from napari_slmsam2.core.plan import find_gaps, gaps_beside
-from napari_slmsam2.core.prompts import PromptSet, SlicePrompt
+from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.engine.rivals import weigh_claims
 
-from ..fakes import SLICE, Drive, FakeSegmenter, bright_volume, prompts_of, rectangle, run
+from ..fakes import (
+    SLICE,
+    Drive,
+    FakeSegmenter,
+    annotations,
+    bright_volume,
+    prompts_of,
+    rectangle,
+    run,
+)
 
 MASK = rectangle(4, 2)
 FIRST = SlicePrompt.from_mask(1, 2, MASK)
@@ -101,21 +110,8 @@ def test_signs_stay_and_far_claims_weigh_little():
     assert weighed[4].max() > 0
 
 
-@st.composite
-def crowds(draw) -> PromptSet:
-    prompts = PromptSet()
-    for label in (1, 2, 3):
-        for index in draw(st.sets(st.integers(0, 11), min_size=1, max_size=2)):
-            mask = rectangle(draw(st.integers(2, 8)), draw(st.integers(2, 12)))
-            for other in prompts.on_slice(index):
-                mask &= ~other.mask
-            if mask.any():
-                prompts = prompts.with_prompt(SlicePrompt.from_mask(label, index, mask))
-    return prompts
-
-
 @settings(max_examples=20)
-@given(prompts=crowds(), data=st.data())
+@given(prompts=annotations(fewest=3, rows=(2, 8), columns=(2, 12)), data=st.data())
 def test_gaps_run_again_alone_change_nothing(prompts, data):
     drive = run(FakeSegmenter(), bright_volume(12), prompts)
     labels, lost = drive.labels.copy(), set(drive.result.lost)

@@ -390,7 +390,9 @@ class Propagator:
             self._prompts_now(),
             self._context.n_slices,
             labels,
-            lambda index, claims: self._resolve(index, claims, labels),
+            lambda index, claims: self._resolve(
+                self._task.read_labels(index), index, claims, labels
+            ),
         )
         changed: dict[int, set[int]] = {}
         for label, index in found ^ self.result.lost:
@@ -411,7 +413,8 @@ class Propagator:
         cleared: Collection[int] = (),
     ) -> SliceSegmented:
         existing = self._task.read_labels(index)
-        resolved = self._resolve(index, self.result.claims(index), self._running.union(cleared))
+        running = self._running.union(cleared)
+        resolved = self._resolve(existing, index, self.result.claims(index), running)
         changed = resolved != existing
         rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
         bbox = (
@@ -424,7 +427,11 @@ class Propagator:
         )
 
     def _resolve(
-        self, index: int, claims: Claims, running: Collection[int]
+        self,
+        existing: npt.NDArray[np.integer],
+        index: int,
+        claims: Claims,
+        running: Collection[int],
     ) -> npt.NDArray[np.integer]:
         prompts = self._prompts_now()
         seeds = {
@@ -432,13 +439,8 @@ class Propagator:
             for p in prompts.on_slice(index)
             if (mask := self._seed_mask(p)) is not None
         }
-        return resolve_labels(
-            self._task.read_labels(index),
-            weigh_claims(claims, prompts, index),
-            running,
-            seeds,
-            self.config.overlap,
-        )
+        weighed = weigh_claims(claims, prompts, index)
+        return resolve_labels(existing, weighed, running, seeds, self.config.overlap)
 
     def _seed_mask(self, prompt: SlicePrompt) -> npt.NDArray[np.bool_] | None:
         if prompt.mask is not None:

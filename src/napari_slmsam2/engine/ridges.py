@@ -14,11 +14,15 @@ Image = npt.NDArray[np.float32]
 SMOOTHING = 0.7
 """Standard deviation of the filter of the image before ridges are followed, in pixels."""
 
+SIDES = (3.0, 9.0)
+"""Distances from the outline between which lies what it is compared with, in pixels; towards the
+core as far as it goes."""
+
 CORE = 0.6
 """Of the largest distance to the outline: what lies deeper is object without question."""
 
 REACH = 1.5
-"""Pixels outside the outline, beyond which nothing is object."""
+"""Pixels to either side that count as the outline; further outside nothing is object."""
 
 LONGEST_STEP = 1.0
 """Of the outline towards a ridge, before it is weighted, in pixels."""
@@ -39,8 +43,10 @@ def measure_ridge(image: Image, distance: Image) -> float:
         In standard deviations of the intensities of the object and its surround; negative where
         it is darker, 0 where it lies between both sides.
     """
-    near = distance > -9.0
-    sides = (distance > min(3.0, CORE * float(distance.max())), near & (distance < -3.0))
+    nearest, farthest = SIDES
+    near = distance > -farthest
+    inside = distance > min(nearest, CORE * float(distance.max()))
+    sides = (inside, near & (distance < -nearest))
     line = np.abs(distance) < REACH
     if not all(part.any() for part in (line, *sides)):
         return 0.0

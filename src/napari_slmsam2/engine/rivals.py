@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_slmsam2.core.plan import BACKWARD, FORWARD
+from napari_slmsam2.core.plan import BACKWARD, FORWARD, Gap, find_gaps
 from napari_slmsam2.core.prompts import PromptKind, PromptSet
 from napari_slmsam2.core.soft_masks import SoftMasks
 
@@ -74,22 +75,20 @@ def find_lost(
     -------
     set of (label, index)
     """
-    ways = [(label, way) for label in labels for way in _open_ways(prompts, label, n_slices)]
-    on_slice: dict[int, set[int]] = {}
-    for label, way in ways:
-        for index in way:
-            on_slice.setdefault(index, set()).add(label)
-    taken: set[tuple[int, int]] = set()
-    for index, followed in on_slice.items():
+
+    @cache
+    def taken_on(index: int) -> set[int]:
         claims = soft.on_slice(index)
-        judged = followed & claims.keys()
-        if judged:
-            winner = resolve(index, claims)
-            taken |= {(label, index) for label in judged if _is_taken(claims[label], winner, label)}
+        if not claims:
+            return set()
+        winner = resolve(index, claims)
+        return {label for label, logits in claims.items() if _is_taken(logits, winner, label)}
+
     lost: set[tuple[int, int]] = set()
-    for label, way in ways:
-        first = next((step for step, i in enumerate(way) if (label, i) in taken), len(way))
-        lost |= {(label, i) for i in way[first:]}
+    for gap in _open_gaps(prompts, n_slices, labels):
+        way = gap.indices(FORWARD if gap.after is None else BACKWARD)
+        first = next((step for step, i in enumerate(way) if gap.label in taken_on(i)), len(way))
+        lost |= {(gap.label, index) for index in way[first:]}
     return lost
 
 
@@ -99,12 +98,10 @@ def _is_taken(logits: npt.NDArray[np.float32], winner: npt.NDArray[np.integer], 
     return bool(others.sum() > TAKEN_OVER * mask.sum())
 
 
-def _open_ways(prompts: PromptSet, label: int, n_slices: int) -> Iterator[range]:
-    """The slices beyond the outermost seeds of a label, outward, where its end is not known."""
-    seeds = prompts.seeds(label)
-    if not seeds or label in prompts.extents:
-        return
-    for seed, direction, end in ((seeds[-1], FORWARD, n_slices), (seeds[0], BACKWARD, -1)):
-        outermost = prompts.get(label, seed)
-        if outermost is not None and outermost.kind is not PromptKind.ABSENT:
-            yield range(seed + direction, end, direction)
+def _open_gaps(prompts: PromptSet, n_slices: int, labels: Collection[int]) -> list[Gap]:
+    """Those beyond the outermost seeds, where the end is not known."""
+    seeded = {prompt.label for prompt in prompts if prompt.kind is not PromptKind.ABSENT}
+    open_ended = (seeded - prompts.extents.keys()).intersection(labels)
+    if not open_ended:
+        return []
+    return [gap for gap in find_gaps(prompts, n_slices, labels=open_ended) if not gap.closed]
