@@ -22,6 +22,9 @@ def pytest_configure(config: pytest.Config) -> None:
     hands_out = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
     if sys.platform.startswith("linux") and not os.environ.get("DISPLAY") and not hands_out:
         os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+    if hands_out:
+        # Threads of several workers would wait for each other. Numba sets those of torch, too.
+        os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
 
 @pytest.fixture(autouse=True)

@@ -40,7 +40,6 @@ from napari_slmsam2.training.lessons import plan_course
 from napari_slmsam2.training.recipes import AdaptRecipe
 from napari_slmsam2.training.scans import LabelledScan, check_scans
 from napari_slmsam2.training.trainees import AdaptTrainer, trainee_of
-from napari_slmsam2.training.without_triton import spare_triton
 
 CLIPS_SHARE = 0.25
 """Of the time, for cutting clips."""
@@ -152,7 +151,6 @@ class Adaptation:
         n_clips = self._cut(None if state is None else state["n_clips"], tell, stop)
         if self._crew.any(stop()):
             return None
-        spare_triton()
         if state is not None:
             trainer = self._trainee.trainer(state["estimate"]["steps"])
             self._run = AdaptRun.from_state(state, trainer)

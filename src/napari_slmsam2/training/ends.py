@@ -21,6 +21,7 @@ from torch.nn import functional as F  # noqa: N812
 from napari_slmsam2.engine.sweep_presence import WIDTH
 from napari_slmsam2.engine.window_network import WindowNetwork
 from napari_slmsam2.training.whole_sweeps import WholeSweep, dice_if_shown
+from napari_slmsam2.training.without_triton import make_adamw
 
 WORTH_SHOWING = 0.4
 """Share of a found mask that must be true: showing it raises a Dice of 0.8, twice this."""
@@ -92,9 +93,7 @@ def learn_ends(
     ends.scale.copy_(torch.from_numpy(np.maximum(clues.std(0), 0.1)))
     drawn = np.random.default_rng(plan.seed)
     steps = plan.passes * math.ceil(len(objects) / plan.batch_size)
-    optimizer = torch.optim.AdamW(
-        ends.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
-    )
+    optimizer = make_adamw(ends.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, plan.learning_rate, total_steps=steps)
     with torch.random.fork_rng():
         torch.manual_seed(plan.seed)

@@ -17,6 +17,7 @@ from napari_slmsam2.training.crew import Crew
 from napari_slmsam2.training.memory_clips import ClipDrawer
 from napari_slmsam2.training.memory_rollout import clip_loss, roll_out
 from napari_slmsam2.training.recipes import PaperRecipe
+from napari_slmsam2.training.without_triton import make_adamw
 
 _TRUNK = "image_encoder.trunk."
 
@@ -68,7 +69,7 @@ class MemoryTrainer:
             add_adapters(network, recipe.rank, recipe.seed)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(recipe.trains(name))
-        self.optimizer = torch.optim.AdamW(groups_of(network, recipe))
+        self.optimizer = make_adamw(groups_of(network, recipe))
         self._segmenter = NetworkSegmenter(
             network, name="training", device=crew.device, memory_dtype=torch.float32
         )

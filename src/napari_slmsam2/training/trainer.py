@@ -22,6 +22,7 @@ from napari_slmsam2.training.adapters import add_adapters
 from napari_slmsam2.training.batches import Batch, Clips, make_batch, sampling_weights
 from napari_slmsam2.training.crew import Crew
 from napari_slmsam2.training.rollout import LossWeights, roll_out, step_loss, true_iou
+from napari_slmsam2.training.without_triton import make_adamw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +95,7 @@ class Trainer:
         self.averaged = WindowNetwork(config).to(device)
         self.averaged.load_state_dict(self.network.state_dict())
         self.averaged.requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self._groups(), lr=plan.learning_rate)
+        self.optimizer = make_adamw(self._groups(), lr=plan.learning_rate)
         self.step = 0
         self.use(clips)
 
@@ -114,7 +115,7 @@ class Trainer:
         for own in (self.network, self.averaged):
             add_adapters(own, rank, self.plan.seed)
         self.averaged.requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self._groups(), lr=self.plan.learning_rate)
+        self.optimizer = make_adamw(self._groups(), lr=self.plan.learning_rate)
 
     def _groups(self) -> list[dict[str, Any]]:
         decayed = [p for p in self.network.parameters() if p.ndim > 1]

@@ -8,12 +8,22 @@ no other OpenGL) the process ends with a segmentation fault. Nothing here needs 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+import torch
 
 _MAPS = Path("/proc/self/maps")
 
 
-def spare_triton() -> None:
+def make_adamw(parameters: Iterable[Any], **options: Any) -> torch.optim.AdamW:
+    """`torch.optim.AdamW`, in any process."""
+    _spare_triton()
+    return torch.optim.AdamW(parameters, **options)
+
+
+def _spare_triton() -> None:
     """Import ``torch._dynamo`` without Triton, where importing Triton would end the process."""
     if "triton" in sys.modules or "torch._dynamo" in sys.modules or not another_llvm():
         return
