@@ -18,10 +18,10 @@ import numpy.typing as npt
 from napari_slmsam2.core.errors import VolumeError
 from napari_slmsam2.core.events import FellBack
 from napari_slmsam2.core.intensity import IntensityWindow
-from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.segmenter import MemoryBank, SegmentedSlice, SweepContext
 from napari_slmsam2.engine.factory import ReadyModel, make_segmenter
-from napari_slmsam2.engine.interpolate import InterpolationSegmenter
+from napari_slmsam2.engine.interpolate import EDGE_SHARPNESS, signed_distance
+from napari_slmsam2.engine.interpolation_segmenter import InterpolationSegmenter
 from napari_slmsam2.evaluate import (
     AnnotationProtocol,
     choose_seeds,
@@ -71,13 +71,10 @@ class CopySegmenter(InterpolationSegmenter):
 
     name = "copy"
 
-    def encode_seed(
-        self, embedding: Any, prompt: SlicePrompt, shape: tuple[int, int]
-    ) -> SegmentedSlice:
-        """The mask of the seed, as drawn."""
-        seed = super().encode_seed(embedding, prompt, shape)
-        seed.content = seed.logits
-        return seed
+    def _remembered(
+        self, image: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.float32]:
+        return EDGE_SHARPNESS * signed_distance(mask)
 
     def segment(
         self,

@@ -10,13 +10,13 @@ from napari_slmsam2.core.errors import PromptError
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.segmenter import MemoryBank, MemoryEntry, SweepContext
 from napari_slmsam2.engine.interpolate import (
-    InterpolationSegmenter,
     expected_iou,
     interpolate_masks,
     interpolated_logits,
     resized,
     signed_distance,
 )
+from napari_slmsam2.engine.interpolation_segmenter import InterpolationSegmenter
 
 SHAPE = (80, 90)
 

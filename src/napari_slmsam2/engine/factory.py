@@ -108,6 +108,6 @@ def _classical(name: str) -> SliceSegmenter:
         from napari_slmsam2.engine.flow import FlowSegmenter
 
         return FlowSegmenter()
-    from napari_slmsam2.engine.interpolate import InterpolationSegmenter
+    from napari_slmsam2.engine.interpolation_segmenter import InterpolationSegmenter
 
     return InterpolationSegmenter()

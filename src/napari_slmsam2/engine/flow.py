@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage as ndi
 
-from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.core.segmenter import MemoryBank, SegmentedSlice, SweepContext
 from napari_slmsam2.engine.appearance import Appearance
-from napari_slmsam2.engine.clicks import seed_mask
+from napari_slmsam2.engine.image_segmenter import Image, ImageSegmenter
 from napari_slmsam2.engine.interpolate import (
     EDGE_SHARPNESS,
     bounding_window,
@@ -24,7 +23,6 @@ from napari_slmsam2.engine.optical_flow import dense_flow, resample, warp
 from napari_slmsam2.engine.presence import Cues
 from napari_slmsam2.engine.taper import Taper, find_taper
 
-Image = npt.NDArray[np.float32]
 Window = tuple[slice, slice]
 
 WORK_SIDE = 44.0
@@ -80,7 +78,7 @@ class FlowState:
     seed: FlowSeed
 
 
-class FlowSegmenter:
+class FlowSegmenter(ImageSegmenter):
     """Dense optical flow as a `SliceSegmenter`.
 
     A window around the object is scaled to one size and matched to the same window of the next
@@ -94,25 +92,9 @@ class FlowSegmenter:
     reach = 1
     bidirectional = True
     default_merge = "interpolation"
-    prompt_kinds = frozenset(PromptKind)
 
-    def encode_image(self, image: npt.NDArray[np.float32]) -> Image:
-        """The slice itself, with values that are not finite set to 0."""
-        finite = np.nan_to_num(np.asarray(image, np.float32), nan=0.0, posinf=1.0, neginf=0.0)
-        return np.asarray(finite, np.float32)
-
-    def encode_seed(
-        self, embedding: Any, prompt: SlicePrompt, shape: tuple[int, int]
-    ) -> SegmentedSlice:
-        """The mask of the seed, see `seed_mask`, and how the object looks there."""
-        mask = seed_mask(prompt, embedding)
-        return SegmentedSlice(
-            logits=EDGE_SHARPNESS * signed_distance(mask),
-            presence=float(mask.any()),
-            predicted_iou=1.0,
-            stability=1.0,
-            content=_start(embedding, mask),
-        )
+    def _remembered(self, image: Image, mask: npt.NDArray[np.bool_]) -> FlowState:
+        return _start(image, mask)
 
     def segment(
         self,
@@ -124,10 +106,6 @@ class FlowSegmenter:
     ) -> list[SegmentedSlice]:
         """Carry the mask of every bank over from the slice before."""
         return [self._segment_one(embedding, index, direction, bank, context) for bank in banks]
-
-    def relieve_memory(self) -> str | None:
-        """There is nothing to free."""
-        return None
 
     @staticmethod
     def _segment_one(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +10,6 @@ from scipy import ndimage as ndi
 from scipy.interpolate import PchipInterpolator
 
 from napari_slmsam2.core.errors import PromptError
-from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
-from napari_slmsam2.core.segmenter import MemoryBank, SegmentedSlice, SweepContext
-from napari_slmsam2.engine.clicks import seed_mask
 
 Mask = npt.NDArray[np.bool_]
 Field = npt.NDArray[np.float32]
@@ -275,62 +271,3 @@ def mask_stability(distance: Field) -> float:
     """
     outer = int((distance > -0.25).sum())
     return float((distance > 0.25).sum() / outer) if outer else 0.0
-
-
-class InterpolationSegmenter:
-    """Interpolation between the seeds as a `SliceSegmenter`.
-
-    It looks at intensities only where a seed consists of clicks.
-    """
-
-    name = "interpolation"
-    reach = 0
-    bidirectional = False
-    default_merge = "sweeps"
-    prompt_kinds = frozenset(PromptKind)
-
-    def encode_image(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """The slice itself, with values that are not finite set to 0."""
-        return np.nan_to_num(np.asarray(image, np.float32), nan=0.0, posinf=1.0, neginf=0.0)
-
-    def encode_seed(
-        self, embedding: Any, prompt: SlicePrompt, shape: tuple[int, int]
-    ) -> SegmentedSlice:
-        """The mask of the seed, see `seed_mask`."""
-        mask = seed_mask(prompt, embedding)
-        present = bool(mask.any())
-        return SegmentedSlice(
-            logits=EDGE_SHARPNESS * signed_distance(mask),
-            presence=float(present),
-            predicted_iou=1.0,
-            stability=1.0,
-            content=mask,
-        )
-
-    def segment(
-        self,
-        embedding: Any,
-        index: int,
-        direction: int,
-        banks: Sequence[MemoryBank],
-        context: SweepContext,
-    ) -> list[SegmentedSlice]:
-        """Interpolate between the seeds of every bank; absent outside of the outermost ones."""
-        return [self._segment_one(index, bank) for bank in banks]
-
-    @staticmethod
-    def _segment_one(index: int, bank: MemoryBank) -> SegmentedSlice:
-        masks = {i: entry.content for i, entry in bank.seeds.items()}
-        logits = interpolated_logits(masks, index)
-        present = bool((logits > 0).any())
-        return SegmentedSlice(
-            logits=logits,
-            presence=float(present),
-            predicted_iou=expected_iou(masks, index) if present else 0.0,
-            stability=mask_stability(logits / np.float32(EDGE_SHARPNESS)),
-            content=None,
-        )
-
-    def relieve_memory(self) -> str | None:
-        """There is nothing to free."""
-        return None

@@ -11,12 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.core.segmenter import MemoryBank, SegmentedSlice, SweepContext
 from napari_slmsam2.engine.appearance import Appearance
-from napari_slmsam2.engine.clicks import seed_mask
 from napari_slmsam2.engine.device import computing
-from napari_slmsam2.engine.interpolate import EDGE_SHARPNESS, mask_stability, signed_distance
+from napari_slmsam2.engine.image_segmenter import Image, ImageSegmenter
+from napari_slmsam2.engine.interpolate import mask_stability, signed_distance
 from napari_slmsam2.engine.optical_flow import dense_flow, warp
 from napari_slmsam2.engine.presence import Cues
 from napari_slmsam2.engine.ridges import drawn_to_ridge
@@ -43,8 +42,6 @@ from napari_slmsam2.engine.window_network import (
     WindowNetwork,
     carried_on,
 )
-
-Image = npt.NDArray[np.float32]
 
 NETWORK_SHARE = 0.5
 """Weight of the network against `Cues` in the logit of presence."""
@@ -139,7 +136,7 @@ def gather_clues(view: _View, logit: float, iou: float) -> npt.NDArray[np.float3
     return np.clip(clues, -10.0, 10.0)
 
 
-class WindowSegmenter:
+class WindowSegmenter(ImageSegmenter):
     """Carries masks with a `WindowNetwork`.
 
     Parameters
@@ -156,7 +153,6 @@ class WindowSegmenter:
     reach = 1
     bidirectional = True
     default_merge = "sweeps"
-    prompt_kinds = frozenset(PromptKind)
 
     def __init__(
         self,
@@ -172,23 +168,8 @@ class WindowSegmenter:
         self._network = network.to(device).eval()
         self._device, self._dtype, self._threshold = device, dtype, threshold
 
-    def encode_image(self, image: npt.NDArray[np.float32]) -> Image:
-        """The slice itself, with values that are not finite set to 0."""
-        finite = np.nan_to_num(np.asarray(image, np.float32), nan=0.0, posinf=1.0, neginf=0.0)
-        return np.asarray(finite, np.float32)
-
-    def encode_seed(
-        self, embedding: Any, prompt: SlicePrompt, shape: tuple[int, int]
-    ) -> SegmentedSlice:
-        """The mask of the seed, see `seed_mask`."""
-        mask = seed_mask(prompt, embedding)
-        return SegmentedSlice(
-            logits=EDGE_SHARPNESS * signed_distance(mask),
-            presence=float(mask.any()),
-            predicted_iou=1.0,
-            stability=1.0,
-            content=SeedState(embedding, mask, int(mask.sum())),
-        )
+    def _remembered(self, image: Image, mask: npt.NDArray[np.bool_]) -> SeedState:
+        return SeedState(image, mask, int(mask.sum()))
 
     def segment(
         self,
@@ -225,10 +206,6 @@ class WindowSegmenter:
             self._answer(view, embedding, *found)
             for view, *found in zip(views, logits, presence, iou, ends, clues, strict=True)
         ]
-
-    def relieve_memory(self) -> str | None:
-        """There is nothing to free."""
-        return None
 
     def _look(
         self,
