@@ -11,6 +11,7 @@ from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.events import SliceSegmented
 from napari_slmsam2.core.plan import find_gaps, gaps_beside
 from napari_slmsam2.core.prompts import SlicePrompt
+from napari_slmsam2.core.quality import rank_slices
 from napari_slmsam2.engine.rivals import weigh_claims
 
 from ..fakes import (
@@ -40,9 +41,21 @@ def test_the_nearer_seed_wins_and_nothing_comes_back_behind_it():
     # The marked ends of the second label stay; halfway both are as near.
     assert slices_of(drive, 1) == [0, 1, 2, 3, 4, 5, 6]
     assert slices_of(drive, 2) == [7, 8, 9, 10, 11, 12]
-    assert set(drive.result.quality[1]) == {0, 1, 3, 4, 5, 6}
     alone = run(FakeSegmenter(), bright_volume(18), prompts_of(FIRST))
     assert slices_of(alone, 1) == list(range(18))
+
+
+def test_the_slice_where_a_sweep_gave_way_is_worth_a_look():
+    drive = run(FakeSegmenter(), bright_volume(18), prompts_of(FIRST, SECOND))
+    quality = drive.result.quality
+    # The model saw the object there; nothing is shown.
+    assert set(quality[1]) == {0, 1, 3, 4, 5, 6, 7}
+    assert quality[1][7].area == 0
+    assert quality[1][7].confidence < 0.5 < quality[1][6].confidence
+    told = [e for e in drive.of(SliceSegmented) if e.index == 7][-1]
+    assert told.quality[1] == quality[1][7]
+    first = next(s for s in rank_slices(quality, {1: [2], 2: [10]}) if s.label == 1)
+    assert first.index == 7
 
 
 def test_without_the_rival_the_next_run_brings_it_back():
@@ -64,8 +77,16 @@ def test_a_label_of_the_run_takes_over_one_of_an_earlier_run():
     drive.events.clear()
     drive.plan(find_gaps(drive.prompts, 18, labels=[2])).go()
     assert slices_of(drive, 1) == list(range(7))
-    emptied = {e.index for e in drive.of(SliceSegmented) if not e.quality}
+    emptied = {e.index for e in drive.of(SliceSegmented) if 2 not in e.quality}
     assert emptied == set(range(7, 18))
+    # And gives it back, with the scores that it had.
+    drive.prompts = prompts_of(FIRST, SECOND).with_extent(2, 9, 12)
+    for index in range(4, 9):
+        drive.result.forget(2, index)
+    drive.plan(find_gaps(drive.prompts, 18, labels=[2])).go()
+    assert slices_of(drive, 1) == list(range(9))
+    assert set(drive.result.quality[1]) == set(range(10)) - {2}
+    assert drive.result.quality[1][7].area
 
 
 @pytest.mark.parametrize("rule", ["keep", "overwrite"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +53,8 @@ class PropagationResult:
     ----------
     soft : SoftMasks
         Logits of every propagated label and slice.
-    quality : dict of label to dict of slice index to SliceQuality
+    judged : dict of label to dict of slice index to SliceQuality
+        As the sweeps came by; see `quality`.
     seed_masks : dict of (label, index) to ndarray of bool, shape (H, W)
         What each seed stands for: the mask as drawn, or the model's answer to points.
     lost : set of (label, index)
@@ -61,7 +62,7 @@ class PropagationResult:
     """
 
     soft: SoftMasks = field(default_factory=SoftMasks)
-    quality: dict[int, dict[int, SliceQuality]] = field(default_factory=dict)
+    judged: dict[int, dict[int, SliceQuality]] = field(default_factory=dict)
     seed_masks: dict[tuple[int, int], npt.NDArray[np.bool_]] = field(default_factory=dict)
     lost: set[tuple[int, int]] = field(default_factory=set)
 
@@ -69,7 +70,7 @@ class PropagationResult:
         """A copy that later runs do not change; the arrays are shared."""
         return PropagationResult(
             self.soft.copy(),
-            {label: dict(slices) for label, slices in self.quality.items()},
+            {label: dict(slices) for label, slices in self.judged.items()},
             dict(self.seed_masks),
             set(self.lost),
         )
@@ -79,14 +80,36 @@ class PropagationResult:
         soft = self.soft.on_slice(index)
         return {label: logits for label, logits in soft.items() if (label, index) not in self.lost}
 
+    @property
+    def quality(self) -> dict[int, dict[int, SliceQuality]]:
+        """Scores by label and slice index, of a sweep that was lost on its first lost slice only.
+
+        There the model saw the object and the labels do not show it, which is worth a look.
+        """
+        return {
+            label: {
+                index: replace(one, area=0, centroid=None) if (label, index) in self.lost else one
+                for index, one in slices.items()
+                if (label, index) not in self.lost or self._is_shown_beside(label, index)
+            }
+            for label, slices in self.judged.items()
+        }
+
+    def _is_shown_beside(self, label: int, index: int) -> bool:
+        beside = [(label, index - 1), (label, index + 1)]
+        return any(
+            near in self.seed_masks or (near[1] in self.judged[label] and near not in self.lost)
+            for near in beside
+        )
+
     def forget(self, label: int, index: int) -> None:
         """Drop what was propagated for a label to a slice."""
         self.soft.discard(label, index)
         self.lost.discard((label, index))
-        self.quality.get(label, {}).pop(index, None)
+        self.judged.get(label, {}).pop(index, None)
         self.seed_masks.pop((label, index), None)
 
     def known(self) -> frozenset[tuple[int, int]]:
         """``(label, index)`` of everything that is remembered."""
-        scored = {(label, index) for label, slices in self.quality.items() for index in slices}
+        scored = {(label, index) for label, slices in self.judged.items() for index in slices}
         return frozenset(scored | self.seed_masks.keys() | set(self.soft))

@@ -302,7 +302,7 @@ class Propagator:
             logits, quality = self._merge(sweep, index, logits, quality)
         self.result.soft.put(gap.label, index, logits)
         self.result.lost.discard((gap.label, index))
-        self.result.quality.setdefault(gap.label, {})[index] = quality
+        self.result.judged.setdefault(gap.label, {})[index] = quality
         return quality
 
     def _merge(
@@ -322,7 +322,7 @@ class Propagator:
         first = None
         if direction == BACKWARD and gap.from_before:
             # None where a seed was set and taken back since the forward sweep.
-            first = self.result.quality.get(gap.label, {}).get(index)
+            first = self.result.judged.get(gap.label, {}).get(index)
         if first is not None:
             earlier = self.result.soft.get(gap.label, index)
             if earlier is None:
@@ -394,15 +394,17 @@ class Propagator:
                 self._task.read_labels(index), index, claims, labels
             ),
         )
-        changed: dict[int, set[int]] = {}
-        for label, index in found ^ self.result.lost:
-            if label in labels and self._writes(label, index):
-                changed.setdefault(index, set()).add(label)
-        for index in sorted(changed):
-            for label in changed[index]:
-                self.result.quality.get(label, {}).pop(index, None)
-            self.result.lost ^= {(label, index) for label in changed[index]}
-            yield self._slice_event(index, {}, final=True, cleared=changed[index])
+        changed = {
+            (label, index)
+            for label, index in found ^ self.result.lost
+            if label in labels and self._writes(label, index)
+        }
+        shown = replace(self.result, lost=self.result.lost ^ changed).quality
+        for index in sorted({index for _, index in changed}):
+            here = {label for label, i in changed if i == index}
+            quality = {x: shown[x][index] for x in here if index in shown.get(x, {})}
+            self.result.lost ^= {(label, index) for label in here}
+            yield self._slice_event(index, quality, final=True, cleared=here)
 
     def _slice_event(
         self,
