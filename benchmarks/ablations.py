@@ -20,8 +20,9 @@ import torch
 from napari_slmsam2.core.config import WindowConfig
 from napari_slmsam2.training.release import release
 from napari_slmsam2.training.rollout import LossWeights
-from napari_slmsam2.training.shards import read_shards
-from napari_slmsam2.training.trainer import Trainer, TrainingPlan, validate
+from napari_slmsam2.training.shards import read_shards, write_shards
+from napari_slmsam2.training.trainer import Trainer, TrainingPlan
+from napari_slmsam2.training.validation import validate
 
 VARIANTS = {
     "both": {},
@@ -38,7 +39,7 @@ def run_variant(name: str, arguments: argparse.Namespace, clips: dict, held_out:
     """Train one variant, keep its weights, and judge it on the held-out clips."""
     changes = dict(VARIANTS[name])
     loss = LossWeights(**({"empty": changes.pop("empty")} if "empty" in changes else {}))
-    config = WindowConfig(**changes)
+    config = WindowConfig(follow=arguments.window, **changes)
     if config.seed_slices == 1:
         clips, held_out = (
             {k: v[:, :1] if k.startswith("seed") else v for k, v in part.items()}
@@ -55,6 +56,15 @@ def run_variant(name: str, arguments: argparse.Namespace, clips: dict, held_out:
     return validate(trainer.averaged, held_out, trainer.device)
 
 
+def cut_clips(arguments: argparse.Namespace) -> None:
+    """Make the clips that are not there yet, from where the flow arrives."""
+    config = WindowConfig(follow=arguments.window)
+    folder, volumes = arguments.clips, arguments.cut
+    write_shards(folder, volumes, config, split="train", numbers=range(arguments.shards))
+    write_shards(folder, None, config, split="train", numbers=range(1))
+    write_shards(folder, volumes, config, split="held-out", numbers=range(1), shard_clips=64)
+
+
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(
@@ -63,6 +73,14 @@ def main() -> None:
     parser.add_argument(
         "--clips", type=Path, required=True, help="folder made by the train command"
     )
+    parser.add_argument("--cut", type=Path, metavar="VOLUMES", help="make the clips, from these")
+    parser.add_argument("--shards", type=int, default=4, help="of 128 clips, with --cut")
+    parser.add_argument(
+        "--window",
+        choices=("object", "slice"),
+        default="object",
+        help="what the window of the network, and of the clips, follows",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for weights and scores")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch", type=int, default=16)
@@ -70,6 +88,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.cut:
+        cut_clips(arguments)
     clips, held_out = (read_shards(arguments.clips, split) for split in ("train", "held-out"))
     scores = {}
     print("| variant | " + " | ".join(MEASURES) + " |")

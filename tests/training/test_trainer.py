@@ -16,7 +16,8 @@ from napari_slmsam2.training.batches import make_batch, sampling_weights, warp
 from napari_slmsam2.training.rollout import LossWeights, roll_out, step_loss
 from napari_slmsam2.training.shards import read_shards, write_shards
 from napari_slmsam2.training.sources import find_volumes, is_held_out
-from napari_slmsam2.training.trainer import Trainer, TrainingPlan, train, validate
+from napari_slmsam2.training.trainer import Trainer, TrainingPlan, train
+from napari_slmsam2.training.validation import validate
 
 CONFIG = WindowConfig(window_size=48, widths=(8, 8, 16, 16), memory_dim=16)
 CPU = torch.device("cpu")
@@ -121,6 +122,14 @@ def test_it_learns(clips):
     assert np.mean(losses[-10:]) < 0.85 * np.mean(losses[:10])
     balanced = [s["recall_absent"] + s["recall_present"] for s in (before, after)]
     assert balanced[1] > balanced[0] + 0.1
+
+
+def test_what_no_clip_shows_is_not_judged(clips):
+    whole = clips["present"].all(1)
+    assert whole.any()
+    scores = validate(WindowNetwork(CONFIG), {k: v[whole] for k, v in clips.items()}, CPU)
+    assert np.isnan(scores["recall_absent"])
+    assert np.isfinite(scores["dice"])
 
 
 def test_it_goes_on_exactly_where_it_stopped(clips, tmp_path):

@@ -21,7 +21,8 @@ from napari_slmsam2.engine.window_network import WindowNetwork
 from napari_slmsam2.training.adapters import add_adapters
 from napari_slmsam2.training.batches import Batch, Clips, make_batch, sampling_weights
 from napari_slmsam2.training.crew import Crew
-from napari_slmsam2.training.rollout import LossWeights, roll_out, step_loss, true_iou
+from napari_slmsam2.training.rollout import LossWeights, roll_out, step_loss
+from napari_slmsam2.training.validation import validate
 from napari_slmsam2.training.without_triton import make_adamw
 
 
@@ -233,65 +234,6 @@ class Trainer:
 def _part(batch: Batch, chosen: list[int]) -> Batch:
     """Some clips of a batch."""
     return Batch(**{f.name: getattr(batch, f.name)[chosen] for f in fields(batch)})
-
-
-@torch.no_grad()
-def validate(
-    network: WindowNetwork, clips: Clips, device: torch.device, batch_size: int = 32
-) -> dict[str, float]:
-    """Judge a network on clips that it was not trained on, without augmentation.
-
-    Returns
-    -------
-    dict
-        ``dice`` on slices with the object, 0 where it is judged absent; ``dice_known``, the same
-        as if the ends were known; ``recall_absent``,
-        share of the slices without it that are judged absent; ``recall_present``; ``overrun``,
-        pixels found without the object over true pixels; ``iou_error``; and ``dice_known/SET``.
-    """
-    network.eval()
-    rows: list[tuple[str, bool, float, bool, float, float, float, float]] = []
-    names = clips["set_names"]
-    for first in range(0, len(names), batch_size):
-        indices = np.arange(first, min(len(names), first + batch_size))
-        batch = make_batch(
-            clips, indices, network.config.window_size, device=device, generator=None
-        )
-        for result in roll_out(network, batch):
-            found = (result.output.logits > 0) & (result.output.presence > 0)[:, None, None]
-            truth = result.target > 0.5
-            area, size = found.sum((1, 2)), truth.sum((1, 2))
-            dice = 2 * (found & truth).sum((1, 2)) / (area + size).clamp(min=1)
-            whole = result.output.logits > 0
-            known = 2 * (whole & truth).sum((1, 2)) / (whole.sum((1, 2)) + size).clamp(min=1)
-            error = (torch.sigmoid(result.output.iou) - true_iou(result)).abs()
-            for i in range(len(indices)):
-                if result.weight[i]:
-                    rows.append(
-                        (
-                            str(names[indices[i]]),
-                            bool(result.present[i]),
-                            float(dice[i]),
-                            bool(area[i]),
-                            float(area[i]),
-                            float(error[i]),
-                            float(size[i]),
-                            float(known[i]),
-                        )
-                    )
-    there = [r for r in rows if r[1]]
-    gone = [r for r in rows if not r[1]]
-    scores = {
-        "dice": float(np.mean([r[2] for r in there])),
-        "dice_known": float(np.mean([r[7] for r in there])),
-        "recall_present": float(np.mean([r[3] for r in there])),
-        "recall_absent": float(np.mean([not r[3] for r in gone])),
-        "overrun": float(sum(r[4] for r in gone) / max(1.0, sum(r[6] for r in there))),
-        "iou_error": float(np.mean([r[5] for r in rows])),
-    }
-    for name in sorted({r[0] for r in there}):
-        scores[f"dice_known/{name}"] = float(np.mean([r[7] for r in there if r[0] == name]))
-    return scores
 
 
 def train(
