@@ -3,6 +3,7 @@
     napari-slmsam2 train --volumes TRAIN -o training --steps 1
     python benchmarks/ablations.py --clips training/clips --out ablations --steps 400
     python benchmarks/accuracy.py --volumes EVAL --model ablations/*.safetensors
+    python benchmarks/ablations.py --cut TRAIN --clips whole --window slice --only both --out whole
 
 Every variant sees the same clips in the same order from the same initial seed. The table gives
 held-out scores of single steps; whole sweeps on real volumes are what `accuracy.py` measures.
