@@ -72,7 +72,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--clips", type=Path, required=True, help="folder made by the train command"
+        "--clips", type=Path, required=True, help="folder made by the train command, or by --cut"
     )
     parser.add_argument("--cut", type=Path, metavar="VOLUMES", help="make the clips, from these")
     parser.add_argument("--shards", type=int, default=4, help="of 128 clips, with --cut")

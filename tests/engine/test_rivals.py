@@ -41,6 +41,7 @@ def test_the_nearer_seed_wins_and_nothing_comes_back_behind_it():
     # The marked ends of the second label stay; halfway both are as near.
     assert slices_of(drive, 1) == [0, 1, 2, 3, 4, 5, 6]
     assert slices_of(drive, 2) == [7, 8, 9, 10, 11, 12]
+    assert set(drive.result.quality[1]) == {0, 1, 3, 4, 5, 6, 7}
     alone = run(FakeSegmenter(), bright_volume(18), prompts_of(FIRST))
     assert slices_of(alone, 1) == list(range(18))
 
@@ -77,8 +78,9 @@ def test_a_label_of_the_run_takes_over_one_of_an_earlier_run():
     drive.events.clear()
     drive.plan(find_gaps(drive.prompts, 18, labels=[2])).go()
     assert slices_of(drive, 1) == list(range(7))
-    emptied = {e.index for e in drive.of(SliceSegmented) if 2 not in e.quality}
-    assert emptied == set(range(7, 18))
+    emptied = {e.index: set(e.quality) for e in drive.of(SliceSegmented) if 2 not in e.quality}
+    # Where it gave way is scored, what lies behind is not.
+    assert emptied == {7: {1}} | {index: set() for index in range(8, 18)}
     # And gives it back, with the scores that it had.
     drive.prompts = prompts_of(FIRST, SECOND).with_extent(2, 9, 12)
     for index in range(4, 9):

@@ -37,10 +37,10 @@ def label_facts(session: SegmentationSession) -> dict[int, dict[str, Any]]:
         for label, area in zip(*np.unique(plane, return_counts=True), strict=True):
             if label:
                 counts.setdefault(int(label), np.zeros(volume.n_slices, int))[index] = area
-    facts = {}
+    facts, quality = {}, session.quality
     for label in sorted(counts):
         present = np.flatnonzero(counts[label])
-        scores = [q.confidence for q in session.quality.get(label, {}).values() if q.area]
+        scores = [q.confidence for q in quality.get(label, {}).values() if q.area]
         facts[label] = {
             "seeds": list(session.prompts.seeds(label)),
             "extent": session.prompts.extents.get(label),
@@ -86,12 +86,13 @@ def session_report(session: SegmentationSession) -> dict[str, Any]:
     from napari_slmsam2.session_file import provenance
 
     labels: dict[str, dict[str, Any]] = {}
+    quality = session.quality
     for label, facts in label_facts(session).items():
-        quality = {
+        scores = {
             str(index): {**asdict(q), "confidence": q.confidence}
-            for index, q in sorted(session.quality.get(label, {}).items())
+            for index, q in sorted(quality.get(label, {}).items())
         }
-        labels[str(label)] = {**facts, "quality": quality}
+        labels[str(label)] = {**facts, "quality": scores}
     return {
         **session.state(),
         "labels": labels,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from typing import TypeVar
 
 import numpy as np
@@ -41,6 +43,7 @@ INTERPOLATION_SHARE = 0.5
 
 _T = TypeVar("_T")
 _Sweep = tuple[Gap, int]
+_BY_SLICE = itemgetter(1)
 
 
 @dataclass(slots=True)
@@ -400,11 +403,12 @@ class Propagator:
             if label in labels and self._writes(label, index)
         }
         shown = replace(self.result, lost=self.result.lost ^ changed).quality
-        for index in sorted({index for _, index in changed}):
-            here = {label for label, i in changed if i == index}
-            quality = {x: shown[x][index] for x in here if index in shown.get(x, {})}
-            self.result.lost ^= {(label, index) for label in here}
-            yield self._slice_event(index, quality, final=True, cleared=here)
+        for index, here in groupby(sorted(changed, key=_BY_SLICE), key=_BY_SLICE):
+            switched = set(here)
+            cleared = {label for label, _ in switched}
+            quality = {x: shown[x][index] for x in cleared if index in shown.get(x, {})}
+            self.result.lost ^= switched
+            yield self._slice_event(index, quality, final=True, cleared=cleared)
 
     def _slice_event(
         self,
