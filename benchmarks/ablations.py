@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 
 from napari_slmsam2.core.config import WindowConfig
-from napari_slmsam2.training.release import release
-from napari_slmsam2.training.rollout import LossWeights
-from napari_slmsam2.training.shards import read_shards, write_shards
-from napari_slmsam2.training.trainer import Trainer, TrainingPlan
-from napari_slmsam2.training.validation import validate
+from napari_slmsam2.training.compact.export import release
+from napari_slmsam2.training.compact.rollout import LossWeights
+from napari_slmsam2.training.compact.trainer import Trainer, TrainingPlan
+from napari_slmsam2.training.compact.validation import validate
+from napari_slmsam2.training.data.shards import read_shards, write_shards
 
 VARIANTS = {
     "both": {},

@@ -41,7 +41,7 @@ from accuracy_runs import Task, measure
 
 import napari_slmsam2
 from napari_slmsam2.core.errors import ConfigError, SlmSam2Error, VolumeError
-from napari_slmsam2.engine.registry import DEFAULT_MODEL
+from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL
 from napari_slmsam2.evaluate import PROTOCOLS
 from napari_slmsam2.io.atomic import atomic_write, check_writable
 

@@ -18,10 +18,11 @@ import numpy.typing as npt
 from napari_slmsam2.core.errors import VolumeError
 from napari_slmsam2.core.events import FellBack
 from napari_slmsam2.core.intensity import IntensityWindow
-from napari_slmsam2.core.segmenter import MemoryBank, SegmentedSlice, SweepContext
-from napari_slmsam2.engine.factory import ReadyModel, make_segmenter
-from napari_slmsam2.engine.interpolate import EDGE_SHARPNESS, signed_distance
-from napari_slmsam2.engine.interpolation_segmenter import InterpolationSegmenter
+from napari_slmsam2.core.memory import MemoryBank
+from napari_slmsam2.core.segmenter import SegmentedSlice, SweepContext
+from napari_slmsam2.engine.classical.interpolation import InterpolationSegmenter
+from napari_slmsam2.engine.features.interpolation import EDGE_SHARPNESS, signed_distance
+from napari_slmsam2.engine.loading import ReadyModel, make_segmenter
 from napari_slmsam2.evaluate import (
     AnnotationProtocol,
     choose_seeds,
@@ -31,7 +32,7 @@ from napari_slmsam2.evaluate import (
 )
 from napari_slmsam2.evaluate.report import MEASURES, Scores
 from napari_slmsam2.io import LoadedImage, read_image, read_labels
-from napari_slmsam2.session import SegmentationSession
+from napari_slmsam2.session.session import SegmentationSession
 
 GROUPS = {
     "PET": {"pet"},

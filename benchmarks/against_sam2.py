@@ -34,10 +34,10 @@ from napari_slmsam2.core.intensity import IntensityWindow
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.device import choose_device, choose_dtype
-from napari_slmsam2.engine.factory import ReadyModel
-from napari_slmsam2.engine.network import SliceNetwork
-from napari_slmsam2.engine.segmenter import NetworkSegmenter
-from napari_slmsam2.session import SegmentationSession
+from napari_slmsam2.engine.loading import ReadyModel
+from napari_slmsam2.engine.sam2.network import SliceNetwork
+from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
+from napari_slmsam2.session.session import SegmentationSession
 
 SHAPE = (256, 256)
 FULL_BANK = 8  # from this slice on the memory holds seven maps

@@ -27,9 +27,9 @@ from accuracy_runs import load_model, load_volume, thin_out
 from scipy import ndimage as ndi
 
 from napari_slmsam2.core.prompts import SlicePrompt
-from napari_slmsam2.engine.answers import SliceAnswers
-from napari_slmsam2.engine.merge import dice
-from napari_slmsam2.engine.registry import DEFAULT_MODEL
+from napari_slmsam2.engine.clicks.prompt_solver import SliceAnswers
+from napari_slmsam2.engine.propagation.merge import dice
+from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL
 
 N_CLICKS, N_CORRECTIONS, SMALLEST = 5, 2, 20
 Mask = npt.NDArray[np.bool_]

@@ -12,18 +12,14 @@ from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.errors import DeviceMemoryError
 from napari_slmsam2.core.events import PropagationEvent, SliceSegmented
 from napari_slmsam2.core.intensity import IntensityWindow
+from napari_slmsam2.core.memory import MemoryBank
 from napari_slmsam2.core.plan import find_gaps
 from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
-from napari_slmsam2.core.segmenter import (
-    MemoryBank,
-    SegmentedSlice,
-    SliceSegmenter,
-    SweepContext,
-)
+from napari_slmsam2.core.segmenter import SegmentedSlice, SliceSegmenter, SweepContext
 from napari_slmsam2.core.volume import Volume
-from napari_slmsam2.engine.embeddings import EmbeddingStore
-from napari_slmsam2.engine.propagation import PropagationInput, PropagationResult
-from napari_slmsam2.engine.propagator import Propagator
+from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingStore
+from napari_slmsam2.engine.propagation.propagator import Propagator
+from napari_slmsam2.engine.propagation.result import PropagationInput, PropagationResult
 
 SLICE = (16, 24)
 WINDOW = IntensityWindow(0.0, 1.0)

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from napari_slmsam2.core.config import WindowConfig
-from napari_slmsam2.engine.checkpoints import save_weights
-from napari_slmsam2.engine.window_network import WindowNetwork
-from napari_slmsam2.training.adapt_report import AdaptReport
-from napari_slmsam2.training.judging import Judgement
+from napari_slmsam2.engine.compact.network import WindowNetwork
+from napari_slmsam2.engine.weights.checkpoints import save_weights
+from napari_slmsam2.training.adapt.evaluation import Judgement
+from napari_slmsam2.training.adapt.report import AdaptReport
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 SHAPE = (40, 36, 16)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from napari_slmsam2.core.config import ModelConfig
-from napari_slmsam2.engine.checkpoints import save_weights
-from napari_slmsam2.engine.network import SliceNetwork
+from napari_slmsam2.engine.sam2.network import SliceNetwork
+from napari_slmsam2.engine.weights.checkpoints import save_weights
 
 TINY = ModelConfig(
     image_size=64,

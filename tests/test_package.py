@@ -48,7 +48,9 @@ print(json.dumps({{"seconds": seconds, "loaded": loaded}}))
 def test_models_are_listed_without_torch():
     code = """
 import json, sys
-from napari_slmsam2.engine import checkpoints, download, registry
+from napari_slmsam2.engine.weights import checkpoints
+from napari_slmsam2.engine.weights import download
+from napari_slmsam2.engine.weights import registry
 names = [card.name for card in registry.list_models()]
 print(json.dumps({"torch": "torch" in sys.modules, "names": names}))
 """

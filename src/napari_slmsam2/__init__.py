@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from napari_slmsam2.core.config import ModelConfig, PropagationConfig
     from napari_slmsam2.core.volume import Volume
-    from napari_slmsam2.session import SegmentationSession
+    from napari_slmsam2.session.session import SegmentationSession
 
 __version__ = "0.1.0.dev0"
 
@@ -23,7 +23,7 @@ __all__ = [
 _HOME = {
     "ModelConfig": "core.config",
     "PropagationConfig": "core.config",
-    "SegmentationSession": "session",
+    "SegmentationSession": "session.session",
     "Volume": "core.volume",
 }
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import napari_slmsam2
-from napari_slmsam2.engine import download, registry
+from napari_slmsam2.engine.weights import download, registry
 from napari_slmsam2.sample import make_sample
 
 from .conftest import save

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from napari_slmsam2.core.config import PropagationConfig
-from napari_slmsam2.engine.registry import DEFAULT_MODEL
+from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL
 from napari_slmsam2.io import read_image, read_labels
 
 

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from napari_slmsam2.core.config import WindowConfig
-from napari_slmsam2.engine.checkpoints import save_weights
-from napari_slmsam2.engine.window_network import WindowNetwork
-from napari_slmsam2.training import shards, trainer
+from napari_slmsam2.engine.compact.network import WindowNetwork
+from napari_slmsam2.engine.weights.checkpoints import save_weights
+from napari_slmsam2.training.compact import trainer
+from napari_slmsam2.training.data import shards
 
 SMALL = ("--synthetic-clips", "2", "--batch", "2", "--device", "cpu")
 """One scenario per round: a clip from the true mask and one from where a sweep arrives."""

@@ -8,8 +8,8 @@ import torch
 
 from napari_slmsam2.core.config import ModelConfig
 from napari_slmsam2.core.volume import Volume
-from napari_slmsam2.engine.network import SliceNetwork
-from napari_slmsam2.engine.segmenter import NetworkSegmenter
+from napari_slmsam2.engine.sam2.network import SliceNetwork
+from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
 
 from ..random_weights import randomise
 

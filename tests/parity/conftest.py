@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from napari_slmsam2.core.config import ModelConfig
-from napari_slmsam2.engine.network import SliceNetwork
-from napari_slmsam2.engine.segmenter import NetworkSegmenter
+from napari_slmsam2.engine.sam2.network import SliceNetwork
+from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
 
 from ..random_weights import randomise
 

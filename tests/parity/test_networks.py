@@ -8,9 +8,9 @@ import torch
 
 from napari_slmsam2.core.config import ModelConfig, sam2_config, slm_sam2_config
 from napari_slmsam2.core.prompts import SlicePrompt
-from napari_slmsam2.engine.network import SliceNetwork
-from napari_slmsam2.engine.segmenter import NetworkSegmenter
-from napari_slmsam2.engine.upstream import UpstreamWalk
+from napari_slmsam2.engine.sam2.network import SliceNetwork
+from napari_slmsam2.engine.sam2.reference_order import UpstreamWalk
+from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
 
 from ..random_weights import randomise
 from .conftest import TINY

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from napari_slmsam2.core.prompts import SlicePrompt
-from napari_slmsam2.engine.upstream import UpstreamWalk
+from napari_slmsam2.engine.sam2.reference_order import UpstreamWalk
 
 from ..sam2_state import sam2_state
 

@@ -10,11 +10,11 @@ import torch
 
 from napari_slmsam2.core.config import ModelConfig
 from napari_slmsam2.core.prompts import SlicePrompt
-from napari_slmsam2.engine.checkpoints import load_weights
-from napari_slmsam2.engine.network import SliceNetwork
-from napari_slmsam2.engine.preprocess import SlicePreprocessor
-from napari_slmsam2.engine.segmenter import NetworkSegmenter
-from napari_slmsam2.engine.upstream import UpstreamWalk
+from napari_slmsam2.engine.sam2.network import SliceNetwork
+from napari_slmsam2.engine.sam2.preprocess import SlicePreprocessor
+from napari_slmsam2.engine.sam2.reference_order import UpstreamWalk
+from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
+from napari_slmsam2.engine.weights.checkpoints import load_weights
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
 pytestmark = pytest.mark.skipif(

@@ -12,8 +12,9 @@ from napari.layers import Labels
 from qtpy.QtCore import QThreadPool
 from qtpy.QtWidgets import QApplication
 
-from napari_slmsam2.engine.factory import ReadyModel
-from napari_slmsam2.widgets import AnnotateWidget, _recovery
+from napari_slmsam2.engine.loading import ReadyModel
+from napari_slmsam2.widgets import AnnotateWidget
+from napari_slmsam2.widgets.files.recovery import ENVIRONMENT
 from tests.fakes import FakeSegmenter
 
 SHAPE = (12, 16, 24)
@@ -56,7 +57,7 @@ def segmenter() -> SlowFake:
 def recovery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test finds, or leaves, work in the user's folder."""
     folder = tmp_path / "recovery"
-    monkeypatch.setenv(_recovery.ENVIRONMENT, str(folder))
+    monkeypatch.setenv(ENVIRONMENT, str(folder))
     return folder
 
 
@@ -132,7 +133,13 @@ def bench(viewer: Any, qtbot: Any, segmenter: SlowFake) -> Bench:
 def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the panel tells in napari's notifications."""
     told: list[str] = []
-    for module in ("panel", "_runs", "_files", "_seeds", "_save_dialogs"):
+    for module in (
+        "annotate.panel",
+        "runs.runs",
+        "files.files",
+        "workspace.seeds",
+        "files.save_dialogs",
+    ):
         for name in ("show_error", "show_warning", "show_info"):
             monkeypatch.setattr(
                 f"napari_slmsam2.widgets.{module}.{name}", told.append, raising=False

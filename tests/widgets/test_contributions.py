@@ -24,10 +24,10 @@ from napari_slmsam2.contributions import readers
 from napari_slmsam2.contributions.writers import write_labels
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.errors import GridMismatchError, OutputError, VolumeError
-from napari_slmsam2.engine.registry import DEFAULT_MODEL, list_models
+from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL, list_models
 from napari_slmsam2.io.layer_grid import METADATA_KEY
 from napari_slmsam2.sample import make_sample
-from napari_slmsam2.widgets._saving import describe_image, save_labels
+from napari_slmsam2.widgets.files.saving import describe_image, save_labels
 
 PLUGIN = "napari-slmsam2"
 SHAPE = (5, 6, 4)

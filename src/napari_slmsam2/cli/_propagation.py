@@ -24,11 +24,11 @@ from napari_slmsam2.cli._report import (
 from napari_slmsam2.cli._run import Outcome, follow, load_model
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.errors import CheckpointError, ConfigError, PromptError, VolumeError
-from napari_slmsam2.engine.registry import DEFAULT_MODEL, get_model
+from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL, get_model
 
 if TYPE_CHECKING:
     from napari_slmsam2.io import LoadedImage
-    from napari_slmsam2.session import SegmentationSession
+    from napari_slmsam2.session.session import SegmentationSession
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ def run_job(job: PropagationJob) -> SegmentationSession:
 
 
 def _check(job: PropagationJob) -> None:
-    from napari_slmsam2.engine.models import is_weights_file
+    from napari_slmsam2.engine.weights.registry import is_weights_file
     from napari_slmsam2.io.formats import format_to_write
 
     inputs = [job.image, job.seeds]
@@ -128,7 +128,7 @@ def _check(job: PropagationJob) -> None:
 def _open(job: PropagationJob, stages: _Stages) -> tuple[LoadedImage, SegmentationSession]:
     from napari_slmsam2.core.intensity import DEFAULT_WINDOW, parse_window
     from napari_slmsam2.io import read_image, read_labels
-    from napari_slmsam2.session import SegmentationSession
+    from napari_slmsam2.session.session import SegmentationSession
 
     image = read_image(job.image, axis=job.axis, channel=job.channel, time=job.time)
     seeds = read_labels(job.seeds, like=image)
@@ -228,7 +228,7 @@ def _write(
     stages: _Stages,
 ) -> None:
     from napari_slmsam2.io import atomic_write, write_labels
-    from napari_slmsam2.session_file import ImageSource, save_session
+    from napari_slmsam2.session.file import ImageSource, save_session
 
     write_labels(job.out, session.labels, image, overwrite=job.force)
     stages.done("write_s")

@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from napari_slmsam2.session import SegmentationSession
+    from napari_slmsam2.session.session import SegmentationSession
 
 SUGGESTIONS_SHOWN = 3
 _SUGGESTIONS_REPORTED = 50
@@ -83,7 +83,7 @@ def suggestion_text(session: SegmentationSession) -> str | None:
 
 def session_report(session: SegmentationSession) -> dict[str, Any]:
     """What there is to know of a session after its runs, for a report file."""
-    from napari_slmsam2.session_file import provenance
+    from napari_slmsam2.session.file import provenance
 
     labels: dict[str, dict[str, Any]] = {}
     quality = session.quality

@@ -15,7 +15,7 @@ from napari_slmsam2.cli._console import meter
 
 if TYPE_CHECKING:
     from napari_slmsam2.core.events import PropagationEvent
-    from napari_slmsam2.session import SegmentationSession
+    from napari_slmsam2.session.session import SegmentationSession
 
 
 @dataclass(slots=True)

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from napari_slmsam2.cli._console import Meter
-    from napari_slmsam2.engine.models import LoadedNetwork
-    from napari_slmsam2.training.adapt import Adaptation, AdaptProgress
-    from napari_slmsam2.training.adapt_report import AdaptReport
-    from napari_slmsam2.training.crew import Crew
+    from napari_slmsam2.engine.loading import LoadedNetwork
+    from napari_slmsam2.training.adapt.adaptation import Adaptation, AdaptProgress
+    from napari_slmsam2.training.adapt.report import AdaptReport
+    from napari_slmsam2.training.distributed import Crew
     from napari_slmsam2.training.recipes import AdaptRecipe
 
 EPILOG = """
@@ -141,12 +141,12 @@ def adapt(
     old one. Ctrl-C keeps the best so far.
     """
     from napari_slmsam2.cli._console import meter, say, show
-    from napari_slmsam2.cli._crew import joined_quietly
+    from napari_slmsam2.cli._distributed import joined_quietly
     from napari_slmsam2.cli._errors import FAILED, show_error
     from napari_slmsam2.cli._outputs import check_outputs
     from napari_slmsam2.cli._report import write_json
     from napari_slmsam2.cli._run import interruptible
-    from napari_slmsam2.engine.model_files import check_room, path_for
+    from napari_slmsam2.engine.weights.model_folder import check_room, path_for
 
     with joined_quietly(device) as crew:
         inputs = [file for files in pair for file in files]
@@ -211,7 +211,7 @@ def _recipe(
 def _base(model: str, models_folder: Path | None) -> LoadedNetwork:
     from napari_slmsam2.cli._console import meter, say
     from napari_slmsam2.cli._run import interruptible
-    from napari_slmsam2.engine.models import load_network
+    from napari_slmsam2.engine.loading import load_network
 
     with interruptible() as should_stop, meter("downloading", is_bytes=True) as shown:
         loaded = load_network(
@@ -231,8 +231,8 @@ def _open(
     checkpoint: Path | None,
 ) -> Adaptation:
     from napari_slmsam2.cli._console import say
-    from napari_slmsam2.training.adapt import Adaptation
-    from napari_slmsam2.training.scans import read_pair
+    from napari_slmsam2.training.adapt.adaptation import Adaptation
+    from napari_slmsam2.training.data.labelled_scan import read_pair
 
     chosen = None if labels is None else parse_labels(labels)
     seeds = recipe.source == "seeds"
@@ -294,6 +294,6 @@ def _number(value: float) -> str:
 
 
 def _why(result: AdaptReport) -> str:
-    from napari_slmsam2.training.adapt_report import WHY_STOPPED
+    from napari_slmsam2.training.adapt.report import WHY_STOPPED
 
     return WHY_STOPPED[result.stopped]

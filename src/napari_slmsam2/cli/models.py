@@ -10,7 +10,7 @@ import typer
 from napari_slmsam2.cli._options import Force, ModelsFolder
 
 if TYPE_CHECKING:
-    from napari_slmsam2.engine.registry import ModelCard
+    from napari_slmsam2.engine.weights.registry import ModelCard
 
 app = typer.Typer(
     help="The models that are known by name: list, describe and download them; rename, export and "
@@ -40,9 +40,9 @@ def list_models(models_folder: ModelsFolder = None) -> None:
     from rich.table import Table
 
     from napari_slmsam2.cli._console import say, show
-    from napari_slmsam2.engine import registry
-    from napari_slmsam2.engine.cards import models_folder as folder
-    from napari_slmsam2.engine.download import is_fetched
+    from napari_slmsam2.engine.weights import registry
+    from napari_slmsam2.engine.weights.download import is_fetched
+    from napari_slmsam2.engine.weights.model_card import models_folder as folder
 
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     for name in ("name", "weights", "licence", "on disk", "fine-tuned"):
@@ -68,7 +68,7 @@ def info(name: Name, models_folder: ModelsFolder = None) -> None:
     from rich.text import Text
 
     from napari_slmsam2.cli._console import show
-    from napari_slmsam2.engine.registry import get_model
+    from napari_slmsam2.engine.weights.registry import get_model
 
     card = get_model(name, models_folder)
     rows = {
@@ -90,10 +90,10 @@ def info(name: Name, models_folder: ModelsFolder = None) -> None:
 
 
 def _weights_rows(card: ModelCard, models_folder: Path | None) -> dict[str, str]:
-    from napari_slmsam2.engine.adapted import read_facts
-    from napari_slmsam2.engine.cards import models_folder as folder
-    from napari_slmsam2.engine.checkpoints import file_sha256
-    from napari_slmsam2.engine.download import is_fetched
+    from napari_slmsam2.engine.weights.checkpoints import file_sha256
+    from napari_slmsam2.engine.weights.download import is_fetched
+    from napari_slmsam2.engine.weights.local_models import read_facts
+    from napari_slmsam2.engine.weights.model_card import models_folder as folder
 
     if card.path is not None:
         rows = {"SHA-256": file_sha256(card.path), "on disk": str(card.path)}
@@ -133,8 +133,8 @@ def download(name: Name, models_folder: ModelsFolder = None) -> None:
     """Download the weights of a model and verify them; go on after a broken download."""
     from napari_slmsam2.cli._console import meter, say
     from napari_slmsam2.cli._run import interruptible
-    from napari_slmsam2.engine.download import fetch_weights, is_fetched
-    from napari_slmsam2.engine.registry import get_model
+    from napari_slmsam2.engine.weights.download import fetch_weights, is_fetched
+    from napari_slmsam2.engine.weights.registry import get_model
 
     card = get_model(name, models_folder)
     if card.weights is None:
@@ -157,7 +157,7 @@ def rename(
 ) -> None:
     """Give an adapted model another name."""
     from napari_slmsam2.cli._console import say
-    from napari_slmsam2.engine.model_files import rename_model
+    from napari_slmsam2.engine.weights.model_folder import rename_model
 
     say("Renamed", rename_model(name, new, models_folder))
 
@@ -170,7 +170,7 @@ def delete(
 ) -> None:
     """Delete an adapted model from this computer."""
     from napari_slmsam2.cli._console import say
-    from napari_slmsam2.engine.model_files import delete_model, file_of
+    from napari_slmsam2.engine.weights.model_folder import delete_model, file_of
 
     path = file_of(name, models_folder)
     if not yes:
@@ -190,7 +190,7 @@ def export(
 
     from napari_slmsam2.cli._console import say
     from napari_slmsam2.cli._outputs import check_suffix
-    from napari_slmsam2.engine.model_files import file_of
+    from napari_slmsam2.engine.weights.model_folder import file_of
     from napari_slmsam2.io import atomic_write
 
     source = file_of(name, models_folder)

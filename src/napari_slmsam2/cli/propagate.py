@@ -25,7 +25,7 @@ from napari_slmsam2.cli._options import (
     with_settings,
 )
 from napari_slmsam2.core.config import PropagationConfig
-from napari_slmsam2.engine.registry import DEFAULT_MODEL
+from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL
 
 _RESULTS = "More results"
 

@@ -53,8 +53,8 @@ def replay(
     from napari_slmsam2.core.errors import SessionFileError
     from napari_slmsam2.io import write_labels
     from napari_slmsam2.io.formats import format_to_write
-    from napari_slmsam2.session_file import load_session, open_image
-    from napari_slmsam2.session_file import replay as replay_session
+    from napari_slmsam2.session.file import load_session, open_image
+    from napari_slmsam2.session.file import replay as replay_session
 
     check_outputs({"--out": out}, [session, *([image] if image else [])], force=force)
     format_to_write(out)

@@ -90,13 +90,13 @@ def train(
     --model. An eighth of the subjects is held out for the scores in the log.
     """
     from napari_slmsam2.cli._console import meter, say
-    from napari_slmsam2.cli._crew import joined_quietly
+    from napari_slmsam2.cli._distributed import joined_quietly
     from napari_slmsam2.core.config import WindowConfig
-    from napari_slmsam2.training.release import release
-    from napari_slmsam2.training.rounds import RoundsPlan, train_in_rounds
-    from napari_slmsam2.training.shards import read_network
-    from napari_slmsam2.training.sweep_shards import learn_ends_from
-    from napari_slmsam2.training.trainer import TrainingPlan
+    from napari_slmsam2.training.compact.dagger import RoundsPlan, train_in_rounds
+    from napari_slmsam2.training.compact.export import release
+    from napari_slmsam2.training.compact.presence_shards import learn_ends_from
+    from napari_slmsam2.training.compact.trainer import TrainingPlan
+    from napari_slmsam2.training.data.shards import read_network
 
     if not steps and (start is None or not objects):
         raise typer.BadParameter("0 steps need --from and --objects.", param_hint="--steps")

@@ -21,7 +21,7 @@ def plot_training(log: Path, path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     log : Path
-        ``log.jsonl`` of `napari_slmsam2.training.trainer.train`.
+        ``log.jsonl`` of `napari_slmsam2.training.compact.trainer.train`.
     path : path-like
         PNG file.
 

@@ -37,7 +37,7 @@ MEMORY = {
     ),
 }
 
-#: How the names of what adapters train end, see `napari_slmsam2.training.adapters`. What tells
+#: How the names of what adapters train end, see `napari_slmsam2.training.lora`. What tells
 #: structures apart is new in an adapted network: it has no weights that could be updated.
 ADAPTERS = (".lora_a", ".lora_b", "structures")
 

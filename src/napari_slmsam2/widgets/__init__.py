@@ -6,12 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from napari_slmsam2.widgets.adapt import AdaptWidget
-    from napari_slmsam2.widgets.panel import AnnotateWidget
+    from napari_slmsam2.widgets.adapt.panel import AdaptWidget
+    from napari_slmsam2.widgets.annotate.panel import AnnotateWidget
 
 __all__ = ["AdaptWidget", "AnnotateWidget"]
 
-_HOME = {"AdaptWidget": "adapt", "AnnotateWidget": "panel"}
+_HOME = {"AdaptWidget": "adapt.panel", "AnnotateWidget": "annotate.panel"}
 
 
 def __getattr__(name: str) -> Any:

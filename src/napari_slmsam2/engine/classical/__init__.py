@@ -1,0 +1,1 @@
+"""Models without weights: dense optical flow and shape interpolation."""

@@ -1,0 +1,1 @@
+"""Points and boxes to masks, for models that cannot read them."""

@@ -1,0 +1,59 @@
+"""One slice at a time: from clicks and a box to a mask, with any model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from napari_slmsam2.core.errors import PromptError
+from napari_slmsam2.core.intensity import IntensityWindow
+from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
+from napari_slmsam2.core.segmenter import SliceSegmenter
+from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingStore
+
+
+@dataclass(frozen=True, slots=True)
+class SliceAnswers:
+    """Answers clicks on the slices of a volume; what was encoded once is kept.
+
+    Parameters
+    ----------
+    segmenter : SliceSegmenter
+    volume : Volume
+    window : IntensityWindow
+    embeddings : EmbeddingStore, optional
+        Of this segmenter, volume and window. Default: one that holds 256 MiB.
+    """
+
+    segmenter: SliceSegmenter
+    volume: Volume
+    window: IntensityWindow
+    embeddings: EmbeddingStore = field(default_factory=lambda: EmbeddingStore(2**28))
+
+    def find(self, prompt: SlicePrompt) -> SlicePrompt:
+        """The prompt with the mask that the model finds for its points and box.
+
+        Raises
+        ------
+        PromptError
+            It does not fit the volume, or the model finds nothing there.
+        """
+        volume, shape = self.volume, self.volume.slice_shape
+        PromptSet().with_prompt(prompt).check(volume.n_slices, shape)
+        where = f"{prompt.kind.value} of label {prompt.label} on slice {prompt.index}"
+        if prompt.kind is not PromptKind.POINTS:
+            raise PromptError(where, "is no question", expected="points or a box")
+        embedding = self.embeddings.get(prompt.index, self._encode)
+        found = self.segmenter.encode_seed(embedding, prompt.unanswered(), shape)
+        mask = found.logits > 0
+        if not mask.any():
+            raise PromptError(
+                where,
+                f"the model {self.segmenter.name!r} finds no object",
+                hint="Click in the middle of the object, draw a box, or paint it.",
+            )
+        return prompt.answered(mask)
+
+    def _encode(self, index: int) -> Any:
+        return self.segmenter.encode_image(self.window.apply(self.volume.take(index)))

@@ -1,0 +1,1 @@
+"""Measurements on slices and masks that the classical and the compact models share."""

@@ -1,0 +1,275 @@
+"""Loading a model: from its name, or a file of weights, to a segmenter that is ready to run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_slmsam2.core.config import (
+    ModelConfig,
+    PropagationConfig,
+    WindowConfig,
+    sam2_config,
+    slm_sam2_config,
+)
+from napari_slmsam2.core.errors import CheckpointError, ConfigError
+from napari_slmsam2.engine.weights.checkpoints import (
+    convert_state,
+    file_sha256,
+    load_state,
+    load_weights,
+    read_metadata,
+)
+from napari_slmsam2.engine.weights.download import Progress, fetch_weights
+from napari_slmsam2.engine.weights.registry import get_model, is_weights_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from napari_slmsam2.core.segmenter import SliceSegmenter
+    from napari_slmsam2.engine.compact.network import WindowNetwork
+    from napari_slmsam2.engine.sam2.network import SliceNetwork
+
+_TRUNKS = ("tiny", "small", "base_plus", "large")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyModel:
+    """A segmenter and what a report should say of it.
+
+    Attributes
+    ----------
+    segmenter : SliceSegmenter
+    name : str
+    sha256 : str or None
+        Of the file of weights; None for a model without weights.
+    device : str
+    precision : str
+    """
+
+    segmenter: SliceSegmenter
+    name: str
+    sha256: str | None
+    device: str
+    precision: str
+
+
+def make_segmenter(
+    model: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    config: PropagationConfig | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> ReadyModel:
+    """Build the segmenter of a model.
+
+    Parameters
+    ----------
+    model : str or path-like
+        ``flow``, ``interpolation``, a network of the registry, or a file of weights.
+    device : str
+        See `choose_device`. Models without weights run on the CPU.
+    config : PropagationConfig, optional
+        Its precisions are used.
+    folder, progress, should_stop : optional
+        For the download, see `load_network`.
+
+    Raises
+    ------
+    ConfigError, DownloadError, CheckpointError, DeviceError
+        See `load_network` and `choose_device`.
+    """
+    if model in ("flow", "interpolation"):
+        return ReadyModel(_classical(str(model)), str(model), None, "cpu", "float32")
+    import torch
+
+    from napari_slmsam2.engine.compact.network import WindowNetwork
+    from napari_slmsam2.engine.compact.segmenter import WindowSegmenter
+    from napari_slmsam2.engine.device import choose_device, choose_dtype, computing
+    from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
+
+    config = config or PropagationConfig()
+    torch_device = choose_device(device)
+    loaded = load_network(
+        model,
+        image_size=config.image_size,
+        folder=folder,
+        progress=progress,
+        should_stop=should_stop,
+    )
+    if isinstance(loaded.network, WindowNetwork):
+        window_segmenter = WindowSegmenter(
+            loaded.network, name=loaded.name, device=torch_device, dtype=torch.float32
+        )
+        return ReadyModel(
+            window_segmenter, loaded.name, loaded.sha256, str(torch_device), "float32"
+        )
+    size = loaded.network.config.image_size
+    dtype = choose_dtype(torch_device, config.precision, image_size=size)
+    with computing(torch_device, torch.float32):
+        segmenter = NetworkSegmenter(
+            loaded.network,
+            name=loaded.name,
+            device=torch_device,
+            dtype=dtype,
+            memory_dtype=getattr(torch, config.memory_dtype),
+        )
+        loaded.network.pool_memory(config.memory_pooling)
+    precision = str(dtype).removeprefix("torch.")
+    return ReadyModel(segmenter, loaded.name, loaded.sha256, str(torch_device), precision)
+
+
+def _classical(name: str) -> SliceSegmenter:
+    if name == "flow":
+        from napari_slmsam2.engine.classical.flow import FlowSegmenter
+
+        return FlowSegmenter()
+    from napari_slmsam2.engine.classical.interpolation import InterpolationSegmenter
+
+    return InterpolationSegmenter()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedNetwork:
+    """A network with its weights, and where they come from.
+
+    Attributes
+    ----------
+    network : SliceNetwork or WindowNetwork
+        On the CPU; ``network.config`` describes it.
+    name : str
+        Of the model, or of the file.
+    path : Path
+    sha256 : str
+        Of the file.
+    """
+
+    network: SliceNetwork | WindowNetwork
+    name: str
+    path: Path
+    sha256: str
+
+
+def load_network(
+    model: str | os.PathLike[str],
+    *,
+    config: ModelConfig | WindowConfig | None = None,
+    conversion: str | None = None,
+    image_size: int | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> LoadedNetwork:
+    """Build a network and fill it with its weights, strictly.
+
+    Parameters
+    ----------
+    model : str or path-like
+        A name of `napari_slmsam2.engine.weights.registry.list_models`, or a file of weights
+        (told by its suffix or by a folder in front of it).
+    config : ModelConfig, optional
+        Of a file that does not tell it. Default: the safetensors metadata, else the published
+        SAM 2.1 or SLM-SAM 2 network that the weights look like.
+    conversion : str, optional
+        Of the weights of a file, see `convert_state`; needs ``config``.
+    image_size : int, optional
+        Side of the network's input in pixels. Default: the model's own.
+    folder, progress, should_stop : optional
+        See `napari_slmsam2.engine.weights.download.fetch_weights`.
+
+    Raises
+    ------
+    ConfigError
+        The name is not known, or the model has no network.
+    DownloadError
+        The weights could not be downloaded.
+    CheckpointError
+        The file is not there, is no checkpoint, or does not fit the network.
+    """
+    if is_weights_file(model):
+        path = Path(model)
+        name, sha256 = path.name, file_sha256(path)
+        state = load_state(path)
+        config = config or _config_of(path, state)
+    else:
+        card = get_model(str(model), folder)
+        if config is not None or conversion is not None:
+            raise ConfigError(f"model {card.name}", "has its own configuration and conversion")
+        name = card.name
+        if card.weights is not None:
+            path = fetch_weights(card, folder, progress=progress, should_stop=should_stop)
+            sha256 = card.weights.sha256
+        elif card.path is not None:
+            path, sha256 = card.path, file_sha256(card.path)
+        else:
+            raise ConfigError(f"model {card.name}", "is not a network")
+        state = load_state(path)
+        config, conversion = card.config or _config_of(path, state), card.conversion
+    if image_size is not None and isinstance(config, ModelConfig):
+        config = config.replace(image_size=image_size)
+    network = _build(config)
+    if conversion is not None:
+        state = convert_state(state, conversion, network)
+    load_weights(network, state, what=str(path))
+    return LoadedNetwork(network, name, path, sha256)
+
+
+def _build(config: ModelConfig | WindowConfig) -> SliceNetwork | WindowNetwork:
+    import torch
+
+    if isinstance(config, WindowConfig):
+        from napari_slmsam2.engine.compact.network import WindowNetwork
+
+        return WindowNetwork(config)
+    from napari_slmsam2.engine.sam2.network import SliceNetwork
+
+    # A conversion keeps some initial values: the same model must be the same every time.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return SliceNetwork(config)
+
+
+def _config_of(path: Path, state: Mapping[str, Tensor]) -> ModelConfig | WindowConfig:
+    if path.suffix == ".safetensors":
+        noted = read_metadata(path).get("config")
+        if noted is not None:
+            is_window = noted.get("architecture") == "window"
+            return (WindowConfig if is_window else ModelConfig).from_dict(noted)
+    return published_config(state, what=str(path))
+
+
+def published_config(state: Mapping[str, Tensor], *, what: str) -> ModelConfig:
+    """The published network that a state dict belongs to, told by its trunk.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+    what : str
+        The file, for the message.
+
+    Raises
+    ------
+    CheckpointError
+        No published network has such a trunk.
+    """
+    stem = state.get("image_encoder.trunk.patch_embed.proj.weight")
+    blocks = {key.split(".")[3] for key in state if key.startswith("image_encoder.trunk.blocks.")}
+    for trunk in _TRUNKS:
+        known = sam2_config(trunk)
+        if stem is not None and (stem.shape[0], len(blocks)) == (
+            known.embed_dim,
+            sum(known.stages),
+        ):
+            is_slm = any(key.startswith("recent_memory_attention.") for key in state)
+            return slm_sam2_config(trunk) if is_slm else known
+    raise CheckpointError(
+        what,
+        "holds the weights of a network that is not known",
+        expected="a SAM 2.1 or SLM-SAM 2 checkpoint, or safetensors with a config",
+        found=f"{len(state)} tensors, {len(blocks)} trunk blocks",
+    )

@@ -1,0 +1,493 @@
+"""The SLM-SAM 2 network, built out of the ``sam2`` package's modules.
+
+This is the only module that imports ``sam2``. With ``short_memory_slices=0`` it is SAM 2.1.
+Parameter names are the published ones, of SAM 2.1 and of SLM-SAM 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from napari_slmsam2.core.config import ModelConfig
+from napari_slmsam2.engine.sam2._imports import (
+    MLP,
+    CXBlock,
+    FpnNeck,
+    Fuser,
+    Hiera,
+    ImageEncoder,
+    MaskDecoder,
+    MaskDownSampler,
+    MemoryAttention,
+    MemoryAttentionLayer,
+    MemoryEncoder,
+    PositionEmbeddingSine,
+    PromptEncoder,
+    SAM2Base,
+    TwoWayTransformer,
+    get_1d_sine_pe,
+)
+from napari_slmsam2.engine.sam2.attention import BlockwiseTrunkAttention, MemoryRoPEAttention
+
+
+@dataclass(slots=True)
+class ImageEmbedding:
+    """What the image encoder makes of one slice; shared by all labels and sweeps.
+
+    Attributes
+    ----------
+    feature : Tensor, shape (1, C, h, w)
+        Stride-16 feature.
+    high_res : tuple of Tensor
+        ``(1, C/8, 4h, 4w)`` and ``(1, C/4, 2h, 2w)``, for the mask decoder.
+    """
+
+    feature: Tensor
+    high_res: tuple[Tensor, Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held by the tensors."""
+        return sum(t.numel() * t.element_size() for t in (self.feature, *self.high_res))
+
+    def to(self, device: torch.device) -> ImageEmbedding:
+        """A copy on another device."""
+        return ImageEmbedding(
+            self.feature.to(device), (self.high_res[0].to(device), self.high_res[1].to(device))
+        )
+
+
+@dataclass(slots=True)
+class SliceOutput:
+    """What the mask decoder says of B labels on one slice.
+
+    Attributes
+    ----------
+    low_res_logits : Tensor, shape (B, 1, S/4, S/4)
+        Mask logits; -1024 everywhere where the object is absent.
+    presence_logit : Tensor, shape (B, 1)
+        SAM 2's object score; above 0 the object is there.
+    pointer : Tensor, shape (B, C)
+        SAM 2's object pointer.
+    predicted_iou : Tensor, shape (B,)
+    """
+
+    low_res_logits: Tensor
+    presence_logit: Tensor
+    pointer: Tensor
+    predicted_iou: Tensor
+
+
+@dataclass(slots=True)
+class MemoryTokens:
+    """Keys and values of one memory attention, for B labels of equal structure.
+
+    Attributes
+    ----------
+    maps : list of Tensor, each of shape (B, M, h, w)
+    rows : list of int
+        Row of the time table for each map.
+    pointers : list of Tensor, each of shape (B, C)
+    distances : list of float
+        Distance of each pointer in slices, already divided by the longest one.
+    """
+
+    maps: list[Tensor] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    pointers: list[Tensor] = field(default_factory=list)
+    distances: list[float] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.maps)
+
+
+class _NoPosition(nn.Module):
+    """Keeps the neck from making position encodings of levels that nobody reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_empty(0)
+
+
+class SliceNetwork(SAM2Base):
+    """SAM 2.1 with an optional short-term memory beside its long-term one.
+
+    Parameters
+    ----------
+    config : ModelConfig
+
+    Notes
+    -----
+    "Long-term" and "short-term" are used in SLM-SAM 2's sense: the long-term memory is SAM 2's own
+    (all seeds and the last six slices), the short-term one reads the last ``short_memory_slices``
+    slices with weights of its own (Chen et al., arXiv:2505.01854, section 3). In XMem and Cutie
+    "long-term" means compressed memory.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        super().__init__(
+            image_encoder=_image_encoder(config),
+            memory_attention=_memory_attention(config),
+            memory_encoder=_memory_encoder(config),
+            num_maskmem=config.memory_slices,
+            image_size=config.image_size,
+            backbone_stride=16,
+            sigmoid_scale_for_mem_enc=20.0,
+            sigmoid_bias_for_mem_enc=-10.0,
+            binarize_mask_from_pts_for_mem_enc=True,
+            use_mask_input_as_output_without_sam=True,
+            directly_add_no_mem_embed=True,
+            use_high_res_features_in_sam=True,
+            multimask_output_in_sam=True,
+            multimask_min_pt_num=0,
+            multimask_max_pt_num=1,
+            multimask_output_for_tracking=True,
+            use_multimask_token_for_obj_ptr=True,
+            iou_prediction_use_sigmoid=True,
+            use_obj_ptrs_in_encoder=True,
+            max_obj_ptrs_in_encoder=config.max_pointers,
+            add_tpos_enc_to_obj_ptrs=True,
+            proj_tpos_enc_in_obj_ptrs=True,
+            use_signed_tpos_enc_to_obj_ptrs=True,
+            only_obj_ptrs_in_the_past_for_eval=True,
+            pred_obj_scores=True,
+            pred_obj_scores_mlp=True,
+            fixed_no_obj_ptr=True,
+            use_mlp_for_obj_ptr_proj=True,
+            no_obj_embed_spatial=True,
+        )
+        if config.has_short_memory:
+            self.recent_memory_attention = _memory_attention(config)
+            if config.fusion == "sum":
+                self.recent_memory_fuser = Fuser(
+                    CXBlock(config.model_dim, layer_scale_init_value=config.fuser_layer_scale),
+                    config.fuser_layers,
+                )
+            else:
+                self.recent_memory_gate = nn.Conv2d(2 * config.model_dim, config.model_dim, 1)
+                for parameter in self.recent_memory_gate.parameters():
+                    nn.init.zeros_(parameter)
+            rows = config.short_time_rows or config.memory_slices
+            self.rec_maskmem_tpos_enc = nn.Parameter(torch.zeros(rows, 1, 1, config.memory_dim))
+        grid = config.image_size // 16
+        self.register_buffer(
+            "_feature_position", _sine_position(config.model_dim, grid), persistent=False
+        )
+        self.register_buffer(
+            "_memory_position", _sine_position(config.memory_dim, grid), persistent=False
+        )
+
+    def _build_sam_heads(self) -> None:
+        """SAM 2's heads with the widths of the configuration."""
+        c = self.config
+        grid = c.image_size // 16
+        self.sam_prompt_embed_dim = c.model_dim
+        self.sam_image_embedding_size = grid
+        self.sam_prompt_encoder = PromptEncoder(
+            embed_dim=c.model_dim,
+            image_embedding_size=(grid, grid),
+            input_image_size=(c.image_size, c.image_size),
+            mask_in_chans=c.mask_channels,
+        )
+        self.sam_mask_decoder = MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(
+                depth=c.decoder_layers,
+                embedding_dim=c.model_dim,
+                mlp_dim=c.decoder_mlp_dim,
+                num_heads=c.decoder_heads,
+            ),
+            transformer_dim=c.model_dim,
+            iou_head_depth=3,
+            iou_head_hidden_dim=c.iou_head_dim,
+            use_high_res_features=True,
+            iou_prediction_use_sigmoid=True,
+            pred_obj_scores=True,
+            pred_obj_scores_mlp=True,
+            use_multimask_token_for_obj_ptr=True,
+            dynamic_multimask_via_stability=True,
+            dynamic_multimask_stability_delta=0.05,
+            dynamic_multimask_stability_thresh=0.98,
+        )
+        self.obj_ptr_proj = MLP(c.model_dim, c.model_dim, c.model_dim, 3)
+        self.obj_ptr_tpos_proj = nn.Linear(c.model_dim, c.memory_dim)
+
+    def pool_memory(self, size: int) -> None:
+        """Average ``size`` x ``size`` memory tokens in the memory attentions; 1 is exact."""
+        for module in self.modules():
+            if isinstance(module, MemoryAttentionLayer):
+                module.cross_attn_image.pooling = size
+
+    def encode_image(self, image: Tensor) -> ImageEmbedding:
+        """Encode one slice.
+
+        Parameters
+        ----------
+        image : Tensor, shape (1, 3, S, S)
+            Normalised by the mean and standard deviation of ImageNet.
+        """
+        fine, middle, feature = self.forward_image(image)["backbone_fpn"]
+        return ImageEmbedding(feature, (fine, middle))
+
+    def prompt_mask(self, embedding: ImageEmbedding, masks: Tensor) -> SliceOutput:
+        """Take masks as they are; the decoder only makes their pointers.
+
+        Parameters
+        ----------
+        embedding : ImageEmbedding
+        masks : Tensor of float, shape (B, 1, S, S)
+            0 or 1. An empty mask says that the object is absent.
+        """
+        feature, high_res = _expand(embedding, len(masks))
+        return _output(self._use_mask_as_output(feature, high_res, masks))
+
+    def prompt_points(
+        self,
+        embedding: ImageEmbedding,
+        coordinates: Tensor,
+        labels: Tensor,
+        previous_logits: Tensor | None = None,
+        memory: tuple[MemoryTokens, MemoryTokens] | None = None,
+    ) -> SliceOutput:
+        """Segment from clicks and boxes.
+
+        Parameters
+        ----------
+        embedding : ImageEmbedding
+        coordinates : Tensor, shape (B, P, 2)
+            ``(x, y)`` in pixels of the network's input.
+        labels : Tensor of int32, shape (B, P)
+            1 inside, 0 outside, 2 and 3 the corners of a box.
+        previous_logits : Tensor, shape (B, 1, S/4, S/4), optional
+            Low-resolution logits that the clicks refine.
+        memory : tuple of MemoryTokens, optional
+            Long-term and short-term memory; with it the clicks correct a tracked slice.
+        """
+        batch = len(coordinates)
+        _, high_res = _expand(embedding, batch)
+        conditioned = (
+            self.without_memory(embedding, batch)
+            if memory is None
+            else self.condition(embedding, *memory)
+        )
+        points = {"point_coords": coordinates, "point_labels": labels}
+        heads = self._forward_sam_heads(
+            conditioned,
+            point_inputs=points,
+            mask_inputs=None if previous_logits is None else previous_logits.clamp(-32.0, 32.0),
+            high_res_features=high_res,
+            multimask_output=self._use_multimask(memory is None, points),
+        )
+        return _output(heads)
+
+    def track(
+        self, embedding: ImageEmbedding, long: MemoryTokens, short: MemoryTokens
+    ) -> SliceOutput:
+        """Segment from memory alone.
+
+        Parameters
+        ----------
+        embedding : ImageEmbedding
+        long, short : MemoryTokens
+            ``short`` is not read by a network without a short-term memory.
+        """
+        conditioned = self.condition(embedding, long, short)
+        _, high_res = _expand(embedding, len(conditioned))
+        heads = self._forward_sam_heads(
+            conditioned, high_res_features=high_res, multimask_output=True
+        )
+        return _output(heads)
+
+    def condition(
+        self, embedding: ImageEmbedding, long: MemoryTokens, short: MemoryTokens
+    ) -> Tensor:
+        """Bring the memories into the image feature.
+
+        An empty short-term memory (nothing was visited beside this slice) is replaced by the
+        long-term one; the published code fails there.
+
+        Returns
+        -------
+        Tensor, shape (B, C, h, w)
+        """
+        from_long = self._attend(embedding, long, self.memory_attention, self.maskmem_tpos_enc)
+        if not self.config.has_short_memory:
+            return from_long
+        if short:
+            table = (
+                self.maskmem_tpos_enc
+                if self.config.short_time_rows is None
+                else self.rec_maskmem_tpos_enc
+            )
+            from_short = self._attend(embedding, short, self.recent_memory_attention, table)
+        else:
+            from_short = from_long
+        return self._fuse(from_long, from_short)
+
+    def encode_memory(
+        self, embedding: ImageEmbedding, output: SliceOutput, *, prompted: bool
+    ) -> Tensor:
+        """The memory maps of B labels on one slice.
+
+        Parameters
+        ----------
+        embedding : ImageEmbedding
+        output : SliceOutput
+        prompted : bool
+            The masks of annotated slices are made binary first.
+
+        Returns
+        -------
+        Tensor, shape (B, M, h, w)
+        """
+        size = (self.image_size, self.image_size)
+        masks = F.interpolate(
+            output.low_res_logits, size=size, mode="bilinear", align_corners=False
+        )
+        feature, _ = _expand(embedding, len(masks))
+        maps, _ = self._encode_new_memory(
+            current_vision_feats=[feature.flatten(2).permute(2, 0, 1)],
+            feat_sizes=[feature.shape[-2:]],
+            pred_masks_high_res=masks,
+            object_score_logits=output.presence_logit,
+            is_mask_from_pts=prompted,
+        )
+        return maps
+
+    def without_memory(self, embedding: ImageEmbedding, batch: int) -> Tensor:
+        """What the decoder sees of a slice that is read without memory, shape (B, C, h, w)."""
+        feature, _ = _expand(embedding, batch)
+        plain = feature + self.no_mem_embed.view(1, -1, 1, 1)
+        return self._fuse(plain, plain) if self.config.has_short_memory else plain
+
+    def _fuse(self, long: Tensor, short: Tensor) -> Tensor:
+        if self.config.fusion == "sum":
+            return self.recent_memory_fuser(short + long)
+        gate = torch.tanh(self.recent_memory_gate(torch.cat([long, short], dim=1)))
+        return long + gate * (short - long)
+
+    def _attend(
+        self,
+        embedding: ImageEmbedding,
+        tokens: MemoryTokens,
+        attention: nn.Module,
+        time_table: Tensor,
+    ) -> Tensor:
+        feature = embedding.feature
+        batch = len(tokens.maps[0])
+        _, channels, height, width = feature.shape
+        memory, position, pointer_tokens = self._memory_sequence(tokens, time_table, feature)
+        attended = attention(
+            curr=feature.flatten(2).permute(2, 0, 1).expand(-1, batch, -1),
+            curr_pos=self._feature_position.to(feature.dtype).expand(-1, batch, -1),
+            memory=memory,
+            memory_pos=position,
+            num_obj_ptr_tokens=pointer_tokens,
+        )
+        return attended.permute(1, 2, 0).reshape(batch, channels, height, width)
+
+    def _memory_sequence(
+        self, tokens: MemoryTokens, time_table: Tensor, like: Tensor
+    ) -> tuple[Tensor, Tensor, int]:
+        batch = len(tokens.maps[0])
+        place = self._memory_position.expand(-1, batch, -1)
+        memory = [m.to(like).flatten(2).permute(2, 0, 1) for m in tokens.maps]
+        position = [place + time_table[row] for row in tokens.rows]
+        count = 0
+        if tokens.pointers:
+            pieces = self.hidden_dim // self.mem_dim
+            pointers = torch.stack(tokens.pointers).to(like)
+            pointers = pointers.reshape(-1, batch, pieces, self.mem_dim)
+            memory.append(pointers.permute(0, 2, 1, 3).flatten(0, 1))
+            distance = torch.tensor(tokens.distances, device=like.device)
+            encoded = self.obj_ptr_tpos_proj(get_1d_sine_pe(distance, dim=self.hidden_dim))
+            encoded = encoded.unsqueeze(1).expand(-1, batch, -1)
+            position.append(encoded.repeat_interleave(pieces, dim=0))
+            count = len(memory[-1])
+        return torch.cat(memory), torch.cat(position).to(like.dtype), count
+
+
+def _expand(embedding: ImageEmbedding, batch: int) -> tuple[Tensor, list[Tensor]]:
+    return (
+        embedding.feature.expand(batch, -1, -1, -1),
+        [m.expand(batch, -1, -1, -1) for m in embedding.high_res],
+    )
+
+
+def _output(heads: tuple[Any, ...]) -> SliceOutput:
+    _, _, ious, low_res, _, pointer, presence = heads
+    return SliceOutput(low_res, presence.float(), pointer, ious.amax(dim=1).float())
+
+
+def _sine_position(channels: int, grid: int) -> Tensor:
+    """SAM 2's sine position encoding of a square grid, shape (grid * grid, 1, channels)."""
+    encode = PositionEmbeddingSine(
+        channels, temperature=10000, normalize=True, scale=None, warmup_cache=False
+    )
+    return encode(torch.zeros(1, 1, grid, grid)).flatten(2).permute(2, 0, 1).contiguous()
+
+
+def _image_encoder(c: ModelConfig) -> nn.Module:
+    channels = [c.embed_dim * 2**stage for stage in (3, 2, 1, 0)]
+    trunk = Hiera(
+        embed_dim=c.embed_dim,
+        num_heads=c.trunk_heads,
+        stages=c.stages,
+        global_att_blocks=c.global_attention_blocks,
+        window_pos_embed_bkg_spatial_size=c.pos_embed_background,
+        window_spec=c.window_spec,
+    )
+    for block in trunk.blocks:
+        block.attn.__class__ = BlockwiseTrunkAttention
+    return ImageEncoder(
+        trunk=trunk,
+        neck=FpnNeck(
+            position_encoding=_NoPosition(),
+            d_model=c.model_dim,
+            backbone_channel_list=channels,
+            fpn_top_down_levels=[2, 3],
+            fpn_interp_model="nearest",
+        ),
+        scalp=1,
+    )
+
+
+def _memory_attention(c: ModelConfig) -> nn.Module:
+    grid = (c.image_size // 16, c.image_size // 16)
+    shared: dict[str, Any] = {
+        "rope_theta": 10000.0,
+        "feat_sizes": grid,
+        "embedding_dim": c.model_dim,
+        "num_heads": c.attention_heads,
+        "downsample_rate": 1,
+        "dropout": 0.1,
+    }
+    layer = MemoryAttentionLayer(
+        activation="relu",
+        dim_feedforward=c.feedforward_dim,
+        dropout=0.1,
+        pos_enc_at_attn=False,
+        self_attention=MemoryRoPEAttention(**shared),
+        d_model=c.model_dim,
+        pos_enc_at_cross_attn_keys=True,
+        pos_enc_at_cross_attn_queries=False,
+        cross_attention=MemoryRoPEAttention(rope_k_repeat=True, kv_in_dim=c.memory_dim, **shared),
+    )
+    return MemoryAttention(
+        d_model=c.model_dim, pos_enc_at_input=True, layer=layer, num_layers=c.attention_layers
+    )
+
+
+def _memory_encoder(c: ModelConfig) -> nn.Module:
+    return MemoryEncoder(
+        out_dim=c.memory_dim,
+        in_dim=c.model_dim,
+        position_encoding=_NoPosition(),
+        mask_downsampler=MaskDownSampler(embed_dim=c.model_dim, kernel_size=3, stride=2, padding=1),
+        fuser=Fuser(CXBlock(c.model_dim, layer_scale_init_value=1e-6), num_layers=2),
+    )

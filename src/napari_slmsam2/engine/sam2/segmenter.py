@@ -1,0 +1,271 @@
+"""A network as a `SliceSegmenter`: one slice and a batch of labels at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from napari_slmsam2.core.memory import MemoryBank
+from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
+from napari_slmsam2.core.segmenter import SegmentedSlice, SweepContext
+from napari_slmsam2.engine.device import computing, free_cached_memory, on_inference_thread
+from napari_slmsam2.engine.sam2.memory import LongTermMemory, MemorySelection, ShortTermMemory
+from napari_slmsam2.engine.sam2.network import (
+    ImageEmbedding,
+    MemoryTokens,
+    SliceNetwork,
+    SliceOutput,
+)
+from napari_slmsam2.engine.sam2.preprocess import SlicePreprocessor
+
+#: Distance from the threshold at which the stability of a mask is judged (SAM: 1.0).
+STABILITY_OFFSET = 1.0
+
+
+@dataclass(slots=True)
+class SliceMemory:
+    """What a network remembers of one label on one slice.
+
+    Attributes
+    ----------
+    map : Tensor, shape (M, h, w)
+        Memory map.
+    pointer : Tensor, shape (C,)
+        Object pointer.
+    """
+
+    map: Tensor
+    pointer: Tensor
+
+
+class NetworkSegmenter:
+    """Runs a `SliceNetwork` slice by slice.
+
+    Parameters
+    ----------
+    network : SliceNetwork
+        With its weights loaded. It is moved to the device and set to evaluation mode.
+    name : str
+        For reports.
+    device : torch.device
+    dtype : torch.dtype
+        Of the computation.
+    memory_dtype : torch.dtype
+        Of the stored memory maps; SAM 2 stores bfloat16.
+    """
+
+    bidirectional = True
+    default_merge = "sweeps"
+    prompt_kinds = frozenset(PromptKind)
+
+    def __init__(
+        self,
+        network: SliceNetwork,
+        *,
+        name: str,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        memory_dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        self.name = name
+        self.network = network.to(device).eval()
+        self.dtype = dtype
+        self.memory_dtype = memory_dtype
+        self.long_term = LongTermMemory(network.config)
+        self.short_term = ShortTermMemory(network.config)
+        self.reach = max(self.long_term.reach, self.short_term.reach)
+        self._use_device(device)
+        self._storage = device
+
+    def _use_device(self, device: torch.device) -> None:
+        self.device = device
+        self.preprocessor = SlicePreprocessor(self.network.config.image_size, device)
+
+    @on_inference_thread
+    def encode_image(self, image: npt.NDArray[np.float32]) -> ImageEmbedding:
+        """See `SliceSegmenter.encode_image`."""
+        with computing(self.device, self.dtype):
+            embedding = self.network.encode_image(self.preprocessor.image(image))
+            return embedding.to(self._storage)
+
+    @on_inference_thread
+    def encode_seed(
+        self, embedding: ImageEmbedding, prompt: SlicePrompt, shape: tuple[int, int]
+    ) -> SegmentedSlice:
+        """See `SliceSegmenter.encode_seed`."""
+        with computing(self.device, self.dtype):
+            embedding = embedding.to(self.device)
+            output = self.answer(embedding, prompt, shape)
+            [result] = self._results(embedding, output, shape, prompted=True)
+        if prompt.mask is not None:
+            result.logits = np.where(prompt.mask, np.float32(10), np.float32(-10))
+        return result
+
+    @on_inference_thread
+    def segment(
+        self,
+        embedding: ImageEmbedding,
+        index: int,
+        direction: int,
+        banks: Sequence[MemoryBank],
+        context: SweepContext,
+    ) -> list[SegmentedSlice]:
+        """See `SliceSegmenter.segment`. Labels with equal memory structure share a batch."""
+        results: dict[int, SegmentedSlice] = {}
+        with computing(self.device, self.dtype):
+            embedding = embedding.to(self.device)
+            for members, memory in self.read(banks, index, direction, context.n_slices):
+                output = self.network.track(embedding, *memory)
+                batch = self._results(embedding, output, context.shape, prompted=False)
+                results.update(zip(members, batch, strict=True))
+        return [results[i] for i in range(len(banks))]
+
+    def relieve_memory(self) -> str | None:
+        """First keep everything but the network off the device, then compute on the CPU."""
+        if self.device.type == "cpu":
+            return None
+        if self._storage.type != "cpu":
+            self._storage = torch.device("cpu")
+            free_cached_memory(self.device)
+            return f"{self.device} is short of memory: stored features were moved off it"
+        previous = self.device
+        self.network.to("cpu")
+        self._use_device(torch.device("cpu"))
+        self.dtype = torch.float32
+        free_cached_memory(previous)
+        return f"{previous} ran out of memory: the run goes on, more slowly, on the CPU"
+
+    def answer(
+        self,
+        embedding: ImageEmbedding,
+        prompt: SlicePrompt,
+        shape: tuple[int, int],
+        memory: tuple[MemoryTokens, MemoryTokens] | None = None,
+        previous_logits: Tensor | None = None,
+    ) -> SliceOutput:
+        """The network's reading of one prompt; call it inside `computing`.
+
+        Parameters
+        ----------
+        embedding : ImageEmbedding
+        prompt : SlicePrompt
+            What it refines is read first, unless ``previous_logits`` stand for it.
+        shape : tuple of int
+            ``(H, W)`` of the slice.
+        memory : tuple of MemoryTokens, optional
+            For clicks that correct a tracked slice.
+        previous_logits : Tensor, shape (1, 1, S/4, S/4), optional
+        """
+        size = self.network.config.image_size
+        if prompt.kind is PromptKind.ABSENT:
+            empty = torch.zeros(1, 1, size, size, device=self.device)
+            return self.network.prompt_mask(embedding, empty)
+        if prompt.mask is not None:
+            return self.network.prompt_mask(embedding, self.preprocessor.mask(prompt.mask))
+        if previous_logits is None and prompt.previous is not None:
+            earlier = self.answer(embedding, prompt.previous, shape, memory)
+            previous_logits = earlier.low_res_logits
+        coordinates, labels = self.preprocessor.points(prompt, shape)
+        return self.network.prompt_points(embedding, coordinates, labels, previous_logits, memory)
+
+    def remember(
+        self, embedding: ImageEmbedding, output: SliceOutput, *, prompted: bool
+    ) -> list[SliceMemory]:
+        """What to keep of each label of a batch; call it inside `computing`."""
+        maps = self.network.encode_memory(embedding, output, prompted=prompted)
+        maps = maps.to(device=self._storage, dtype=self.memory_dtype)
+        # Copies: a view would keep the whole batch alive.
+        return [
+            SliceMemory(memory_map.clone(), pointer.clone())
+            for memory_map, pointer in zip(maps, output.pointer, strict=True)
+        ]
+
+    def read(
+        self, banks: Sequence[MemoryBank], index: int, direction: int, n_slices: int
+    ) -> list[tuple[list[int], tuple[MemoryTokens, MemoryTokens]]]:
+        """Memory of each label, in groups of equal structure that can share a batch.
+
+        Returns
+        -------
+        list of (members, (long, short))
+            ``members`` are positions in ``banks``.
+        """
+        groups: dict[object, list[tuple[int, MemorySelection, MemorySelection]]] = {}
+        for position, bank in enumerate(banks):
+            long = self.long_term.select(bank, index, direction, n_slices)
+            short = self.short_term.select(bank, index, direction, n_slices)
+            groups.setdefault((long.structure, short.structure), []).append((position, long, short))
+        longest = max(1, min(n_slices, self.network.config.max_pointers) - 1)
+        return [
+            (
+                [position for position, _, _ in group],
+                (
+                    self._tokens([long for _, long, _ in group], longest),
+                    self._tokens([short for _, _, short in group], longest),
+                ),
+            )
+            for group in groups.values()
+        ]
+
+    def _tokens(self, selections: Sequence[MemorySelection], longest: int) -> MemoryTokens:
+        rows, distances = selections[0].structure
+        maps = zip(*([e.content.map for e, _ in s.maps] for s in selections), strict=True)
+        pointers = zip(
+            *([e.content.pointer for e, _ in s.pointers] for s in selections), strict=True
+        )
+        return MemoryTokens(
+            [torch.stack(m).to(self.device) for m in maps],
+            list(rows),
+            [torch.stack(p).to(self.device) for p in pointers],
+            [distance / longest for distance in distances],
+        )
+
+    def _results(
+        self,
+        embedding: ImageEmbedding,
+        output: SliceOutput,
+        shape: tuple[int, int],
+        *,
+        prompted: bool,
+    ) -> list[SegmentedSlice]:
+        memories = self.remember(embedding, output, prompted=prompted)
+        logits = self.preprocessor.to_slice(output.low_res_logits, shape).cpu().numpy()
+        return [
+            SegmentedSlice(
+                logits=label_logits,
+                presence=presence,
+                predicted_iou=iou,
+                stability=stability,
+                content=memory,
+            )
+            for label_logits, presence, iou, stability, memory in zip(
+                logits,
+                torch.sigmoid(output.presence_logit[:, 0]).tolist(),
+                output.predicted_iou.tolist(),
+                stability_score(output.low_res_logits).tolist(),
+                memories,
+                strict=True,
+            )
+        ]
+
+
+def stability_score(logits: Tensor) -> Tensor:
+    """Area above the threshold + d over area above the threshold - d (SAM's stability score).
+
+    Parameters
+    ----------
+    logits : Tensor, shape (B, 1, h, w)
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        1 for an empty mask.
+    """
+    inner = (logits > STABILITY_OFFSET).flatten(1).sum(1).float()
+    outer = (logits > -STABILITY_OFFSET).flatten(1).sum(1).float()
+    return torch.where(outer > 0, inner / outer.clamp(min=1), torch.ones_like(outer))

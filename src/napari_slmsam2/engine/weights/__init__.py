@@ -1,0 +1,1 @@
+"""Files of weights: where they are, what is in them, how they are downloaded and loaded."""

@@ -1,0 +1,102 @@
+"""Files of weights in the folder of models: adapted networks, and what they tell of themselves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from napari_slmsam2.core.config import ModelConfig, WindowConfig
+from napari_slmsam2.core.errors import CheckpointError, ConfigError
+from napari_slmsam2.engine.weights.checkpoints import read_metadata
+from napari_slmsam2.engine.weights.model_card import ModelCard, models_folder
+
+SUFFIX = ".safetensors"
+
+
+def find_adapted(folder: str | os.PathLike[str] | None = None) -> tuple[ModelCard, ...]:
+    """A card for every ``.safetensors`` file of the folder, by name; only headers are read.
+
+    Parameters
+    ----------
+    folder : path-like, optional
+        See `napari_slmsam2.engine.weights.model_card.models_folder`.
+
+    Returns
+    -------
+    tuple of ModelCard
+        Those of files that cannot be used have a ``problem``.
+    """
+    try:
+        paths = sorted(models_folder(folder).glob(f"[!.]*{SUFFIX}"))
+    except OSError:
+        return ()
+    return tuple(_card(path) for path in paths)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What a file of weights tells of itself.
+
+    Returns
+    -------
+    dict
+        ``config``, and for an adapted network ``adapted``: base model, recipe, data, metrics.
+
+    Raises
+    ------
+    CheckpointError
+        The file cannot be read, or does not tell which network it is for.
+    """
+    noted = read_metadata(path)
+    try:
+        config = noted["config"]
+        kind = WindowConfig if config.get("architecture") == "window" else ModelConfig
+        kind.from_dict(config)
+        if not isinstance(noted.get("adapted", {}), dict):
+            raise TypeError("adapted")
+    except (KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise CheckpointError(
+            str(path),
+            "does not tell which network it is for",
+            expected="a file of this program, with a config in its metadata",
+            found=", ".join(noted) or "no metadata",
+        ) from error
+    return noted
+
+
+def _card(path: Path) -> ModelCard:
+    name = path.name.removesuffix(SUFFIX)
+    try:
+        noted = read_facts(path)
+    except CheckpointError as error:
+        return ModelCard(
+            name=name,
+            title=f"{name} (cannot be used)",
+            kind="network",
+            licence="not known",
+            description=str(error),
+            path=path,
+            problem=error.problem,
+        )
+    return ModelCard(
+        name=name,
+        title=name,
+        kind="network",
+        licence=str(noted.get("licence", "not told")),
+        description=_description(noted),
+        path=path,
+    )
+
+
+def _description(noted: dict[str, Any]) -> str:
+    try:
+        adapted = noted["adapted"]
+        base, recipe, data = adapted["base"]["name"], adapted["recipe"]["name"], adapted["data"]
+        before, after = (adapted["metrics"][when]["dice"] for when in ("before", "after"))
+        volumes = f"{len(data)} volume{'' if len(data) == 1 else 's'}"
+        return (
+            f"Adapted from {base} to {volumes} with the recipe {recipe}; Dice on what was held "
+            f"out ({adapted['held_out']}): {before:.3f} before, {after:.3f} after."
+        )
+    except (KeyError, TypeError, ValueError):
+        return "A file of weights in the folder of models."

@@ -1,0 +1,354 @@
+"""A session in one file: seeds, settings, runs and labels, to go on with or to do again.
+
+A zip file of ``session.json`` and of arrays in NumPy's format. Nothing in it is ever run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import napari_slmsam2
+from napari_slmsam2.core.config import PropagationConfig
+from napari_slmsam2.core.errors import SessionFileError
+from napari_slmsam2.core.intensity import IntensityWindow
+from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.io import LoadedImage, atomic_write, read_image
+from napari_slmsam2.session.file.archive import (
+    FORMAT,
+    FORMAT_VERSION,
+    explained,
+    read_archive,
+)
+from napari_slmsam2.session.file.records import Members, Packed, Unpacked, model_name
+from napari_slmsam2.session.run_records import RunRecord
+from napari_slmsam2.session.session import SegmentationSession
+
+if TYPE_CHECKING:
+    from napari_slmsam2.core.events import PropagationEvent
+
+SUFFIX = ".slmsam2"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """What a session file holds, in short.
+
+    Attributes
+    ----------
+    created : datetime
+        When it was written, with its time zone.
+    labels : tuple of int
+        Labels with a seed.
+    n_seeds : int
+    note : dict
+        What was given to `save_session`.
+    """
+
+    created: datetime
+    labels: tuple[int, ...]
+    n_seeds: int
+    note: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """The file that a session's image comes from, and what was picked from it.
+
+    Attributes
+    ----------
+    path : path-like
+    channel : int or str or None
+    time : int or None
+    """
+
+    path: str | os.PathLike[str]
+    channel: int | str | None = None
+    time: int | None = None
+
+
+def save_session(
+    session: SegmentationSession,
+    path: str | os.PathLike[str],
+    *,
+    image: ImageSource | None = None,
+    note: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a session to one file, completely or not at all.
+
+    Parameters
+    ----------
+    session : SegmentationSession
+    path : path-like
+        Usually ends in ``.slmsam2``.
+    image : ImageSource, optional
+        So that the image is found and verified again. Its voxels are not saved.
+    note : mapping, optional
+        Values for JSON that the caller wants to find again, see `describe_session`.
+    overwrite : bool
+        Whether an existing file may be replaced.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    arrays: Members = {"labels.npy": session.labels}
+    packed = Packed(arrays)
+    runs = [packed.run(number, record) for number, record in enumerate(session.runs)]
+    volume = session.volume
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "volume": {
+            "name": volume.name,
+            "shape": list(volume.shape),
+            "axis": volume.axis,
+            "spacing": list(volume.spacing),
+            "unit": volume.unit,
+        },
+        "image": None if image is None else _describe_source(image, Path(path)),
+        "window": session.window.to_dict(),
+        "config": session.config.to_dict(),
+        "model": model_name(session.model),
+        "device": session.state()["model"]["device"],
+        "prompt_sets": packed.prompt_sets,
+        "prompts": packed.prompts,
+        "current": packed.prompt_set(session.prompts),
+        "touched": sorted(session.touched),
+        "note": dict(note or {}),
+        "runs": runs,
+        "provenance": {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "state": session.state()["model"],
+            **provenance(),
+        },
+    }
+
+    def write(target: Path) -> None:
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as file:
+            file.writestr("session.json", json.dumps(content, indent=1))
+            for name, array in arrays.items():
+                with file.open(name, "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+
+    return atomic_write(path, write, overwrite=overwrite)
+
+
+def provenance() -> dict[str, Any]:
+    """Versions of what computes."""
+    packages = {"napari-slmsam2": napari_slmsam2.__version__}
+    for name in ("numpy", "scipy", "scikit-image", "torch", "sam2"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": packages,
+    }
+
+
+def describe_session(path: str | os.PathLike[str]) -> SessionInfo:
+    """Look into a session file without reading its arrays.
+
+    Raises
+    ------
+    SessionFileError
+        The file is not there, is no session, is damaged or of a newer version.
+    """
+    path = Path(path)
+    content, _ = read_archive(path)
+    with explained(path):
+        current = content["prompt_sets"][content["current"]]["prompts"]
+        return SessionInfo(
+            datetime.fromisoformat(content["provenance"]["created"]),
+            tuple(sorted({int(content["prompts"][number]["label"]) for number in current})),
+            len(current),
+            dict(content.get("note", {})),
+        )
+
+
+def open_image(
+    path: str | os.PathLike[str], image: str | os.PathLike[str] | None = None
+) -> LoadedImage:
+    """The image that a session file belongs to, verified.
+
+    Parameters
+    ----------
+    path : path-like
+        The session file.
+    image : path-like, optional
+        Where the image is now. Default: where it was, or at the same place beside the file.
+
+    Returns
+    -------
+    LoadedImage
+
+    Raises
+    ------
+    SessionFileError
+        The session is damaged, the image is not there or is not the one of the session.
+    """
+    path = Path(path)
+    content, _ = read_archive(path)
+    with explained(path):
+        return _open_image(content, path, image)
+
+
+def load_session(
+    path: str | os.PathLike[str],
+    *,
+    image: Volume | None = None,
+    model: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    models_folder: str | os.PathLike[str] | None = None,
+) -> SegmentationSession:
+    """Read a session: seeds, settings, records of the runs, labels as they were saved.
+
+    Scores and soft masks of the runs are not saved; `replay` makes them again.
+
+    Parameters
+    ----------
+    path : path-like
+    image : Volume, optional
+        Default: read from the file that the session names.
+    model : str or path-like, optional
+        Where the file of weights of the runs is now. Its hash must be the recorded one.
+    device : str, optional
+        Default: the one of the session.
+    models_folder : path-like, optional
+        Where files of weights are looked for and kept.
+
+    Raises
+    ------
+    SessionFileError
+        The file is not there, is no session, is damaged or of a newer version, or does not
+        belong to the image.
+    """
+    path = Path(path)
+    content, arrays = read_archive(path)
+    with explained(path):
+        volume = _open_image(content, path, None).volume if image is None else image
+        _check_volume(content["volume"], volume, path)
+        if volume.axis != content["volume"]["axis"]:
+            volume = volume.with_axis(content["volume"]["axis"])
+        labels = arrays.labels("labels.npy", volume.shape)
+        session = SegmentationSession(
+            volume,
+            model=model or content["model"],
+            device=device or content["device"],
+            config=PropagationConfig.from_dict(content["config"]),
+            window=IntensityWindow.from_dict(content["window"]),
+            labels=labels,
+            models_folder=models_folder,
+        )
+        reader = Unpacked(content, arrays, volume)
+        runs = [reader.run(n, run) for n, run in enumerate(content["runs"])]
+        if model is not None:
+            runs = [r if r.sha256 is None else _with_model(r, model) for r in runs]
+        prompts = reader.prompt_set(content["current"])
+        prompts.check(volume.n_slices, volume.slice_shape)
+        touched = [(int(label), int(index)) for label, index in content["touched"]]
+        session.restore(prompts, runs, touched)
+    return session
+
+
+def replay(session: SegmentationSession) -> Iterator[PropagationEvent]:
+    """Do the runs of a session again, from empty labels on.
+
+    Raises
+    ------
+    CheckpointError
+        A model has other weights than then.
+    """
+    return session.replay_all()
+
+
+def _with_model(record: RunRecord, model: str | os.PathLike[str]) -> RunRecord:
+    return dataclasses.replace(record, model=str(model))
+
+
+def _describe_source(image: ImageSource, path: Path) -> dict[str, Any]:
+    place = Path(image.path).absolute()
+    try:
+        beside: str | None = os.path.relpath(place, path.absolute().parent)
+    except ValueError:  # another drive of Windows
+        beside = None
+    return {
+        "path": str(place),
+        "relative_path": beside,
+        "sha256": _sha256(place) if place.is_file() else None,
+        "channel": image.channel,
+        "time": image.time,
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _open_image(
+    content: Mapping[str, Any], path: Path, image: str | os.PathLike[str] | None
+) -> LoadedImage:
+    source = content["image"]
+    if source is None:
+        if image is None:
+            raise SessionFileError(
+                str(path), "does not say where its image is", hint="Give the image."
+            )
+        source = {"channel": None, "time": None, "sha256": None}
+    place = Path(image) if image is not None else _find_image(source, path)
+    axis = content["volume"]["axis"]
+    loaded = read_image(place, axis=axis, channel=source["channel"], time=source["time"])
+    _check_volume(content["volume"], loaded.volume, path)
+    if source["sha256"] is not None and place.is_file():
+        found = _sha256(place)
+        if found != source["sha256"]:
+            raise SessionFileError(
+                str(place),
+                f"is not the image of the session {path}",
+                expected=f"SHA-256 {source['sha256']}",
+                found=found,
+            )
+    return loaded
+
+
+def _find_image(source: Mapping[str, Any], path: Path) -> Path:
+    places = [Path(source["path"])]
+    if source["relative_path"] is not None:
+        places.insert(0, path.absolute().parent / source["relative_path"])
+    for place in places:
+        if place.exists():
+            return place
+    raise SessionFileError(
+        str(path),
+        "its image is not there",
+        expected=source["path"],
+        hint="Say where the image is now.",
+    )
+
+
+def _check_volume(saved: Mapping[str, Any], volume: Volume, path: Path) -> None:
+    if tuple(saved["shape"]) != volume.shape:
+        raise SessionFileError(
+            volume.name,
+            f"is not the image of the session {path}",
+            expected=f"shape {tuple(saved['shape'])}",
+            found=f"shape {volume.shape}",
+        )

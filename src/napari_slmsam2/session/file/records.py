@@ -1,0 +1,200 @@
+"""Prompts and records of runs as JSON values and arrays, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_slmsam2.core.config import PropagationConfig
+from napari_slmsam2.core.plan import Gap
+from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
+from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.session.run_records import RunRecord, SliceStates
+
+Members = dict[str, npt.NDArray[Any]]
+"""Arrays by their names in the file."""
+
+
+def model_name(model: str | os.PathLike[str]) -> str:
+    """Names as they are, files with their whole path."""
+    text = str(model)
+    return str(Path(text).absolute()) if Path(text).is_file() else text
+
+
+class Packed:
+    """Turns prompts and records into JSON values and arrays; what is shared is stored once."""
+
+    def __init__(self, arrays: Members) -> None:
+        self.prompts: list[dict[str, Any]] = []
+        self.prompt_sets: list[dict[str, Any]] = []
+        self._arrays = arrays
+        self._numbers: dict[int, int] = {}
+
+    def prompt_set(self, prompts: PromptSet) -> int:
+        """The number of a prompt set in `prompt_sets`."""
+        if id(prompts) not in self._numbers:
+            self.prompt_sets.append(
+                {
+                    "prompts": [self.prompt(prompt) for prompt in prompts],
+                    "extents": [[label, *ends] for label, ends in prompts.extents.items()],
+                }
+            )
+            self._numbers[id(prompts)] = len(self.prompt_sets) - 1
+        return self._numbers[id(prompts)]
+
+    def prompt(self, prompt: SlicePrompt) -> int:
+        """The number of a prompt in `prompts`."""
+        if id(prompt) in self._numbers:
+            return self._numbers[id(prompt)]
+        previous = None if prompt.previous is None else self.prompt(prompt.previous)
+        number = self._numbers[id(prompt)] = len(self.prompts)
+        mask = None
+        if prompt.mask is not None:
+            mask = f"masks/{number}.npy"
+            self._arrays[mask] = prompt.mask
+        self.prompts.append(
+            {
+                "label": prompt.label,
+                "index": prompt.index,
+                "kind": prompt.kind.value,
+                "mask": mask,
+                "points": None if prompt.points is None else prompt.points.tolist(),
+                "signs": None if prompt.point_labels is None else prompt.point_labels.tolist(),
+                "box": prompt.box,
+                "previous": previous,
+            }
+        )
+        return number
+
+    def run(self, number: int, record: RunRecord) -> dict[str, Any]:
+        """The values of a record; its edited slices become an array."""
+        edits = f"runs/{number}.npy"
+        slices = [record.edits.get(index) for index in record.edits.indices]
+        dtype = np.result_type(np.uint8, *[plane.dtype for plane in slices])
+        self._arrays[edits] = np.array(slices, dtype).reshape(
+            len(slices), *record.edits.volume.slice_shape
+        )
+        return {
+            "prompts": self.prompt_set(record.prompts),
+            "gaps": [dataclasses.astuple(gap) for gap in record.gaps],
+            "config": record.config.to_dict(),
+            "write_range": record.write_range,
+            "model": model_name(record.model),
+            "sha256": record.sha256,
+            "edits": edits,
+            "edited": record.edits.indices,
+            "digests": [digest.hex() for digest in record.digests],
+            "known": sorted(record.known),
+            "steps": record.steps,
+            "finished": record.finished,
+            "seconds": record.seconds,
+        }
+
+
+class Arrays:
+    """The arrays of a session file, read on demand and only in the shape that they must have."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """An array of integers or bools.
+
+        Raises
+        ------
+        ValueError
+            It has another shape or dtype.
+        """
+        with zipfile.ZipFile(self._path) as file, file.open(name) as member:
+            major, minor = np.lib.format.read_magic(member)
+            header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[major, minor](member)
+            if header[0] != shape or header[2].kind not in "biu":
+                raise ValueError(f"{name} is {header[2]} of shape {header[0]}, not {shape}")
+        with zipfile.ZipFile(self._path) as file, file.open(name) as member:
+            array: npt.NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
+            if member.read(1):
+                raise ValueError(f"{name} is too long")
+            return np.ascontiguousarray(array)
+
+    def labels(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+        """An array of labels, see `read`."""
+        array = self.read(name, shape)
+        if array.dtype.kind == "b" or array.min() < 0:
+            raise ValueError(f"{name} does not hold labels")
+        return array
+
+
+class Unpacked:
+    """The inverse of `Packed`."""
+
+    def __init__(self, content: Mapping[str, Any], arrays: Arrays, volume: Volume) -> None:
+        self._arrays = arrays
+        self._volume = volume
+        self._prompts: list[SlicePrompt] = []
+        for values in content["prompts"]:
+            self._prompts.append(self._prompt(values))
+        self._sets = [
+            PromptSet(
+                {(p.label, p.index): p for p in (self._prompts[n] for n in values["prompts"])},
+                {int(label): (int(first), int(last)) for label, first, last in values["extents"]},
+            )
+            for values in content["prompt_sets"]
+        ]
+
+    def prompt_set(self, number: int) -> PromptSet:
+        """The prompt set of a number."""
+        return self._sets[number]
+
+    def _prompt(self, values: Mapping[str, Any]) -> SlicePrompt:
+        label, index, kind = values["label"], values["index"], PromptKind(values["kind"])
+        if kind is PromptKind.ABSENT:
+            return SlicePrompt.absent_at(label, index)
+        if kind is PromptKind.MASK:
+            mask = self._arrays.read(values["mask"], self._volume.slice_shape)
+            return SlicePrompt.from_mask(label, index, mask)
+        points = np.array(values["points"], float).reshape(-1, 2)
+        box = None if values["box"] is None else tuple(values["box"])
+        prompt = SlicePrompt.from_points(label, index, points, values["signs"], box)
+        if values["mask"] is not None:
+            mask = self._arrays.read(values["mask"], self._volume.slice_shape)
+            prompt = prompt.answered(mask)
+        if values["previous"] is None:
+            return prompt
+        return dataclasses.replace(prompt, previous=self._prompts[values["previous"]])
+
+    def run(self, number: int, values: Mapping[str, Any]) -> RunRecord:
+        """The record of a run, by its number and values."""
+        edited = [int(index) for index in values["edited"]]
+        planes = self._arrays.read(values["edits"], (len(edited), *self._volume.slice_shape))
+        edits = SliceStates(self._volume)
+        for index, plane in zip(edited, planes, strict=True):
+            edits.put(index, plane)
+        digests = [bytes.fromhex(digest) for digest in values["digests"]]
+        if len(digests) != self._volume.n_slices:
+            raise ValueError(f"run {number} has {len(digests)} digests")
+        config = PropagationConfig.from_dict(values["config"])
+        write_range = values["write_range"]
+        return RunRecord(
+            self._sets[values["prompts"]],
+            tuple(Gap(*gap) for gap in values["gaps"]),
+            config,
+            None if write_range is None else (int(write_range[0]), int(write_range[1])),
+            str(values["model"]),
+            values["sha256"],
+            edits,
+            digests,
+            frozenset((int(label), int(index)) for label, index in values["known"]),
+            int(values["steps"]),
+            bool(values["finished"]),
+            float(values["seconds"]),
+        )

@@ -1,0 +1,39 @@
+"""From a trained network to a file of weights that any command and the window can use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from napari_slmsam2.core.config import WindowConfig
+from napari_slmsam2.engine.weights.checkpoints import save_weights
+
+
+def release(
+    path: Path, config: WindowConfig, weights: Mapping[str, Tensor], facts: Mapping[str, Any]
+) -> None:
+    """Write weights in half precision, with what they are and how they were made.
+
+    Parameters
+    ----------
+    path : Path
+        ``.safetensors``.
+    config : WindowConfig
+    weights : mapping of str to Tensor
+    facts : mapping
+        What else the file shall tell, values that JSON can hold.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    state = {
+        name: value.to(torch.float16) if value.is_floating_point() else value
+        for name, value in weights.items()
+    }
+    save_weights(path, state, {"config": config.to_dict(), **facts})

@@ -1,0 +1,225 @@
+"""Learning where objects end, on whole sweeps with unknown ends.
+
+Clips are short and drawn near the ends of objects, so that their presence is learned at even odds
+and slice by slice. Along a real sweep most slices hold the object, and a wrong answer costs what it
+shows or hides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from napari_slmsam2.engine.compact.network import WindowNetwork
+from napari_slmsam2.engine.compact.presence_gru import WIDTH
+from napari_slmsam2.training.compact.presence_sweeps import WholeSweep, dice_if_shown
+from napari_slmsam2.training.optimizer import make_adamw
+
+WORTH_SHOWING = 0.4
+"""Share of a found mask that must be true: showing it raises a Dice of 0.8, twice this."""
+
+MOST_AT_STAKE = 4.0
+"""Weight of a slice against the others of its object in the cross entropy, at most."""
+
+ENTROPY_SHARE = 0.2
+"""Of the cross entropy in the loss, beside the Dice of whole objects."""
+
+SHIFTS = np.arange(-3.0, 3.01, 0.25)
+
+AS_GOOD = 0.002
+"""Of mean Dice: the smallest shift that comes this close to the best one is taken."""
+
+Objects = Sequence[Sequence[WholeSweep]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndsPlan:
+    """How presence over a sweep is learned.
+
+    Attributes
+    ----------
+    passes : int
+        How often as many objects are drawn as there are.
+    batch_size : int
+        Objects per step.
+    learning_rate, weight_decay : float
+        AdamW, one cycle.
+    seed : int
+    """
+
+    passes: int = 30
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    seed: int = 0
+
+
+def learn_ends(
+    network: WindowNetwork,
+    objects: Objects,
+    kinds: Sequence[str],
+    plan: EndsPlan | None = None,
+    *,
+    advanced: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Fit `SweepPresence` of a network; the rest of it stays.
+
+    Parameters
+    ----------
+    network : WindowNetwork
+        Changed in place.
+    objects : sequence of sequence of WholeSweep
+        Of `napari_slmsam2.training.compact.presence_sweeps.sweep_outward` with this network.
+    kinds : sequence of str
+        Of every object; a kind is drawn as often as the root of its number.
+    plan : EndsPlan, optional
+    advanced : callable
+        Is told the steps that were made and all.
+    """
+    plan = plan or EndsPlan()
+    ends = network.ends.requires_grad_(True)
+    counts = Counter(kinds)
+    chances = np.array([counts[kind] ** -0.5 for kind in kinds])
+    clues = np.concatenate([one.clues for sweeps in objects for one in sweeps])
+    ends.centre.copy_(torch.from_numpy(clues.mean(0)))
+    ends.scale.copy_(torch.from_numpy(np.maximum(clues.std(0), 0.1)))
+    drawn = np.random.default_rng(plan.seed)
+    steps = plan.passes * math.ceil(len(objects) / plan.batch_size)
+    optimizer = make_adamw(ends.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, plan.learning_rate, total_steps=steps)
+    with torch.random.fork_rng():
+        torch.manual_seed(plan.seed)
+        ends.train()
+        for step in range(steps):
+            picked = drawn.choice(len(objects), plan.batch_size, p=chances / chances.sum())
+            loss = _loss(network, [objects[i] for i in picked])
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            torch.nn.utils.clip_grad_norm_(ends.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            advanced(step + 1, steps)
+        ends.eval()
+
+
+def _loss(network: WindowNetwork, objects: Objects) -> Tensor:
+    """One minus the Dice of objects shown with these probabilities, and some cross entropy."""
+    device = network.carried_weight.device
+    sweeps = [(number, one) for number, found in enumerate(objects) for one in found]
+    owner = torch.tensor([number for number, _ in sweeps], device=device)
+    true = torch.tensor(
+        [sum(int(one.true.sum()) for one in found) for found in objects], device=device
+    ).clamp(min=1)
+
+    def padded(name: str) -> Tensor:
+        parts = [torch.from_numpy(getattr(one, name)).to(device).float() for _, one in sweeps]
+        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+
+    def of_objects(values: Tensor) -> Tensor:
+        return torch.zeros(len(objects), device=device).index_add(0, owner, values.sum(1))
+
+    found, common = padded("found"), padded("common")
+    lengths = torch.tensor([len(one.found) for _, one in sweeps], device=device)[:, None]
+    labels = torch.tensor([one.label for _, one in sweeps], device=device)
+    logits = unroll(network, padded("clues"), labels)
+    shown = torch.sigmoid(logits)
+    dice = 2 * of_objects(shown * common) / (of_objects(shown * found) + true)
+    gain = common - WORTH_SHOWING * found
+    stake = (2 * gain.abs() * lengths / true[owner, None]).clamp(max=MOST_AT_STAKE) / lengths
+    entropy = F.binary_cross_entropy_with_logits(logits, (gain > 0).float(), reduction="none")
+    return (1 - dice).mean() + ENTROPY_SHARE * (entropy * stake).sum(1).mean()
+
+
+def unroll(network: WindowNetwork, clues: Tensor, labels: Tensor) -> Tensor:
+    """Presence logits along sweeps.
+
+    Parameters
+    ----------
+    network : WindowNetwork
+    clues : Tensor, shape (B, S, 21)
+    labels : Tensor of int, shape (B,)
+
+    Returns
+    -------
+    Tensor, shape (B, S)
+    """
+    state = torch.zeros(len(clues), WIDTH, device=clues.device)
+    logits = []
+    for seen in clues.unbind(1):
+        logit, state = network.judge_presence(seen, state, labels)
+        logits.append(logit)
+    return torch.stack(logits, 1)
+
+
+def calibrate_presence(network: WindowNetwork, objects: Objects) -> float:
+    """Shift presence so that the sweeps reach the best Dice.
+
+    All labels together, then every structure of the network by itself.
+
+    Parameters
+    ----------
+    network : WindowNetwork
+        Changed in place.
+    objects : sequence of sequence of WholeSweep
+        Both sweeps of every object.
+
+    Returns
+    -------
+    float
+        What was added to the logit of all.
+    """
+    judged: dict[int, list[_Judged]] = {}
+    for sweeps in objects:
+        if sweeps:
+            logits = [presence_along(network, one) for one in sweeps]
+            judged.setdefault(sweeps[0].label, []).append((sweeps, logits))
+    if not judged:
+        return 0.0
+    shift = _best_shift([one for found in judged.values() for one in found])
+    network.shift_presence(shift)
+    for label in judged.keys() & set(network.config.structures):
+        network.shift_presence(_best_shift(judged[label], shift) - shift, label)
+    return shift
+
+
+_Judged = tuple[Sequence[WholeSweep], Sequence[npt.NDArray[np.float64]]]
+
+
+def presence_along(network: WindowNetwork, one: WholeSweep) -> npt.NDArray[np.float64]:
+    """Presence logits of a sweep, shape (S,)."""
+    device = network.carried_weight.device
+    with torch.inference_mode():
+        clues = torch.from_numpy(one.clues)[None].to(device)
+        logits = unroll(network, clues, torch.tensor([one.label], device=device))
+    return logits[0].cpu().numpy().astype(np.float64)
+
+
+def _best_shift(judged: Collection[_Judged], start: float = 0.0) -> float:
+    """Of those that are about as good as the best one, the one next to ``start``."""
+    scores = np.array([mean_dice(judged, shift) for shift in SHIFTS])
+    good = SHIFTS[scores > scores.max() - AS_GOOD]
+    return float(min(good, key=lambda shift: abs(shift - start)))
+
+
+def dice_of_sweeps(network: WindowNetwork, objects: Objects) -> float:
+    """Mean 3D Dice of objects without their seeds, ends unknown."""
+    return mean_dice(
+        [(found, [presence_along(network, one) for one in found]) for found in objects]
+    )
+
+
+def mean_dice(judged: Collection[_Judged], shift: float = 0.0) -> float:
+    """Mean 3D Dice of objects, if all logits were shifted."""
+    return float(
+        np.mean(
+            [dice_if_shown(sweeps, [lg + shift > 0 for lg in logits]) for sweeps, logits in judged]
+        )
+    )

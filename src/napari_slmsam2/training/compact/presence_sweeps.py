@@ -1,0 +1,110 @@
+"""Sweeps that never stop, to the end of a stack: what presence is learned and judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_slmsam2.engine.compact.network import WindowNetwork
+from napari_slmsam2.engine.compact.segmenter import SweepState
+from napari_slmsam2.training.data.sweep import never_absent, sweep
+from napari_slmsam2.training.synthetic.stack import LabelledStack
+
+STOP_AFTER = 3
+"""Absent slices in a row that end a sweep, as in `PropagationConfig`."""
+
+REACH = 48
+"""Slices of a sweep, at most."""
+
+WIDE = 0.2
+"""Area over the largest one of slices that somebody would annotate."""
+
+BEYOND = 10
+"""Slices behind the end of the object, at most."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WholeSweep:
+    """One sweep that never stopped, in its order.
+
+    Attributes
+    ----------
+    label : int
+    clues : ndarray of float32, shape (S, 21)
+        See `napari_slmsam2.engine.compact.presence_gru.SweepPresence`.
+    found, common, true : ndarray of int64, shape (S,)
+        Pixels of the found mask, of both, and of the true one.
+    """
+
+    label: int
+    clues: npt.NDArray[np.float32]
+    found: npt.NDArray[np.int64]
+    common: npt.NDArray[np.int64]
+    true: npt.NDArray[np.int64]
+
+
+def sweep_outward(
+    network: WindowNetwork, stack: LabelledStack, seeds: Sequence[int]
+) -> list[WholeSweep]:
+    """Carry an object from its outermost annotated slices outward, with unknown ends.
+
+    Parameters
+    ----------
+    network : WindowNetwork
+    stack : LabelledStack
+    seeds : sequence of int
+        Annotated slices, with the object.
+
+    Returns
+    -------
+    list of WholeSweep
+        At most two; empty where there is no object.
+    """
+    there = np.flatnonzero(stack.mask.any((1, 2)))
+    if not len(there):
+        return []
+    segmenter = never_absent(network)
+    first, last = min(seeds), max(seeds)
+    stops = (
+        min(len(stack.mask), there[-1] + 1 + BEYOND, last + 1 + REACH),
+        max(-1, there[0] - 1 - BEYOND, first - 1 - REACH),
+    )
+    sweeps = []
+    for slices in (range(last + 1, int(stops[0])), range(first - 1, int(stops[1]), -1)):
+        clues, rows = [], []
+        for index, answer in sweep(segmenter, stack, seeds, slices):
+            assert isinstance(answer.content, SweepState)
+            clues.append(answer.content.clues)
+            mask, truth = answer.logits > 0, stack.mask[index]
+            rows.append([mask.sum(), (mask & truth).sum(), truth.sum()])
+        if rows:
+            sweeps.append(WholeSweep(stack.label, np.stack(clues), *np.array(rows, np.int64).T))
+    return sweeps
+
+
+def dice_if_shown(sweeps: Sequence[WholeSweep], shown: Sequence[npt.NDArray[np.bool_]]) -> float:
+    """3D Dice of an object without its seeds, if these slices were judged present.
+
+    Parameters
+    ----------
+    sweeps : sequence of WholeSweep
+    shown : sequence of ndarray of bool, shape (S,)
+        For every sweep.
+    """
+    common = total = 0
+    for found, present in zip(sweeps, shown, strict=True):
+        kept = until_stopped(present)
+        common += int(found.common[kept].sum())
+        total += int(found.found[kept].sum() + found.true.sum())
+    return 2 * common / total if total else 1.0
+
+
+def until_stopped(present: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Nothing is shown once `STOP_AFTER` slices in a row were absent."""
+    absent = np.concatenate([np.zeros(STOP_AFTER - 1, bool), ~present])
+    in_a_row = np.lib.stride_tricks.sliding_window_view(absent, STOP_AFTER).all(1)
+    kept: npt.NDArray[np.bool_] = present & ~np.logical_or.accumulate(in_a_row)
+    return kept

@@ -1,0 +1,80 @@
+"""Scores of single steps on clips that were held out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from napari_slmsam2.engine.compact.network import WindowNetwork
+from napari_slmsam2.training.compact.rollout import StepResult, roll_out, true_iou
+from napari_slmsam2.training.data.batch import Clips, make_batch
+
+
+@torch.no_grad()
+def validate(
+    network: WindowNetwork, clips: Clips, device: torch.device, batch_size: int = 32
+) -> dict[str, float]:
+    """Judge a network on clips that it was not trained on, without augmentation.
+
+    Returns
+    -------
+    dict
+        ``dice`` on slices with the object, 0 where it is judged absent; ``dice_known``, the same
+        as if the ends were known; ``recall_absent``,
+        share of the slices without it that are judged absent; ``recall_present``; ``overrun``,
+        pixels found without the object over true pixels; ``iou_error``; and ``dice_known/SET``.
+    """
+    network.eval()
+    names = clips["set_names"]
+    judged: list[dict[str, npt.NDArray[Any]]] = []
+    for first in range(0, len(names), batch_size):
+        indices = np.arange(first, min(len(names), first + batch_size))
+        batch = make_batch(
+            clips, indices, network.config.window_size, device=device, generator=None
+        )
+        for result in roll_out(network, batch):
+            kept = (result.weight > 0).cpu().numpy()
+            found = {key: value.cpu().numpy()[kept] for key, value in _judge(result).items()}
+            judged.append({**found, "set": names[indices][kept]})
+    of = {key: np.concatenate([part[key] for part in judged]) for key in judged[0]}
+    there = of["present"]
+    scores = {
+        "dice": _mean(of["dice"][there]),
+        "dice_known": _mean(of["dice_known"][there]),
+        "recall_present": _mean(of["area"][there] > 0),
+        "recall_absent": _mean(of["area"][~there] == 0),
+        "overrun": float(of["area"][~there].sum() / max(1, of["size"][there].sum())),
+        "iou_error": _mean(of["iou_error"]),
+    }
+    for name in np.unique(of["set"][there]):
+        scores[f"dice_known/{name}"] = _mean(of["dice_known"][there & (of["set"] == name)])
+    return scores
+
+
+def _judge(result: StepResult) -> dict[str, Tensor]:
+    """What counts in `validate`, each of shape (B,)."""
+    truth, whole = result.target > 0.5, result.output.logits > 0
+    found = whole & (result.output.presence > 0)[:, None, None]
+    return {
+        "present": result.present,
+        "area": found.sum((1, 2)),
+        "size": truth.sum((1, 2)),
+        "dice": _dice(found, truth),
+        "dice_known": _dice(whole, truth),
+        "iou_error": (torch.sigmoid(result.output.iou) - true_iou(result)).abs(),
+    }
+
+
+def _dice(found: Tensor, truth: Tensor) -> Tensor:
+    both = found.sum((1, 2)) + truth.sum((1, 2))
+    return 2 * (found & truth).sum((1, 2)) / both.clamp(min=1)
+
+
+def _mean(values: npt.NDArray[Any]) -> float:
+    """NaN where there are none."""
+    return float(values.mean()) if len(values) else math.nan

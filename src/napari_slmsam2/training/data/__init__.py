@@ -1,0 +1,1 @@
+"""Training data: labelled volumes, the clips cut from them, and batches."""

@@ -1,0 +1,268 @@
+"""Batches of clips on the training device: drawn, turned, and made harder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from napari_slmsam2.engine.compact.features import AREA_CUE, LOGITS_PER_PIXEL, MAX_LOGIT
+from napari_slmsam2.training.data.volumes import SET_WEIGHTS
+
+Clips = Mapping[str, npt.NDArray[np.generic]]
+
+GENTLE_TURN = math.radians(25.0)
+"""Largest rotation of gentle augmentation, as in SLM-SAM 2's training."""
+
+LABELS_HIDDEN = 0.25
+"""Share of the clips whose label is not told, for labels that the network will not know."""
+
+PRIORS_HIDDEN = 0.35
+"""Share of the clips without the interpolated shape, so that it is not trusted too much."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """``B`` clips of ``L`` steps, in the network's units.
+
+    Attributes
+    ----------
+    images : Tensor, shape (B, L + 2, N, N)
+    distances : Tensor, shape (B, L + 1, N, N)
+        Signed distance to the true outline in pixels of the window.
+    start : Tensor, shape (B, N, N)
+        Mask logits that the sweep comes with.
+    flows : Tensor, shape (B, L, 2, N, N)
+        ``(column, row)`` displacement in pixels.
+    priors : Tensor, shape (B, L, N, N)
+    cues : Tensor, shape (B, L, 9)
+    seed_images, seed_logits : Tensor, shape (B, K, N, N)
+    seeds_known : Tensor of bool, shape (B, K)
+    present : Tensor of bool, shape (B, L)
+    weights : Tensor, shape (B, L)
+    feedback : Tensor, shape (B, 1, 1)
+        Part of the network's feedback that a sweep takes.
+    labels : Tensor of int, shape (B,)
+        0 where the network shall not be told.
+    """
+
+    images: Tensor
+    distances: Tensor
+    start: Tensor
+    flows: Tensor
+    priors: Tensor
+    cues: Tensor
+    seed_images: Tensor
+    seed_logits: Tensor
+    seeds_known: Tensor
+    present: Tensor
+    weights: Tensor
+    feedback: Tensor
+    labels: Tensor
+
+
+def sampling_weights(set_names: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+    """Probability of every clip, so that sets come as often as `SET_WEIGHTS` says."""
+    names, inverse, counts = np.unique(set_names, return_inverse=True, return_counts=True)
+    weights = np.array([SET_WEIGHTS.get(str(name), 1.0) for name in names]) / counts
+    chosen: npt.NDArray[np.float64] = weights[inverse] / weights[inverse].sum()
+    return chosen
+
+
+def make_batch(
+    clips: Clips,
+    indices: npt.NDArray[np.integer],
+    size: int,
+    *,
+    device: torch.device,
+    generator: torch.Generator | None,
+    gentle: bool = False,
+) -> Batch:
+    """Clips as the network sees them.
+
+    Parameters
+    ----------
+    clips : mapping of str to ndarray
+        From `napari_slmsam2.training.data.shards.read_shards`.
+    indices : ndarray of int, shape (B,)
+    size : int
+        Side of the network's window.
+    device : torch.device
+    generator : torch.Generator or None
+        For the augmentation. None: the clips as they are.
+    gentle : bool
+        Keep about to the orientation and the contrast of the volumes.
+    """
+
+    def load(name: str) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(clips[name][indices])).to(device)
+
+    images = load("images").float() / 85.0 - 1.0
+    distances = load("distances").float() / 8.0
+    flows = load("flows").float().flip(2) / 8.0
+    priors = load("priors").float() / 15.0
+    starts = load("start").float()[:, None] / 15.0
+    seed_images = load("seed_images").float() / 85.0 - 1.0
+    seed_distances = load("seed_distances").float() / 8.0
+    cues, labels = load("cues").clone(), load("label")
+    n, length = flows.shape[:2]
+    turn, scale, shift = _draw_view(n, generator, device, gentle)
+    room = images.shape[-1]
+    grid = _grid(turn / scale[:, None, None], shift, room, size)
+    still = _grid(turn / scale[:, None, None], torch.zeros_like(shift), room, size)
+    by = scale[:, None, None, None]
+    images, seed_images = _seen(images, grid), _seen(seed_images, still)
+    distances = _seen(distances, grid) * by
+    flows = _seen(flows.flatten(1, 2), grid).reshape(n, length, 2, size, size)
+    flows = torch.einsum("bij,blihw->bljhw", turn, flows) * by[..., None]
+    priors = (_seen(priors, grid) * by).clamp(-MAX_LOGIT, MAX_LOGIT)
+    seed_logits = _seen(seed_distances, still) * by * LOGITS_PER_PIXEL
+    log_scale = torch.log(scale)[:, None]
+    cues[..., AREA_CUE] += 2 * log_scale
+    cues[..., 7] += log_scale / 2
+    cues[..., 8] += log_scale / (2 * math.log(2))
+    start = (_seen(starts, grid) * by)[:, 0]
+    if generator is not None:
+        images, seed_images = _disturb(images, seed_images, generator, gentle)
+        drifted = load("drifted")[:, None, None]
+        start = torch.where(drifted, start, _drifted(distances[:, 0], generator) * LOGITS_PER_PIXEL)
+        keep = _rand(n, generator, device)[:, None, None, None] > PRIORS_HIDDEN
+        priors = priors * keep
+        flows = flows * (_rand(n, generator, device)[:, None, None, None, None] > 0.05)
+        labels = labels * (_rand(n, generator, device) > LABELS_HIDDEN)
+    return Batch(
+        images=images,
+        distances=distances,
+        start=start.clamp(-MAX_LOGIT, MAX_LOGIT),
+        flows=flows,
+        priors=priors,
+        cues=cues,
+        seed_images=seed_images,
+        seed_logits=seed_logits,
+        seeds_known=load("seeds_known"),
+        present=load("present"),
+        weights=load("weights"),
+        feedback=load("feedback").float()[:, None, None],
+        labels=labels,
+    )
+
+
+def warp(fields: Tensor, flow: Tensor) -> Tensor:
+    """Read ``fields`` at ``x + flow(x)``.
+
+    Parameters
+    ----------
+    fields : Tensor, shape (B, C, N, N)
+    flow : Tensor, shape (B, 2, N, N)
+        ``(column, row)`` in pixels.
+    """
+    size = fields.shape[-1]
+    base = (torch.arange(size, device=fields.device, dtype=torch.float32) * 2 + 1) / size - 1
+    rows, columns = torch.meshgrid(base, base, indexing="ij")
+    grid = torch.stack([columns, rows], -1) + flow.permute(0, 2, 3, 1) * (2.0 / size)
+    return _seen(fields, grid)
+
+
+def _draw_view(
+    n: int, generator: torch.Generator | None, device: torch.device, gentle: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rotation or reflection (B, 2, 2), scale (B,), and shift (B, 2) in pixels."""
+    if generator is None:
+        eye = torch.eye(2, device=device).expand(n, 2, 2)
+        return eye, torch.ones(n, device=device), torch.zeros(n, 2, device=device)
+    angle = _rand(n, generator, device) * 2 * math.pi
+    if gentle:
+        angle = (angle / math.pi - 1) * GENTLE_TURN
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    turn = torch.stack([cos, -sin, sin, cos], -1).reshape(n, 2, 2)
+    flip = torch.where(_rand(n, generator, device) < 0.5, -1.0, 1.0)
+    turn = turn * torch.stack([flip, torch.ones_like(flip)], -1)[:, None]
+    scale = torch.exp(0.18 * _randn((n,), generator, device)).clamp(0.68, 1.4)
+    return turn, scale, 2.5 * _randn((n, 2), generator, device)
+
+
+def _grid(matrix: Tensor, shift: Tensor, room: int, size: int) -> Tensor:
+    """Where the pixels of the window lie in what is stored, for `grid_sample`."""
+    places = torch.arange(size, device=matrix.device, dtype=torch.float32) - (size - 1) / 2
+    rows, columns = torch.meshgrid(places, places, indexing="ij")
+    where = torch.einsum("bij,hwj->bhwi", matrix, torch.stack([columns, rows], -1))
+    return (where + shift[:, None, None]) * (2.0 / room)
+
+
+def _seen(fields: Tensor, grid: Tensor) -> Tensor:
+    return F.grid_sample(fields, grid, padding_mode="border", align_corners=False)
+
+
+def _disturb(
+    images: Tensor, seeds: Tensor, generator: torch.Generator, gentle: bool
+) -> tuple[Tensor, Tensor]:
+    """Other contrast, flicker, noise and blur; the next slice is missing now and then."""
+    device, n, slices = images.device, len(images), images.shape[1]
+    both = torch.cat([images, seeds], 1)
+
+    def per_clip(low: float, high: float) -> Tensor:
+        return low + (high - low) * _rand(n, generator, device)[:, None, None, None]
+
+    def now_and_then(share: float) -> Tensor:
+        return _rand(n, generator, device)[:, None, None, None] < share
+
+    both = torch.where(now_and_then(0.0 if gentle else 0.3), 1.0 - both, both)
+    bend = per_clip(-0.25, 0.25) * torch.sin(math.pi * both.clamp(0.0, 1.0))
+    both = both + bend * now_and_then(0.5)
+    both = both * per_clip(0.85, 1.15) + per_clip(-0.1, 0.1)
+    flicker = _randn((2, n, both.shape[1]), generator, device)[..., None, None]
+    flicker = flicker * now_and_then(0.3)
+    both = both * (1 + 0.05 * flicker[0]) + 0.04 * flicker[1]
+    blurred = F.avg_pool2d(both, 3, 1, 1, count_include_pad=False)
+    both = torch.where(now_and_then(0.15), blurred, both)
+    noise = per_clip(0.0, 0.1) * now_and_then(0.35)
+    both = both + noise * _randn(both.shape, generator, device)
+    images, seeds = both[:, :slices].clamp(-1.0, 2.0), both[:, slices:].clamp(-1.0, 2.0)
+    missing = now_and_then(0.08)
+    images = torch.cat([images[:, :-1], torch.where(missing, images[:, -2:-1], images[:, -1:])], 1)
+    return images, seeds
+
+
+def _drifted(distance: Tensor, generator: torch.Generator) -> Tensor:
+    """The true outline, moved as a sweep would move it by its errors; a third stays as it is.
+
+    It is bent, grown or shrunk; now and then a disc on it is added or taken away, as where the
+    mask has run into a neighbour or lost a part.
+    """
+    n, size = distance.shape[:2]
+    device = distance.device
+
+    def smooth(channels: int) -> Tensor:
+        coarse = _randn((n, channels, 6, 6), generator, device)
+        return F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=False)
+
+    amount = _rand(n, generator, device)[:, None, None, None]
+    moved = warp(distance[:, None], smooth(2) * 2.0 * amount)[:, 0]
+    grown = 1.5 * _randn((n, 1, 1), generator, device) * amount[:, 0]
+    moved = moved + smooth(1)[:, 0] * 2.0 * amount[:, 0] + grown
+    places = torch.arange(size, device=device, dtype=torch.float32) - (size - 1) / 2
+    centre = 0.3 * size * _randn((n, 2), generator, device)
+    rows, columns = (places[None] - centre[:, i, None] for i in (0, 1))
+    radius = size * (0.05 + 0.12 * _rand(n, generator, device))[:, None, None]
+    disc = radius - torch.hypot(rows[:, :, None], columns[:, None])
+    kind = _rand(n, generator, device)[:, None, None]
+    moved = torch.where(kind < 0.12, torch.maximum(moved, disc), moved)
+    moved = torch.where(kind > 0.9, torch.minimum(moved, -disc), moved)
+    exact = _rand(n, generator, device)[:, None, None] < 0.33
+    return torch.where(exact, distance, moved)
+
+
+def _rand(n: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    return torch.rand(n, generator=generator, device=device)
+
+
+def _randn(
+    shape: tuple[int, ...] | torch.Size, generator: torch.Generator, device: torch.device
+) -> Tensor:
+    return torch.randn(shape, generator=generator, device=device)

@@ -1,0 +1,215 @@
+"""Clips on disk: made once, by several processes, and read by the trainer."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_slmsam2.core.config import WindowConfig
+from napari_slmsam2.core.errors import CheckpointError, InputError
+from napari_slmsam2.engine.compact.network import WindowNetwork
+from napari_slmsam2.engine.compact.segmenter import WindowSegmenter
+from napari_slmsam2.engine.loading import load_network
+from napari_slmsam2.training.data.clip import LENGTH, Arrival, Clip, cut_clip, draw_scenario
+from napari_slmsam2.training.data.sweep import chain_arrivals, never_absent
+from napari_slmsam2.training.data.volumes import (
+    TrainingVolume,
+    draw_stack,
+    find_volumes,
+    is_held_out,
+)
+from napari_slmsam2.training.synthetic.stack import LabelledStack
+
+SHARD_CLIPS = 128
+CHAINED_CLIPS = 3
+"""Clips of one scenario that start where a sweep arrives, beside one from the true mask."""
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Clip))
+
+
+def write_shards(
+    out: Path,
+    volumes: Path | None,
+    config: WindowConfig,
+    *,
+    split: str,
+    numbers: Iterable[int],
+    seed: int = 0,
+    workers: int = 1,
+    shard_clips: int = SHARD_CLIPS,
+    swept_by: str | Path | None = None,
+) -> None:
+    """Make shards of clips that are not there yet.
+
+    Parameters
+    ----------
+    out : Path
+        Folder; a shard is ``SPLIT-real-NUMBER.npz`` or ``SPLIT-synthetic-NUMBER.npz``.
+    volumes : Path or None
+        Folder of labelled volumes. None: synthetic stacks.
+    config : WindowConfig
+    split : {"train", "held-out"}
+    numbers : iterable of int
+        Of the shards; the same number gives the same clips.
+    seed : int
+    workers : int
+    shard_clips : int
+    swept_by : str or Path, optional
+        Name or weights of the network whose sweeps the clips start from. Default: the optical flow.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    make = partial(_write_shard, out, volumes, config, split, seed, shard_clips, swept_by)
+    if workers == 1:
+        for number in numbers:
+            make(number)
+        return
+    # A forked process hangs when torch has already computed with several threads.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(make, numbers))
+
+
+def _write_shard(
+    out: Path,
+    volumes: Path | None,
+    config: WindowConfig,
+    split: str,
+    seed: int,
+    shard_clips: int,
+    swept_by: str | Path | None,
+    number: int,
+) -> None:
+    kind = "real" if volumes else "synthetic"
+    path = out / f"{split}-{kind}-{number:04d}.npz"
+    if path.exists():
+        return
+    rng = np.random.default_rng((seed, split == "train", number))
+    sets: dict[str, list[TrainingVolume]] = {} if volumes else {"synthetic": []}
+    for volume in find_volumes(volumes) if volumes else []:
+        if is_held_out(volume.subject) == (split == "held-out"):
+            sets.setdefault(volume.set_name, []).append(volume)
+    # Untrained, and with nothing carried on, the network is the optical flow.
+    network = (
+        WindowNetwork(config.replace(feedback=0.0))
+        if swept_by is None
+        else read_network(swept_by, config)
+    )
+    segmenter = never_absent(network)
+    clips: list[Clip] = []
+    names: list[str] = []
+    while len(clips) < shard_clips:
+        name, stack = draw_stack(sets, rng)
+        found = cut_clips(stack, segmenter, rng)
+        clips += found
+        names += [name] * len(found)
+    fields = {f: np.stack([getattr(clip, f) for clip in clips[:shard_clips]]) for f in FIELDS}
+    fields["set_names"] = np.array(names[:shard_clips])
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+    np.savez(unfinished, allow_pickle=False, **fields)
+    os.replace(unfinished, path)
+
+
+def read_network(weights: str | Path, config: WindowConfig) -> WindowNetwork:
+    """A network of our own kind with a given configuration; the feedback may differ.
+
+    Raises
+    ------
+    CheckpointError
+        The weights are not there, or of another network.
+    """
+    network = load_network(weights).network
+    found = network.config
+    if not isinstance(network, WindowNetwork) or (
+        network.config.replace(feedback=config.feedback) != config
+    ):
+        raise CheckpointError(
+            str(weights),
+            "is of another network than the one that is trained",
+            expected=config,
+            found=found,
+        )
+    network.config = config
+    return network
+
+
+def cut_clips(
+    stack: LabelledStack,
+    segmenter: WindowSegmenter,
+    rng: np.random.Generator,
+    *,
+    is_part: bool = False,
+) -> list[Clip]:
+    """Clips of one scenario: from the true mask, and from where a sweep arrives.
+
+    Parameters
+    ----------
+    stack : LabelledStack
+    segmenter : WindowSegmenter
+        Makes the sweep.
+    rng : numpy.random.Generator
+    is_part : bool
+        The object may go on beyond the stack, so that its ends are not told.
+    """
+    scenario = draw_scenario(stack.mask.sum((1, 2)), LENGTH, rng)
+    if scenario is None:
+        return []
+    if is_part:
+        scenario = replace(scenario, extent=None)
+    stack = replace(stack, image=np.ascontiguousarray(stack.image))
+    arrivals = chain_arrivals(segmenter, stack, scenario)
+    starts: dict[int, Arrival | None] = {scenario.start: None}
+    starts |= {int(i): arrivals[i] for i in rng.permutation(list(arrivals))[:CHAINED_CLIPS]}
+    clips = [
+        cut_clip(
+            stack.image,
+            stack.mask,
+            stack.spacing,
+            replace(scenario, start=start),
+            segmenter.config,
+            arrival=arrival,
+            label=stack.label,
+        )
+        for start, arrival in starts.items()
+    ]
+    return [clip for clip in clips if clip.weights.any()]
+
+
+def read_shards(
+    folder: Path, split: str, *, below: int | None = None
+) -> dict[str, npt.NDArray[np.generic]]:
+    """All clips of a split, joined field by field, and ``set_names``.
+
+    Parameters
+    ----------
+    folder : Path
+    split : {"train", "held-out"}
+    below : int, optional
+        Leave shards out from this number on.
+
+    Raises
+    ------
+    InputError
+        There are none.
+    """
+    paths = [
+        path
+        for path in sorted(folder.glob(f"{split}-*.npz"))
+        if below is None or int(path.stem.rsplit("-", 1)[1]) < below
+    ]
+    if not paths:
+        raise InputError(
+            str(folder), f"holds no clips of {split}", expected=f"{split}-real-0000.npz"
+        )
+    shards = [np.load(path) for path in paths]
+    return {
+        field: np.concatenate([shard[field] for shard in shards])
+        for field in (*FIELDS, "set_names")
+    }

@@ -1,0 +1,348 @@
+"""What is learned from and what is held out to judge by, and the clips of the former."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_slmsam2.core.errors import VolumeError
+from napari_slmsam2.core.intensity import IntensityWindow
+from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.engine.compact.network import WindowNetwork
+from napari_slmsam2.training.data.clip import Clip
+from napari_slmsam2.training.data.labelled_scan import FEWEST_SLICES, LabelledScan
+from napari_slmsam2.training.data.pseudo_stack import make_pseudo_stack
+from napari_slmsam2.training.data.shards import FIELDS, cut_clips
+from napari_slmsam2.training.data.sweep import never_absent
+from napari_slmsam2.training.synthetic.stack import LabelledStack
+
+VOLUMES_TO_HOLD_ONE_OUT = 3
+LABELS_TO_HOLD_SOME_OUT = 6
+HELD_OUT_SHARE = 0.3
+"""Of the slices of an object, at one end."""
+
+SEEDS_TO_HOLD_ONE_OUT = 3
+PSEUDO_STACKS = 4
+"""Made stacks to judge by, where nothing else can be held out."""
+
+MOST_JUDGED = 6
+"""Labels of a held-out volume that are propagated, evenly spaced."""
+
+_EMPTY_AROUND = 8
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lesson:
+    """An object to learn from.
+
+    Attributes
+    ----------
+    scan : LabelledScan
+    label : int
+    first, last : int
+        Slices that may be looked at. The same twice: the slice to make stacks from.
+    is_part : bool
+        The object may go on beyond them.
+    """
+
+    scan: LabelledScan
+    label: int
+    first: int
+    last: int
+    is_part: bool = False
+
+    def stack(self, rng: np.random.Generator) -> LabelledStack:
+        """The object in either direction, or a made stack."""
+        if self.first == self.last:
+            made = make_pseudo_stack(
+                rng,
+                self.scan.image(self.first),
+                self.scan.mask(self.label, self.first),
+                self.scan.volume.slice_spacing,
+            )
+            return replace(made, label=self.label)
+        stack = self.scan.stack(self.label, self.first, self.last)
+        if rng.random() < 0.5:
+            stack = replace(stack, image=stack.image[::-1], mask=stack.mask[::-1])
+        return stack
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Exam:
+    """A volume to propagate, and where its result is compared.
+
+    Attributes
+    ----------
+    name : str
+    volume : Volume
+    window : IntensityWindow
+    truth : ndarray of int, shape of the volume
+    seeds : dict of label to tuple of int
+        Annotated slices to start from.
+    scored : dict of label to tuple of int
+        First and last slice that is compared; the seeds are left out.
+    """
+
+    name: str
+    volume: Volume
+    window: IntensityWindow
+    truth: npt.NDArray[np.integer]
+    seeds: dict[int, tuple[int, ...]]
+    scored: dict[int, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Course:
+    """Lessons and exams, without a slice in common.
+
+    Attributes
+    ----------
+    lessons : tuple of Lesson
+    exams : tuple of Exam
+    held_out : str
+        What the exams are, in words.
+    """
+
+    lessons: tuple[Lesson, ...]
+    exams: tuple[Exam, ...]
+    held_out: str
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Those that are learned."""
+        return tuple(sorted({lesson.label for lesson in self.lessons}))
+
+
+def plan_course(scans: Sequence[LabelledScan], seed: int) -> Course:
+    """Hold something out: the last of three and more volumes, else labels, else ends of objects.
+
+    Of a volume that is known on annotated slices only, the middle one of three and more, else
+    stacks made from them.
+
+    Parameters
+    ----------
+    scans : sequence of LabelledScan
+        Checked by `napari_slmsam2.training.data.labelled_scan.check_scans`.
+    seed : int
+        Of made stacks.
+    """
+    if any(scan.seeds for scan in scans):
+        return _course_of_seeds(scans, seed)
+    usable = [
+        (scan, label)
+        for scan in scans
+        for label in scan.areas
+        if len(scan.known(label)) >= FEWEST_SLICES
+    ]
+    taught = [scan for scan in scans if any(scan is s for s, _ in usable)]
+    if len(taught) >= VOLUMES_TO_HOLD_ONE_OUT:
+        held = taught[-1]
+        return Course(
+            tuple(_lesson(scan, label) for scan, label in usable if scan is not held),
+            (_exam(held, thinned([label for scan, label in usable if scan is held])),),
+            "one of the volumes",
+        )
+    if len(usable) >= LABELS_TO_HOLD_SOME_OUT:
+        held_labels = usable[2::5]
+        exams = [
+            _exam(scan, thinned([label for s, label in held_labels if s is scan]))
+            for scan in taught
+        ]
+        return Course(
+            tuple(_lesson(*one) for one in usable if one not in held_labels),
+            tuple(exam for exam in exams if exam.seeds),
+            "some of the objects",
+        )
+    return _course_of_ends(usable)
+
+
+def cut_lessons(
+    course: Course,
+    network: WindowNetwork,
+    most: int,
+    seed: int,
+    *,
+    is_enough: Callable[[int], bool] = lambda n: False,
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Clips of all lessons in turn, for `napari_slmsam2.training.compact.trainer.Trainer`.
+
+    Parameters
+    ----------
+    course : Course
+    network : WindowNetwork
+        What is to be adapted; its sweeps lead to where the clips start.
+    most : int
+        Clips.
+    seed : int
+        The same seed gives the same clips.
+    is_enough : callable
+        Asked after every lesson with the number of clips so far.
+
+    Raises
+    ------
+    VolumeError
+        No clip could be cut.
+    """
+    rng = np.random.default_rng((seed, 1))
+    clips: list[Clip] = []
+    names: list[str] = []
+    segmenter = never_absent(network)
+    scans = list(dict.fromkeys(id(lesson.scan) for lesson in course.lessons))
+    in_vain = 0
+    for number in itertools.cycle(rng.permutation(len(course.lessons))):
+        lesson = course.lessons[number]
+        found = cut_clips(lesson.stack(rng), segmenter, rng, is_part=lesson.is_part)
+        clips += found
+        names += [str(scans.index(id(lesson.scan)))] * len(found)
+        in_vain = 0 if found else in_vain + 1
+        if len(clips) >= most or is_enough(len(clips)) or in_vain > 20 * len(course.lessons):
+            break
+    if not clips:
+        raise VolumeError(
+            "labels", "change too little or too much from slice to slice to learn from them"
+        )
+    fields = {f: np.stack([getattr(clip, f) for clip in clips[:most]]) for f in FIELDS}
+    return {**fields, "set_names": np.array(names[:most])}
+
+
+def _lesson(scan: LabelledScan, label: int) -> Lesson:
+    return Lesson(scan, label, 0, scan.volume.n_slices - 1)
+
+
+def _exam(scan: LabelledScan, labels: Sequence[int]) -> Exam:
+    """All of a volume, from the largest slice of every label."""
+    n = scan.volume.n_slices
+    seeds: dict[int, tuple[int, ...]] = {x: (int(scan.areas[x].argmax()),) for x in labels}
+    return _trimmed(scan, seeds, dict.fromkeys(labels, (0, n - 1)))
+
+
+def _trimmed(
+    scan: LabelledScan,
+    seeds: dict[int, tuple[int, ...]],
+    scored: dict[int, tuple[int, int]],
+) -> Exam:
+    """Without the slices far from all labels."""
+    known = [i for label in seeds for i in scan.known(label)] or [0]
+    volume = scan.volume
+    first = max(0, min(known) - _EMPTY_AROUND)
+    last = min(volume.n_slices - 1, max(known) + _EMPTY_AROUND)
+    slices = range(first, last + 1)
+    data = np.stack([volume.take(i) for i in slices], volume.axis)
+    truth = np.stack([np.asarray(scan.labels[volume.slicer(i)]) for i in slices], volume.axis)
+    truth = np.where(np.isin(truth, list(seeds)), truth, 0)
+    return Exam(
+        volume.name,
+        replace(volume, data=data, affine=None),
+        scan.window,
+        truth,
+        {label: tuple(i - first for i in indices) for label, indices in seeds.items()},
+        {
+            label: (max(0, a - first), min(last, b) - first)
+            for label, (a, b) in scored.items()
+        },
+    )  # fmt: skip
+
+
+def _course_of_ends(usable: Sequence[tuple[LabelledScan, int]]) -> Course:
+    """Hold out the longer side of every object from the largest slice on, in part."""
+    lessons, exams = [], []
+    for scan in {id(s): s for s, _ in usable}.values():
+        seeds: dict[int, tuple[int, ...]] = {}
+        scored: dict[int, tuple[int, int]] = {}
+        n = scan.volume.n_slices
+        for label in [label for s, label in usable if s is scan]:
+            known, largest = scan.known(label), int(scan.areas[label].argmax())
+            held = round(HELD_OUT_SHARE * len(known))
+            after = known[-1] - largest >= largest - known[0]
+            side = [i for i in known if (i > largest if after else i < largest)]
+            held = min(held, len(side) - 1)
+            if held < 2:
+                lessons.append(_lesson(scan, label))
+            elif after:
+                lessons.append(Lesson(scan, label, 0, side[-held] - 1, is_part=True))
+                scored[label] = (side[-held], n - 1)
+            else:
+                lessons.append(Lesson(scan, label, side[held - 1] + 1, n - 1, is_part=True))
+                scored[label] = (0, side[held - 1])
+            if label in scored:
+                seeds[label] = (largest,)
+        if seeds:
+            exams.append(_trimmed(scan, seeds, scored))
+    if exams:
+        return Course(tuple(lessons), tuple(exams), "one end of every object")
+    (scan, _), *_ = usable
+    labels = thinned([label for s, label in usable if s is scan])
+    return Course(
+        tuple(lessons),
+        (_exam(scan, labels),),
+        "nothing, for there is too little; it is judged on what it learned from",
+    )
+
+
+def _course_of_seeds(scans: Sequence[LabelledScan], seed: int) -> Course:
+    lessons: list[Lesson] = []
+    exams: list[Exam] = []
+    for scan in scans:
+        seeds: dict[int, tuple[int, ...]] = {}
+        scored: dict[int, tuple[int, int]] = {}
+        for label in scan.areas:
+            trusted = set(scan.confident.get(label, ()))
+            known = [i for i in scan.known(label) if i not in trusted]
+            if len(known) >= SEEDS_TO_HOLD_ONE_OUT:
+                middle = len(known) // 2
+                # What was propagated from the held-out slice has seen it.
+                trusted -= set(range(known[middle - 1], known[middle + 1]))
+                held = known.pop(middle)
+                seeds[label], scored[label] = tuple(known), (held, held)
+            lessons += [Lesson(scan, label, i, i) for i in known]
+            lessons += _runs(scan, label, {*known, *trusted})
+        if seeds:
+            exams.append(_trimmed(scan, seeds, scored))
+    if exams:
+        return Course(tuple(lessons), tuple(exams), "one annotated slice of every label")
+    rng = np.random.default_rng((seed, 2))
+    single = [lesson for lesson in lessons if lesson.first == lesson.last]
+    chosen = [single[i * len(single) // PSEUDO_STACKS] for i in range(PSEUDO_STACKS)]
+    return Course(
+        tuple(lessons),
+        tuple(_pseudo_exam(lesson, rng) for lesson in chosen),
+        "made stacks; there were too few annotated slices to hold one out",
+    )
+
+
+def _runs(scan: LabelledScan, label: int, trusted: set[int]) -> list[Lesson]:
+    """Stretches of consecutive slices that are known or trusted."""
+    lessons = []
+    ordered = sorted(trusted)
+    for _, group in itertools.groupby(enumerate(ordered), lambda pair: pair[1] - pair[0]):
+        run = [i for _, i in group]
+        if len(run) >= FEWEST_SLICES:
+            lessons.append(Lesson(scan, label, run[0], run[-1], is_part=True))
+    return lessons
+
+
+def _pseudo_exam(lesson: Lesson, rng: np.random.Generator) -> Exam:
+    stack = lesson.stack(rng)
+    truth = stack.mask.astype(np.uint8)
+    largest = int(truth.sum((1, 2)).argmax())
+    return Exam(
+        f"made from slice {lesson.first} of {lesson.scan.volume.name}",
+        Volume(stack.image, axis=0, spacing=stack.spacing, name="made stack"),
+        IntensityWindow(0.0, 1.0),
+        truth,
+        {1: (largest,)},
+        {1: (0, len(truth) - 1)},
+    )
+
+
+def thinned(things: Sequence[T], most: int = MOST_JUDGED) -> list[T]:
+    """At most so many, evenly spaced."""
+    most = min(most, len(things))
+    return [things[i * len(things) // most] for i in range(most)]

@@ -1,0 +1,92 @@
+"""Where sweeps over labelled stacks arrive: the states in which the network is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+
+from napari_slmsam2.core.memory import MemoryBank, MemoryEntry
+from napari_slmsam2.core.prompts import SlicePrompt
+from napari_slmsam2.core.segmenter import SegmentedSlice, SweepContext
+from napari_slmsam2.engine.compact.network import WindowNetwork
+from napari_slmsam2.engine.compact.segmenter import SweepState, WindowSegmenter
+from napari_slmsam2.training.data.clip import Arrival, Scenario
+from napari_slmsam2.training.synthetic.stack import LabelledStack
+
+BEYOND = 2
+"""Slices beyond the end of the object on which a clip may still start."""
+
+
+def never_absent(network: WindowNetwork) -> WindowSegmenter:
+    """A segmenter that shows a mask on every slice, whatever it thinks of its presence."""
+    device = next(network.parameters()).device
+    return WindowSegmenter(network, name="", device=device, dtype=torch.float32, threshold=0.0)
+
+
+def sweep(
+    segmenter: WindowSegmenter,
+    stack: LabelledStack,
+    seeds: Iterable[int],
+    slices: range,
+    extent: tuple[int, int] | None = None,
+) -> Iterator[tuple[int, SegmentedSlice]]:
+    """Carry the true mask of a seed over neighbouring slices, as inference does.
+
+    Parameters
+    ----------
+    segmenter : WindowSegmenter
+    stack : LabelledStack
+    seeds : iterable of int
+        Annotated slices.
+    slices : range
+        To be visited, in steps of 1 or -1; the first lies next to a seed.
+    extent : tuple of int, optional
+        First and last slice, if marked.
+    """
+    image = stack.image
+    shape = (image.shape[1], image.shape[2])
+    extents = {} if extent is None else {stack.label: extent}
+    context = SweepContext(len(image), shape, stack.spacing, extents, lambda i: image[i])
+    bank = MemoryBank(stack.label)
+    for seed in seeds:
+        prompt = SlicePrompt.from_mask(stack.label, seed, stack.mask[seed])
+        content = segmenter.encode_seed(image[seed], prompt, shape).content
+        bank.add(MemoryEntry(seed, True, content))
+    for index in slices:
+        (found,) = segmenter.segment(image[index], index, slices.step, [bank], context)
+        bank.add(MemoryEntry(index, False, found.content))
+        bank.retain(index + slices.step, slices.step, segmenter.reach)
+        yield index, found
+
+
+def chain_arrivals(
+    segmenter: WindowSegmenter, stack: LabelledStack, scenario: Scenario
+) -> dict[int, Arrival]:
+    """Carry the last seed before the start of a scenario along.
+
+    Parameters
+    ----------
+    segmenter : WindowSegmenter
+        See `never_absent`. With an untrained network it is the optical flow.
+    stack : LabelledStack
+    scenario : Scenario
+
+    Returns
+    -------
+    dict of slice index to Arrival
+        For the slices between that seed and the next one, the marked end, or `BEYOND` slices
+        behind the true end.
+    """
+    source = max(i for i in scenario.seeds if i <= scenario.start)
+    last = int(np.flatnonzero(stack.mask.any((1, 2)))[-1])
+    stops = [i - 1 for i in scenario.seeds if i > scenario.start]
+    stops.append(last - 1 if scenario.extent is not None else last + BEYOND)
+    slices = range(source + 1, min(*stops, len(stack.image) - 2) + 1)
+    arrivals: dict[int, Arrival] = {}
+    for index, found in sweep(segmenter, stack, scenario.seeds, slices, scenario.extent):
+        state = found.content
+        assert isinstance(state, SweepState)
+        arrivals[index] = Arrival(state.window, state.carried)
+    return arrivals

@@ -1,0 +1,1 @@
+"""Fine-tuning of SAM 2.1 and SLM-SAM 2."""

@@ -1,0 +1,171 @@
+"""Clips of consecutive slices for SAM 2.1 and SLM-SAM 2, drawn anew at every step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from napari_slmsam2.core.errors import VolumeError
+from napari_slmsam2.engine.sam2.preprocess import SlicePreprocessor
+from napari_slmsam2.training.data.split import Lesson
+from napari_slmsam2.training.recipes import PaperRecipe
+
+TURN, SHEAR = math.radians(25.0), math.radians(20.0)
+BRIGHTNESS, CONTRAST = 0.1, 0.03
+"""Of all slices of a clip alike."""
+
+SLICE_BRIGHTNESS, SLICE_CONTRAST = 0.1, 0.05
+"""Of every slice on its own."""
+
+_TRIES = 50
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MemoryClip:
+    """Consecutive slices of one volume, in the order of the sweep.
+
+    Attributes
+    ----------
+    images : Tensor, shape (T, 3, S, S)
+        As the network takes them.
+    masks : Tensor, shape (T, B, S, S)
+        0 or 1. Every label is on the first slice.
+    """
+
+    images: Tensor
+    masks: Tensor
+
+
+class ClipDrawer:
+    """Draws clips out of lessons, as SLM-SAM 2's training does (Chen et al., arXiv:2505.01854).
+
+    Parameters
+    ----------
+    lessons : sequence of Lesson
+    recipe : PaperRecipe
+    image_size : int
+        Side S of the network's input.
+    device : torch.device
+    """
+
+    def __init__(
+        self,
+        lessons: Sequence[Lesson],
+        recipe: PaperRecipe,
+        image_size: int,
+        device: torch.device,
+    ) -> None:
+        self._lessons = lessons
+        self._recipe = recipe
+        self._preprocessor = SlicePreprocessor(image_size, device)
+
+    def draw(self, seed: Sequence[int]) -> MemoryClip:
+        """The same seed gives the same clip.
+
+        Raises
+        ------
+        VolumeError
+            No clip begins with a label.
+        """
+        rng = np.random.default_rng(seed)
+        for _ in range(_TRIES):
+            lesson = self._lessons[int(rng.integers(len(self._lessons)))]
+            images, masks = self._cut(lesson, rng)
+            if masks[0].any():
+                return self._seen(images, masks, rng)
+        raise VolumeError(
+            "labels",
+            "no stretch of slices begins with a label",
+            expected=f"{self._recipe.clip_slices} consecutive slices",
+            hint="Give volumes that are labelled on every slice.",
+        )
+
+    def _cut(
+        self, lesson: Lesson, rng: np.random.Generator
+    ) -> tuple[list[npt.NDArray[np.float32]], npt.NDArray[np.bool_]]:
+        """Slices in either direction, and masks of shape (T, B, H, W)."""
+        length = self._recipe.clip_slices
+        if lesson.first == lesson.last:
+            made = lesson.stack(rng)
+            first = int(rng.integers(max(1, len(made.image) - length + 1)))
+            part = slice(first, first + length)
+            return list(made.image[part]), np.asarray(made.mask[part])[:, None]
+        scan = lesson.scan
+        span = lesson.last - lesson.first + 1
+        known = np.flatnonzero(scan.areas[lesson.label])
+        near = known[(known >= lesson.first) & (known <= lesson.last)]
+        # Far from the object there is nothing to learn but that it is not there.
+        start = int(rng.choice(near))
+        forward = bool(rng.random() < 0.5)
+        if min(length, span) > (lesson.last - start + 1 if forward else start - lesson.first + 1):
+            forward = not forward
+        stop = min(start + length - 1, lesson.last) if forward else max(
+            start - length + 1, lesson.first
+        )  # fmt: skip
+        indices = list(range(start, stop + 1) if forward else range(start, stop - 1, -1))
+        labels = self._labels(lesson, indices, rng)
+        masks = np.stack([[scan.mask(label, i) for label in labels] for i in indices])
+        return [scan.image(i) for i in indices], masks
+
+    def _labels(self, lesson: Lesson, indices: list[int], rng: np.random.Generator) -> list[int]:
+        """The label of the lesson and others that may be looked at on all these slices."""
+        low, high = min(indices), max(indices)
+        others = [
+            x.label
+            for x in self._lessons
+            if x.scan is lesson.scan
+            and x.label != lesson.label
+            and x.first <= low
+            and high <= x.last
+            and x.scan.areas[x.label][indices[0]] > 0
+        ]
+        more = rng.permutation(others)[: self._recipe.most_labels - 1].tolist()
+        return [lesson.label, *more]
+
+    def _seen(
+        self,
+        images: list[npt.NDArray[np.float32]],
+        masks: npt.NDArray[np.bool_],
+        rng: np.random.Generator,
+    ) -> MemoryClip:
+        brightness, contrast = 1 + rng.uniform(-1, 1, 2) * (BRIGHTNESS, CONTRAST)
+        shown = []
+        for image in images:
+            own = 1 + rng.uniform(-1, 1, 2) * (SLICE_BRIGHTNESS, SLICE_CONTRAST)
+            middle = float(image.mean())
+            changed = (image - middle) * contrast * own[1] + middle * brightness * own[0]
+            shown.append(self._preprocessor.image(np.clip(changed, 0, 1).astype(np.float32)))
+        size = self._preprocessor.image_size
+        flat = [self._preprocessor.mask(mask) for mask in masks.reshape(-1, *masks.shape[2:])]
+        truth = torch.cat(flat).reshape(len(masks), -1, size, size)
+        place = _draw_place(rng)
+        turned = _turned(truth, place, "nearest")
+        if not turned[0].flatten(1).any(1).all():
+            # Turned out of sight: as it is.
+            return MemoryClip(torch.cat(shown), truth)
+        black = self._preprocessor.image(np.zeros((1, 1), np.float32))[..., :1, :1]
+        return MemoryClip(_turned(torch.cat(shown) - black, place, "bilinear") + black, turned)
+
+
+def _draw_place(rng: np.random.Generator) -> Tensor:
+    """A turn, a shear and perhaps a mirror, shape (2, 3)."""
+    turn, shear = rng.uniform(-TURN, TURN), rng.uniform(-SHEAR, SHEAR)
+    cos, sin = math.cos(turn), math.sin(turn)
+    matrix = np.array([[cos, -sin], [sin, cos]]) @ np.array([[1, math.tan(shear)], [0, 1]])
+    if rng.random() < 0.5:
+        matrix[:, 0] *= -1
+    return torch.from_numpy(np.column_stack([matrix, np.zeros(2)])).float()
+
+
+def _turned(stack: Tensor, place: Tensor, mode: str) -> Tensor:
+    """All slices of a stack (T, C, S, S) seen from the same place; zero outside."""
+    theta = place.to(stack.device).expand(len(stack), -1, -1)
+    grid = F.affine_grid(theta, list(stack.shape), align_corners=False)
+    return F.grid_sample(stack, grid, mode=mode, align_corners=False)

@@ -1,0 +1,169 @@
+"""Fine-tuning of SAM 2.1 and SLM-SAM 2 on clips, as SLM-SAM 2 was (arXiv:2505.01854)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from napari_slmsam2.engine.sam2.network import SliceNetwork
+from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
+from napari_slmsam2.training.distributed import Crew
+from napari_slmsam2.training.lora import add_adapters
+from napari_slmsam2.training.optimizer import make_adamw
+from napari_slmsam2.training.recipes import PaperRecipe
+from napari_slmsam2.training.sam2.clips import ClipDrawer
+from napari_slmsam2.training.sam2.rollout import clip_loss, roll_out
+
+_TRUNK = "image_encoder.trunk."
+
+
+class MemoryTrainer:
+    """Network, optimiser and place in the training.
+
+    What happens at a step depends on the seed and the number of the step alone, so that a training
+    that goes on from a checkpoint does what it would have done.
+
+    Parameters
+    ----------
+    network : SliceNetwork
+        Is trained itself; takes the adapters if these are what the recipe trains.
+    recipe : PaperRecipe
+    clips : ClipDrawer
+    steps : int
+        The learning rate falls over them.
+    batch_size : int
+        Clips per step.
+    crew : Crew
+    precision : torch.dtype
+        Of the computation; weights stay in float32.
+    save_memory : bool
+        Compute parts again in the backward pass.
+    """
+
+    def __init__(
+        self,
+        network: SliceNetwork,
+        recipe: PaperRecipe,
+        clips: ClipDrawer,
+        *,
+        steps: int,
+        batch_size: int,
+        crew: Crew,
+        precision: torch.dtype = torch.float32,
+        save_memory: bool = False,
+    ) -> None:
+        self.network = self.averaged = network.to(crew.device)
+        self.config = network.config
+        self.recipe = recipe
+        self.device = crew.device
+        self.precision = precision
+        self.save_memory = save_memory
+        self.steps, self.batch_size, self.step = steps, batch_size, 0
+        self._clips, self._crew = clips, crew
+        if recipe.trained == "adapters":
+            add_adapters(network, recipe.rank, recipe.seed)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(recipe.trains(name))
+        self.optimizer = make_adamw(groups_of(network, recipe))
+        self._segmenter = NetworkSegmenter(
+            network, name="training", device=crew.device, memory_dtype=torch.float32
+        )
+
+    def advance(self) -> dict[str, float]:
+        """One optimiser step; returns the parts of the loss.
+
+        Raises
+        ------
+        FloatingPointError
+            The loss is not a number; the weights are as they were.
+        """
+        self.network.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, float] = {"loss": 0.0}
+        for number in self._crew.part(self.batch_size):
+            for name, value in self._learn(number).items():
+                sums[name] = sums.get(name, 0.0) + value
+        self._crew.add_up_gradients(self.network.parameters())
+        fall = 0.55 + 0.45 * math.cos(math.pi * min(1.0, self.step / max(1, self.steps)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["highest"] * fall
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"the loss of step {self.step} is not a number")
+        self.optimizer.step()
+        self.step += 1
+        loss = self._crew.total(torch.tensor(sums["loss"], device=self.device))
+        return {**sums, "loss": float(loss)}
+
+    def _learn(self, number: int) -> dict[str, float]:
+        """Gradients of one clip of the batch."""
+        seed = (self.recipe.seed, self.step, number)
+        clip = self._clips.draw(seed)
+        mixed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        generator = torch.Generator().manual_seed(mixed)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(mixed)  # of dropout
+            with torch.autocast(
+                self.device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16
+            ):
+                answers = roll_out(
+                    self._segmenter,
+                    clip,
+                    generator,
+                    corrections=self.recipe.corrections,
+                    save_memory=self.save_memory,
+                )
+                loss, parts = clip_loss(answers)
+            torch.autograd.backward(loss / self.batch_size)
+        parts["loss"] = float(loss.detach())
+        return {name: value / self.batch_size for name, value in parts.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Everything that is needed to go on, not copied."""
+        return {
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+
+def groups_of(network: SliceNetwork, recipe: PaperRecipe) -> list[dict[str, Any]]:
+    """Parameters that are trained, by learning rate and weight decay.
+
+    The encoder learns slower, its trunk slower from layer to layer towards the image; biases,
+    norms and embeddings are not decayed.
+    """
+    depth = sum(network.config.stages) + 1
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        rate = recipe.learning_rate
+        if name.startswith("image_encoder."):
+            rate = recipe.encoder_rate
+        if name.startswith(_TRUNK):
+            rate *= recipe.layer_decay ** (depth - _layer(name.removeprefix(_TRUNK)))
+        decay = recipe.weight_decay if parameter.ndim > 1 and "embed" not in name else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [
+        {"params": parameters, "lr": rate, "highest": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
+    ]
+
+
+def _layer(name: str) -> int:
+    """0 for what comes before the first block."""
+    parts = name.split(".")
+    return int(parts[1]) + 1 if parts[0] == "blocks" else 0

@@ -1,0 +1,312 @@
+"""The dock widget: annotate a slice, propagate, look, correct."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from napari import Viewer
+from napari.layers import Image, Labels, Layer
+from napari.utils.notifications import show_info, show_warning
+from qtpy.QtCore import QEvent, QTimer
+
+from napari_slmsam2.core.errors import GridMismatchError, SlmSam2Error
+from napari_slmsam2.widgets.annotate.seed_list import BEGINS, ENDS, rows_of
+from napari_slmsam2.widgets.annotate.view import PanelView
+from napari_slmsam2.widgets.common.keys import Shortcut, Shortcuts, show_keys
+from napari_slmsam2.widgets.common.layout import say
+from napari_slmsam2.widgets.common.preferences import read_preferences
+from napari_slmsam2.widgets.files.files import Files
+from napari_slmsam2.widgets.prompts.bar import BOX, POINTS
+from napari_slmsam2.widgets.prompts.prompting import Prompting
+from napari_slmsam2.widgets.runs.runs import Runs
+from napari_slmsam2.widgets.runs.task import RunRequest
+from napari_slmsam2.widgets.workspace.first_view import FirstView
+from napari_slmsam2.widgets.workspace.seeds import SeedTracker
+from napari_slmsam2.widgets.workspace.workspace import Workspace, describe_view
+
+
+class AnnotateWidget(PanelView):
+    """Carries what a person paints on one slice through the volume.
+
+    Parameters
+    ----------
+    napari_viewer : Viewer
+        napari finds this parameter by its name, and gives a proxy of the viewer.
+    """
+
+    def __init__(self, napari_viewer: Viewer) -> None:
+        # Layers of the proxy are proxies too: no layer is the same as itself among them.
+        viewer: Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
+        super().__init__(viewer, read_preferences())
+        self.viewer = viewer
+        self.workspace = Workspace(viewer, self)
+        self.tracker = SeedTracker(self.workspace)
+        self.runs = Runs(self, self.workspace, self.tracker)
+        self.runner, self.scores = self.runs.runner, self.runs.scores
+        self.first_view = FirstView(self.workspace, self.turn_view)
+        self.prompting = Prompting(
+            self.prompt_bar,
+            self.workspace,
+            self.tracker,
+            lambda: self.runner.models,
+            self._request_for_clicks,
+        )
+        self._wire()
+        self.shortcuts = Shortcuts(viewer, self._wanted_shortcuts())
+        self.keys.setText("\n".join(f"{s.key}:  {s.title}" for s in self.shortcuts.bound))
+        show_keys(
+            self.shortcuts,
+            {
+                self.run_bar.go_button: self.runs.propagate_or_stop,
+                self.next_button: self.next_to_fix,
+                self.prompt_bar.points: self.click_points,
+                self.prompt_bar.box: self.draw_box,
+                self.starts: self.mark_start,
+                self.ends: self.mark_end,
+                self.absent: self.mark_absent,
+                self.undo_button: self.undo,
+                self.redo_button: self.redo,
+            },
+        )
+        self.files = Files(self, self.workspace, self.runner, self.tracker)
+        self.files.opened.connect(self._show_target)
+        self._take_image(self.images.layer)
+        self._show_target()
+        # napari's first Labels layer takes longer than all of the panel: it loads pandas. The
+        # panel is drawn before.
+        self._drawn = False
+        self._opening = QTimer(self)
+        self._opening.setSingleShot(True)
+        self._opening.timeout.connect(self._open)
+        self._opening.start(0)
+        self.release_at_end(
+            self.files,
+            self.prompting,
+            self.runs,
+            self.tracker,
+            self.first_view,
+            self.workspace,
+            self.images,
+            self.labels,
+            self.shortcuts,
+        )
+
+    def _wire(self) -> None:
+        space, bar = self.workspace, self.run_bar
+        self.images.chosen.connect(self._on_image)
+        self.labels.chosen.connect(self._on_labels)
+        self.new_labels.clicked.connect(lambda: space.add_labels())
+        self.starts.clicked.connect(self.mark_start)
+        self.ends.clicked.connect(self.mark_end)
+        self.absent.clicked.connect(self.mark_absent)
+        self.take_labels.clicked.connect(space.take_labelled_slices)
+        self.seeds.jump.connect(space.go_to)
+        self.seeds.delete.connect(self._delete_seed)
+        self.delete_seed.clicked.connect(self.seeds.delete_selected)
+        bar.range_changed.connect(lambda: self.strip.set_range(bar.write_range))
+        self.strip.slice_clicked.connect(space.go_to)
+        self.next_button.clicked.connect(self.next_to_fix)
+        self.undo_button.clicked.connect(self.undo)
+        self.redo_button.clicked.connect(self.redo)
+        space.target_changed.connect(self._show_target)
+        space.slice_changed.connect(self.strip.set_current)
+        space.seeds_changed.connect(self._show_seeds)
+        self.runs.changed.connect(self._show_seeds)
+
+    def _wanted_shortcuts(self) -> list[Shortcut]:
+        return [
+            Shortcut("G", "Propagate, or stop", self.runs.propagate_or_stop),
+            Shortcut("H", "Pause, or resume", self.runs.pause_or_resume),
+            Shortcut("N", "Next slice to fix", self.next_to_fix),
+            Shortcut("Shift+C", "Click points, or paint", self.click_points),
+            Shortcut("Shift+B", "Draw a box, or paint", self.draw_box),
+            Shortcut("Shift+S", "Starts here", self.mark_start),
+            Shortcut("Shift+E", "Ends here", self.mark_end),
+            Shortcut("Shift+X", "Absent here", self.mark_absent),
+            Shortcut("Ctrl+Alt+Z", "Undo run, mark or click", self.undo),
+            Shortcut("Ctrl+Alt+Shift+Z", "Redo run, mark or click", self.redo),
+        ]
+
+    # -- layers
+
+    def _on_image(self, layer: Layer | None) -> None:
+        if layer is None and self.runner.running:
+            show_warning("The image was removed: the run ends; its finished slices stay.")
+            self.runner.stop()
+        self._take_image(layer)
+        self._make_first_labels()
+
+    def _take_image(self, layer: Layer | None) -> None:
+        assert layer is None or isinstance(layer, Image)
+        self.workspace.set_image(layer)
+
+    def _open(self) -> None:
+        if self._drawn or not self.isVisible():
+            self._make_first_labels()
+
+    def _make_first_labels(self) -> None:
+        space = self.workspace
+        wanted = space.image is not None and space.problem is None and space.labels is None
+        if wanted and not self._closed:
+            space.add_labels()
+
+    def _on_labels(self, layer: Layer | None) -> None:
+        sink = self.runner.sink
+        if self.runner.running and sink is not None and sink.layer not in self.viewer.layers:
+            show_warning("The Labels layer was removed: the run ends; its slices stay in it.")
+            self.runner.stop()
+        assert layer is None or isinstance(layer, Labels)
+        self.workspace.set_labels(layer)
+
+    def _show_target(self) -> None:
+        space = self.workspace
+        self.images.choose(space.image)
+        self.labels.choose(space.labels)
+        annotation = space.annotation
+        text = ""
+        if space.image is not None and space.view is not None:
+            text = describe_view(space.image, space.view)
+        say(self.about_view, text)
+        problem = "" if space.problem is None else str(space.problem)
+        if space.image is None:
+            problem = "Open a 3D image to begin: File > Open, or drop a file on the canvas."
+        say(self.problem, problem)
+        needs_labels = space.labels is None or isinstance(space.problem, GridMismatchError)
+        self.new_labels.setText(
+            "Make a matching Labels layer" if needs_labels else "New Labels layer"
+        )
+        self.new_labels.setEnabled(space.image is not None)
+        n = 0 if annotation is None else annotation.volume.n_slices
+        if n != self.strip.n_slices:
+            self.run_bar.set_slices(n)
+        self.strip.set_slices(n)
+        self.strip.set_range(self.run_bar.write_range)
+        if n:
+            self.strip.set_current(space.index)
+        self.runs.take_over()
+        say(self.hint, "")
+        self._show_seeds()
+
+    def _show_seeds(self) -> None:
+        annotation, running = self.workspace.annotation, self.runner.running
+        n = 0 if annotation is None else annotation.volume.n_slices
+        self.seeds.set_rows([] if annotation is None else rows_of(annotation.prompts, n))
+        unseeded = annotation is not None and not len(annotation.prompts) and not running
+        self.show_labelled(len(annotation.labelled_slices()) if annotation and unseeded else 0)
+        self.strip.set_seeds(self.workspace.seeded_slices())
+        self.strip.set_quality(self.scores.lowest(annotation))
+        ready = annotation is not None
+        for widget in (self.starts, self.ends, self.absent, self.save_button, self.delete_seed):
+            widget.setEnabled(ready)
+        idle = ready and not running
+        with_session = idle and annotation is not None and annotation.session is not None
+        self.next_button.setEnabled(with_session)
+        history = None if annotation is None else annotation.history
+        self.show_undo(
+            *(
+                None if word == "run" and running else word
+                for word in ((history.to_undo, history.to_redo) if history else (None, None))
+            )
+        )
+        self.save_session_button.setEnabled(idle)
+        self.open_session_button.setEnabled(not running and self.workspace.view is not None)
+        self.run_bar.set_running(running, paused=self.runner.paused, resumable=self.runs.resumable)
+        self.run_bar.go_button.setEnabled(idle)
+
+    # -- clicks and boxes
+
+    def click_points(self) -> None:
+        """Clicks on the canvas are points of the object; again: paint."""
+        self.prompting.toggle(POINTS)
+
+    def draw_box(self) -> None:
+        """Drags on the canvas are boxes around the object; again: paint."""
+        self.prompting.toggle(BOX)
+
+    def _request_for_clicks(self) -> RunRequest | str:
+        annotation, image = self.workspace.annotation, self.workspace.image
+        assert annotation is not None
+        assert image is not None
+        card = self.model.to_download
+        if card is not None:
+            return f"{card.title} is not on this computer: propagate once, or choose another model."
+        return self.read_request(annotation, image)
+
+    # -- marks
+
+    def mark_start(self) -> None:
+        """The selected label begins on the slice on screen."""
+        self._tell(lambda: self.workspace.mark_end(first=True))
+
+    def mark_end(self) -> None:
+        """The selected label ends on the slice on screen."""
+        self._tell(lambda: self.workspace.mark_end(first=False))
+
+    def mark_absent(self) -> None:
+        """The selected label is not on the slice on screen."""
+        self._tell(self.workspace.mark_absent)
+
+    def _delete_seed(self, index: int, label: int, kind: str) -> None:
+        if kind in (BEGINS, ENDS):
+            self._tell(lambda: self.workspace.mark_end_at(label, index, first=kind == BEGINS))
+        else:
+            self.workspace.remove_seed(label, index)
+
+    @staticmethod
+    def _tell(action: Any) -> None:
+        try:
+            action()
+        except SlmSam2Error as error:
+            show_warning(str(error))
+
+    # -- runs
+
+    def propagate(self, mode: str = "auto") -> None:
+        """Start a run, see `Runs.propagate`."""
+        self.runs.propagate(mode)
+
+    def next_to_fix(self) -> None:
+        """Go to the slice on which a correction helps most."""
+        if self.runner.running:
+            return
+        found = self.scores.next_to_fix(self.workspace.annotation)
+        if found is None:
+            say(self.hint, "No slice to suggest: propagate first.")
+            return
+        self.workspace.go_to(found.index, found.label)
+        say(self.hint, f"Slice {found.index}, label {found.label}: {found.reason}.")
+
+    def undo(self) -> None:
+        """Take back the last run, mark or click."""
+        self._swap("undo")
+
+    def redo(self) -> None:
+        """Bring back what was undone last."""
+        self._swap("redo")
+
+    def _swap(self, what: str) -> None:
+        stack = self.workspace.stack
+        if stack is None:
+            return
+        self.tracker.flush()
+        annotation, sink = stack
+        step = annotation.history.to_undo if what == "undo" else annotation.history.to_redo
+        if step == "run" and self.runner.running:
+            return
+        swap = annotation.history.undo if what == "undo" else annotation.history.redo
+        if swap(annotation, sink) is None:
+            show_info(f"There is nothing to {what}.")
+            return
+        sink.flush()
+        if not self.runner.running:
+            self.scores.take_over(annotation)
+        self.workspace.seeds_changed.emit()
+
+    # -- the end
+
+    def event(self, event: QEvent) -> bool:
+        """Make the Labels layer when the panel was drawn for the first time."""
+        if event.type() == QEvent.Type.Paint and not self._drawn:
+            self._drawn = True
+            self._opening.start(0)
+        return super().event(event)

@@ -1,0 +1,155 @@
+"""What the panel looks like: its parts, and how they are stacked."""
+
+from __future__ import annotations
+
+from napari import Viewer
+from napari.layers import Image, Labels
+from qtpy.QtWidgets import QWidget
+
+from napari_slmsam2.widgets.annotate.seed_list import SeedList
+from napari_slmsam2.widgets.common.choosers import LayerChooser, ModelChooser, wrapped_label
+from napari_slmsam2.widgets.common.closing import ClosingWidget
+from napari_slmsam2.widgets.common.icons import GlyphButton
+from napari_slmsam2.widgets.common.layout import button, folded, form, group, row, scrolled
+from napari_slmsam2.widgets.common.preferences import Preferences
+from napari_slmsam2.widgets.common.settings_form import LAYER_LIMITS, SettingsForm
+from napari_slmsam2.widgets.common.wording import LIMITS
+from napari_slmsam2.widgets.files.recovery_bar import RecoveryBar
+from napari_slmsam2.widgets.prompts.bar import PromptBar
+from napari_slmsam2.widgets.runs.quality_strip import QualityStrip
+from napari_slmsam2.widgets.runs.run_bar import RunBar
+from napari_slmsam2.widgets.runs.task import RunRequest
+from napari_slmsam2.widgets.workspace.annotation import Annotation
+
+
+class PanelView(ClosingWidget):
+    """The controls, and what they say; without any behaviour.
+
+    Parameters
+    ----------
+    viewer : Viewer
+    preferences : Preferences
+    """
+
+    def __init__(self, viewer: Viewer, preferences: Preferences) -> None:
+        super().__init__()
+        self._make_parts(viewer, preferences)
+        scrolled(self, *self._arrange())
+        self.setMinimumWidth(240)
+
+    def _make_parts(self, viewer: Viewer, preferences: Preferences) -> None:
+        self.recovery = RecoveryBar()
+        self.images, self.labels = LayerChooser(viewer, Image), LayerChooser(viewer, Labels)
+        self.images.setToolTip("The image that is segmented.")
+        self.labels.setToolTip("The Labels layer that you paint in and that is filled.")
+        self.new_labels = button("New labels", "Add an empty Labels layer on the image's grid.")
+        self.about_view, self.problem = wrapped_label(), wrapped_label()
+        self.about_view.setToolTip("Roll the axes (Ctrl+E) to go through the volume another way.")
+        self.problem.setToolTip("Why nothing can be done yet.")
+        self.turn_view = button(
+            "", "Voxels are longest along this axis: its planes are the sharpest ones."
+        )
+        self.model = ModelChooser(preferences.model, preferences.device, preferences.models_folder)
+        self.prompt_bar = PromptBar()
+        self.starts = button(
+            "Starts here", "The selected label begins on this slice; again takes it back."
+        )
+        self.ends = button("Ends here", "The selected label ends on this slice; again: undone.")
+        self.absent = button("Absent here", "The selected label is not on this slice.")
+        self.seeds = SeedList()
+        self.take_labels = button(
+            "", "Every slice that holds a label becomes a seed, which is never overwritten."
+        )
+        self.delete_seed = button("Delete seed", "Take the chosen seeds back; their pixels stay.")
+        self.run_bar = RunBar()
+        self.strip = QualityStrip()
+        self.next_button = GlyphButton(
+            "Next slice to fix", "Go to the slice on which a correction helps most.", "next"
+        )
+        self.hint = wrapped_label()
+        self.hint.setToolTip("Why this slice is worth a look.")
+        self.undo_button = button(
+            "Undo run",
+            "Take back the last run on all slices and labels, or the last mark or click.",
+        )
+        self.redo_button = button("Redo run", "Bring back what was undone last.")
+        self.save_button = button(
+            "Save labels ...",
+            "NIfTI, TIFF, OME-Zarr, NRRD, MGH or NPY, with the geometry of the scan.",
+        )
+        self.save_session_button = button(
+            "Save session ...", "Seeds, settings, runs and labels in one file, to go on or replay."
+        )
+        self.open_session_button = button(
+            "Open session ...", "Go on with a saved session of this image, in a new Labels layer."
+        )
+        self.settings = SettingsForm(preferences.config)
+        self.keys = wrapped_label()
+        self.keys.setToolTip("Keys that work while the canvas has the focus.")
+
+    def _arrange(self) -> list[QWidget]:
+        layers = form(("Image", self.images), ("Labels", self.labels))
+        return [
+            self.recovery,
+            group(
+                "Layers",
+                layers,
+                self.about_view,
+                self.turn_view,
+                self.problem,
+                self.new_labels,
+                self.model,
+            ),
+            group(
+                "Seeds",
+                self.prompt_bar,
+                row(self.starts, self.ends, self.absent),
+                self.take_labels,
+                self.seeds,
+                self.delete_seed,
+            ),
+            group("Run", self.run_bar, row(self.undo_button, self.redo_button)),
+            group("Quality", self.strip, self.next_button, self.hint),
+            group(
+                "Files",
+                self.save_button,
+                row(self.save_session_button, self.open_session_button),
+            ),
+            folded("Settings", "How masks are carried through the volume.", self.settings),
+            folded("Keys", "Keyboard shortcuts of this panel.", self.keys),
+        ]
+
+    def show_labelled(self, n_slices: int) -> None:
+        """Offer to take labelled slices as seeds; hidden where there are none."""
+        one = n_slices == 1
+        what = "the labelled slice as a seed" if one else f"{n_slices} labelled slices as seeds"
+        self.take_labels.setText(f"Take {what}")
+        self.take_labels.setHidden(not n_slices)
+
+    def show_undo(self, undo: str | None, redo: str | None) -> None:
+        """Say what can be undone and redone: ``run``, ``mark``, ``click`` or nothing."""
+        for widget, verb, word in (
+            (self.undo_button, "Undo", undo),
+            (self.redo_button, "Redo", redo),
+        ):
+            widget.setText(f"{verb} {word or 'run'}")
+            widget.setEnabled(word is not None)
+
+    def read_request(
+        self, annotation: Annotation, image: Image, mode: str = "auto", labels: tuple[int, ...] = ()
+    ) -> RunRequest:
+        """A run with everything as the controls say."""
+        window = self.settings.window
+        if window == LAYER_LIMITS:
+            window = LIMITS.format(*image.contrast_limits)
+        return RunRequest(
+            model=self.model.model,
+            device=self.model.device,
+            config=self.settings.config.replace(direction=self.run_bar.direction),
+            window=window,
+            models_folder=self.model.folder,
+            labels=labels,
+            prompts=annotation.prompts,
+            mode=mode,
+            write_range=self.run_bar.write_range,
+        )

@@ -1,0 +1,257 @@
+"""Which image, which labels, which model, which device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from napari import Viewer
+from napari.layers import Image, Labels, Layer
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFileDialog,
+    QLabel,
+    QSizePolicy,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_slmsam2.core.errors import ConfigError
+from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL, ModelCard, get_model, list_models
+from napari_slmsam2.widgets.common.layout import form
+from napari_slmsam2.widgets.common.model_events import news
+
+_FILE = "A file of weights ..."
+_PADDING = 10
+"""Pixels around the text of a combo box, in napari's style."""
+
+
+class NarrowCombo(QComboBox):
+    """A combo box that may be narrower than its entries: their ends are left out with "..."."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.setMinimumWidth(80)
+
+    def paintEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
+        """Draw it as Qt does, but for the text."""
+        del event
+        painter, option = QStylePainter(self), QStyleOptionComboBox()
+        self.initStyleOption(option)
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        room = self.style().subControlRect(
+            QStyle.ComplexControl.CC_ComboBox,
+            option,
+            QStyle.SubControl.SC_ComboBoxEditField,
+            self,
+        )
+        option.currentText = self.fontMetrics().elidedText(
+            option.currentText, Qt.TextElideMode.ElideRight, room.width() - _PADDING
+        )
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
+        painter.end()
+
+
+def wrapped_label() -> QLabel:
+    """A line of text that breaks instead of widening the panel."""
+    label = QLabel()
+    label.setWordWrap(True)
+    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+    return label
+
+
+class LayerChooser(NarrowCombo):
+    """The layers of one kind, kept up to date.
+
+    Parameters
+    ----------
+    viewer : Viewer
+    kind : type
+    """
+
+    chosen = Signal(object)
+    """The layer that a person chose, or that took the place of one that is gone; or None."""
+
+    def __init__(self, viewer: Viewer, kind: type[Image] | type[Labels]) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._kind = kind
+        self._layers: list[Layer] = []
+        self.currentIndexChanged.connect(lambda: self.chosen.emit(self.layer))
+        for event in self._events():
+            event.connect(self._on_layers)
+        self._on_layers()
+
+    @property
+    def layer(self) -> Layer | None:
+        """The layer that is chosen."""
+        index = self.currentIndex()
+        return self._layers[index] if 0 <= index < len(self._layers) else None
+
+    def choose(self, layer: Layer | None) -> None:
+        """Show a layer as the chosen one, without a signal."""
+        with QSignalBlocker(self):
+            self.setCurrentIndex(self._layers.index(layer) if layer in self._layers else -1)
+
+    def let_go(self) -> None:
+        """Let go of the viewer."""
+        for event in self._events():
+            event.disconnect(self._on_layers)
+        for layer in self._layers:
+            layer.events.name.disconnect(self._on_layers)
+
+    def _events(self) -> tuple[Any, ...]:
+        events = self._viewer.layers.events
+        return events.inserted, events.removed, events.reordered, events.changed
+
+    def _on_layers(self, event: object = None) -> None:
+        before = self.layer
+        for layer in self._layers:
+            layer.events.name.disconnect(self._on_layers)
+        # The top layer first, as in the layer list.
+        self._layers = [x for x in reversed(self._viewer.layers) if isinstance(x, self._kind)]
+        for layer in self._layers:
+            layer.events.name.connect(self._on_layers)
+        with QSignalBlocker(self):
+            self.clear()
+            self.addItems([layer.name for layer in self._layers])
+            visible = [layer for layer in self._layers if layer.visible]
+            after = before if before in self._layers else next(iter(visible or self._layers), None)
+            self.setCurrentIndex(-1 if after is None else self._layers.index(after))
+        if after is not before:
+            self.chosen.emit(after)
+
+
+class ModelChooser(QWidget):
+    """Model and device, with licence and size of what would be downloaded.
+
+    Parameters
+    ----------
+    model, device : str
+        What is chosen at first.
+    folder : str or None
+        Where files of weights are kept.
+    """
+
+    changed = Signal()
+
+    def __init__(
+        self, model: str = DEFAULT_MODEL, device: str = "auto", folder: str | None = None
+    ) -> None:
+        super().__init__()
+        self.folder = folder
+        self._models = NarrowCombo()
+        self._models.setToolTip("The model that carries the masks from slice to slice.")
+        self._fill()
+        self._devices = NarrowCombo()
+        self._devices.addItems(["auto", "cpu", "cuda", "mps"])
+        self._devices.setToolTip(
+            "Where a network runs. auto takes a graphics card where there is one. Models without "
+            "weights run on the CPU."
+        )
+        self._about = wrapped_label()
+        self._about.setToolTip("Licence of the model and what it needs.")
+        self._models.setCurrentIndex(max(0, self._models.findData(model)))
+        self._devices.setCurrentText(device)
+        self._last = self._models.currentIndex()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(form(("Model", self._models), ("Device", self._devices)))
+        layout.addWidget(self._about)
+        self._models.activated.connect(self._on_activated)
+        self._models.currentIndexChanged.connect(self._on_changed)
+        self._devices.currentIndexChanged.connect(lambda: self.changed.emit())
+        news.changed.connect(self._on_news)
+        self._on_changed()
+
+    @property
+    def model(self) -> str:
+        """Name of the model, or its file."""
+        return str(self._models.currentData() or DEFAULT_MODEL)
+
+    @property
+    def device(self) -> str:
+        """Name of the device."""
+        return self._devices.currentText()
+
+    @property
+    def to_download(self) -> ModelCard | None:
+        """The model if its weights are not there yet."""
+        card = self._card()
+        if card is None or not card.needs_download:
+            return None
+        from napari_slmsam2.engine.weights.download import is_fetched
+
+        return None if is_fetched(card, self.folder) else card
+
+    def choose(self, model: str) -> None:
+        """Choose a model by name, or a file of weights."""
+        index = self._models.findData(model)
+        if index < 0:
+            index = self._models.count() - 1
+            self._models.insertItem(index, Path(model).name, model)
+        self._models.setCurrentIndex(index)
+
+    def say_ready(self, model: str, device: str, precision: str) -> None:
+        """Show where the model runs."""
+        self._about.setText(f"{model} runs on {device} in {precision}.")
+
+    def _fill(self) -> None:
+        self._models.clear()
+        for card in list_models(self.folder):
+            self._models.addItem(card.title, card.name)
+            self._models.setItemData(self._models.count() - 1, card.description, 3)
+        self._models.addItem(_FILE, None)
+
+    def _on_news(self, old: str, new: str) -> None:
+        """Show the models that there are now; one that was renamed stays chosen."""
+        chosen = new if self.model == old else self.model
+        with QSignalBlocker(self._models):
+            self._fill()
+            index = self._models.findData(chosen or DEFAULT_MODEL)
+            self._models.setCurrentIndex(index)
+        if index < 0:
+            self.choose(chosen)
+        self._on_changed()
+
+    def _card(self) -> ModelCard | None:
+        try:
+            return get_model(self.model, self.folder)
+        except ConfigError:
+            return None
+
+    def _on_activated(self, index: int) -> None:
+        if self._models.itemText(index) != _FILE:
+            return
+        path, _ = QFileDialog.getOpenFileName(
+            self, "File of weights", filter="Weights (*.safetensors *.pt *.pth)"
+        )
+        if path:
+            self.choose(path)
+        else:
+            self._models.setCurrentIndex(self._last)
+
+    def _on_changed(self) -> None:
+        if self._models.currentText() == _FILE:
+            return
+        self._last = self._models.currentIndex()
+        card, missing = self._card(), self.to_download
+        if card is None:
+            text = f"From the file {self.model}."
+        elif card.path is not None:
+            text = card.description
+        elif missing is not None and missing.weights is not None:
+            text = f"{card.licence}; downloads {missing.weights.size / 1e6:.0f} MB at the first run"
+        elif card.needs_download:
+            text = f"{card.licence}; weights are on this computer"
+        else:
+            text = f"{card.licence}; needs no weights, runs on the CPU"
+        self._about.setText(text)
+        if card is not None:
+            self._models.setToolTip(card.description)
+        self.changed.emit()

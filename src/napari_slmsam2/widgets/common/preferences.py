@@ -1,0 +1,41 @@
+"""What the person set in napari's preferences for this plugin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from napari.settings import get_plugin_settings
+
+from napari_slmsam2.core.config import PropagationConfig
+from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """Where the panel starts from.
+
+    Attributes
+    ----------
+    model, device : str
+    models_folder : str or None
+    config : PropagationConfig
+    """
+
+    model: str = DEFAULT_MODEL
+    device: str = "auto"
+    models_folder: str | None = None
+    config: PropagationConfig = field(default_factory=PropagationConfig)
+
+
+def read_preferences() -> Preferences:
+    """The preferences; defaults where napari does not know the plugin (in a script)."""
+    try:
+        engine = get_plugin_settings("napari-slmsam2").engine
+    except (KeyError, AttributeError):
+        return Preferences()
+    return Preferences(
+        engine.model,
+        engine.device,
+        engine.models_folder or None,
+        PropagationConfig(embedding_budget=engine.embedding_budget),
+    )

@@ -1,0 +1,1 @@
+"""Saving, opening, autosave and recovery."""

@@ -1,0 +1,218 @@
+"""What goes to files and comes from them: labels, sessions, and work that was not saved."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from napari.layers import Image
+from napari.utils.notifications import show_error, show_warning
+from qtpy.QtCore import QObject, Signal
+
+from napari_slmsam2.core.errors import SlmSam2Error
+from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.widgets.common.wording import window_text
+from napari_slmsam2.widgets.files.autosave import Autosave
+from napari_slmsam2.widgets.files.recovery import Recovered
+from napari_slmsam2.widgets.files.save_dialogs import (
+    open_session_from,
+    save_labels_as,
+    save_session_as,
+    start,
+)
+from napari_slmsam2.widgets.files.saving import read_snapshots
+from napari_slmsam2.widgets.runs.runner import Runner
+from napari_slmsam2.widgets.workspace.grid import SliceView, make_volume, show_view
+from napari_slmsam2.widgets.workspace.seeds import SeedTracker
+from napari_slmsam2.widgets.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from napari_slmsam2.session.session import SegmentationSession
+    from napari_slmsam2.widgets.annotate.view import PanelView
+
+
+class Files(QObject):
+    """Saves, opens, and keeps what is not saved.
+
+    Parameters
+    ----------
+    view : PanelView
+        The controls.
+    workspace, runner, tracker : Workspace, Runner, SeedTracker
+    """
+
+    opened = Signal()
+    """A session was taken over."""
+
+    def __init__(
+        self, view: PanelView, workspace: Workspace, runner: Runner, tracker: SeedTracker
+    ) -> None:
+        super().__init__(view)
+        self._view, self._workspace = view, workspace
+        self._runner, self._tracker = runner, tracker
+        self._offers: WeakKeyDictionary[Image, list[Recovered]] = WeakKeyDictionary()
+        self._run_image: Image | None = None
+        self._closed = False
+        self.autosave = Autosave(self)
+        self.autosave.found.connect(self._on_found)
+        self.autosave.failed.connect(show_warning)
+        view.recovery.go_on.connect(self._go_on)
+        view.recovery.discard.connect(self._discard)
+        view.save_button.clicked.connect(self.save_labels)
+        view.save_session_button.clicked.connect(self.save_session)
+        view.open_session_button.clicked.connect(self.open_session)
+        workspace.target_changed.connect(self._look)
+        workspace.seeds_changed.connect(self._keep)
+        runner.started.connect(self._on_started)
+        runner.segmented.connect(self._keep_run)
+        self._look()
+
+    def let_go(self) -> None:
+        """Keep what is not saved, and end."""
+        self._closed = True
+        self.autosave.let_go()
+
+    # -- asked for
+
+    def save_labels(self) -> None:
+        """Ask where to, then write the labels of the stack on screen."""
+        self._tracker.flush()
+        save_labels_as(self._view, self._workspace, self._mark_saved())
+
+    def save_session(self) -> None:
+        """Ask where to, then write the session."""
+        annotation, image = self._workspace.annotation, self._workspace.image
+        if annotation is not None and image is not None and not self._runner.running:
+            self._tracker.scan_all()
+            request = self._view.read_request(annotation, image)
+            save_session_as(self._view, self._workspace, request, self._mark_saved())
+
+    def open_session(self) -> None:
+        """Ask for a session of this image and go on with it, in a Labels layer of its own."""
+        if not self._runner.running:
+            open_session_from(self._view, self._workspace, self._on_opened)
+
+    def _mark_saved(self) -> partial[None]:
+        """To be called when the work as it is now has been written."""
+        annotation = self._workspace.annotation
+        assert annotation is not None
+        return partial(self.autosave.saved, annotation, self.autosave.changes(annotation))
+
+    def _on_opened(self, session: SegmentationSession) -> None:
+        if self._is_free() and self._workspace.add_labels() is not None:
+            self._take(session)
+            self.opened.emit()
+
+    def _is_free(self) -> bool:
+        return not self._closed and not self._runner.running
+
+    def _take(self, session: SegmentationSession) -> None:
+        """Take a session over into the labels at hand."""
+        stack = self._workspace.stack
+        if stack is None:
+            return
+        annotation, sink = stack
+        annotation.restore(session.prompts)
+        window = window_text(session.window)
+        annotation.session, annotation.window = session, window
+        for index in range(session.volume.n_slices):
+            plane = np.asarray(session.labels[session.volume.slicer(index)])
+            if plane.any() or annotation.plane(index).any():
+                sink.write_plane(index, plane)
+        sink.flush()
+        view = self._view
+        view.settings.set_config(session.config)
+        view.settings.set_window(window)
+        view.run_bar.direction = session.config.direction
+        view.model.choose(str(session.model))
+
+    # -- kept without being asked for
+
+    def _keep(self) -> None:
+        stack, image = self._workspace.stack, self._workspace.image
+        if stack is not None and image is not None:
+            annotation, sink = stack
+            request = self._view.read_request(annotation, image)
+            self.autosave.touch(annotation, sink, image, request)
+
+    def _on_started(self) -> None:
+        self._run_image = self._workspace.image
+
+    def _keep_run(self) -> None:
+        run = self._runner
+        if run.annotation and run.sink and self._run_image and run.request:
+            self.autosave.touch(run.annotation, run.sink, self._run_image, run.request)
+
+    # -- brought back
+
+    def _look(self) -> None:
+        """Look once for what is left of the image at hand; show it."""
+        image = self._workspace.image
+        if image is None or self._workspace.view is None:
+            self._view.recovery.show_offer(None)
+        elif image not in self._offers:
+            self._offers[image] = []
+            self.autosave.look_for(image)
+        else:
+            self._view.recovery.show_offer(next(iter(self._offers[image]), None))
+
+    def _on_found(self, image: Image, found: list[Recovered]) -> None:
+        self._offers[image] = found
+        if image is self._workspace.image:
+            self._look()
+
+    def _discard(self, offer: Recovered) -> None:
+        self._forget(offer)
+        self.autosave.discard(offer.folder)
+
+    def _forget(self, offer: Recovered) -> None:
+        for offers in self._offers.values():
+            if offer in offers:
+                offers.remove(offer)
+        self._look()
+
+    def _go_on(self, offer: Recovered) -> None:
+        image = self._workspace.image
+        if self._runner.running or image is None:
+            show_warning("A run goes on: stop it, or let it end, before you bring work back.")
+            return
+        files: list[tuple[Path, Volume]] = []
+        try:
+            for path, info in offer.files:
+                files.append((path, make_volume(image, SliceView.from_dict(info.note["view"]))))
+        except (SlmSam2Error, LookupError, TypeError, ValueError) as error:
+            show_error(f"{offer.folder}: cannot be brought back; found {error!r}.")
+            return
+        self._view.recovery.show_busy()
+        start(read_snapshots, files, returned=partial(self._on_read, image, offer))
+
+    def _on_read(
+        self, image: Image, offer: Recovered, result: tuple[list[SegmentationSession] | None, str]
+    ) -> None:
+        sessions, problem = result
+        if self._closed:
+            return
+        if sessions is None or not self._is_free() or image is not self._workspace.image:
+            show_error(problem or "Your work was not brought back: the image or a run is new.")
+            self._view.recovery.show_offer(None)
+            self._look()
+            return
+        layers = {}
+        for (_, info), session in zip(offer.files, sessions, strict=True):
+            name = info.note["layer"]
+            if name not in layers:
+                layers[name] = self._workspace.blank_labels(name)
+            self._workspace.set_labels(layers[name])
+            show_view(image, SliceView.from_dict(info.note["view"]), self._workspace.viewer.dims)
+            self._take(session)
+            self._keep()
+        annotation = self._workspace.annotation
+        for prompt in list(annotation.prompts if annotation else ())[-1:]:
+            self._workspace.go_to(prompt.index, prompt.label)
+        self._forget(offer)
+        self.opened.emit()
+        # What was left is deleted when it has been written anew.
+        self.autosave.flush(partial(self.autosave.discard, offer.folder))

@@ -1,0 +1,69 @@
+"""The offer to go on where a person stopped."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QFrame, QVBoxLayout
+
+from napari_slmsam2.widgets.common.choosers import wrapped_label
+from napari_slmsam2.widgets.common.layout import button, row
+from napari_slmsam2.widgets.files.recovery import Recovered
+
+
+class RecoveryBar(QFrame):
+    """Says what is left of an image, and asks what to do; hidden otherwise."""
+
+    go_on = Signal(object)
+    discard = Signal(object)
+    """`Recovered`; after the person said so twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._offer: Recovered | None = None
+        self.text = wrapped_label()
+        self.text.setToolTip("Work that was neither saved nor discarded is kept on this computer.")
+        self.go_button = button(
+            "Go on where you stopped", "Bring back its labels, seeds and settings."
+        )
+        self.discard_button = button("Discard", "Delete it; you are asked once more.")
+        self.yes_button = button("Discard for good", "Delete it: it cannot be brought back.")
+        self.no_button = button("Keep", "Do not delete it.")
+        self.go_button.clicked.connect(lambda: self.go_on.emit(self._offer))
+        self.discard_button.clicked.connect(lambda: self._ask(True))
+        self.no_button.clicked.connect(lambda: self._ask(False))
+        self.yes_button.clicked.connect(lambda: self.discard.emit(self._offer))
+        first = row(self.go_button, self.discard_button)
+        first.setStretch(0, 2)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(6, 6, 6, 6)
+        layout.addWidget(self.text)
+        layout.addLayout(first)
+        layout.addLayout(row(self.yes_button, self.no_button))
+        self.setFrameShape(QFrame.Shape.StyledPanel)
+        self._ask(False)
+        self.hide()
+
+    def show_offer(self, offer: Recovered | None) -> None:
+        """Offer this; None hides the bar."""
+        if offer is self._offer:
+            return
+        self._offer = offer
+        self.setVisible(offer is not None)
+        self.setEnabled(True)
+        self._ask(False)
+
+    def show_busy(self) -> None:
+        """It is being read."""
+        self.text.setText("Bringing back your work ...")
+        self.setEnabled(False)
+
+    def _ask(self, sure: bool) -> None:
+        for widget in (self.go_button, self.discard_button):
+            widget.setHidden(sure)
+        for widget in (self.yes_button, self.no_button):
+            widget.setVisible(sure)
+        if self._offer is not None:
+            what = self._offer.describe()
+            self.text.setText(
+                f"Delete {what}?" if sure else f"Work on this image was not saved: {what}."
+            )

@@ -1,0 +1,118 @@
+"""Which file to save or open, asked in a dialog; a worker writes or reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image
+from napari.qt.threading import create_worker
+from napari.utils.notifications import show_error, show_info
+from qtpy.QtWidgets import QFileDialog, QWidget
+
+from napari_slmsam2.io.layer_grid import colours_of
+from napari_slmsam2.widgets.files import saving
+from napari_slmsam2.widgets.runs.task import RunRequest
+from napari_slmsam2.widgets.workspace.grid import make_volume
+from napari_slmsam2.widgets.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from napari_slmsam2.session.session import SegmentationSession
+
+
+def save_labels_as(parent: QWidget, space: Workspace, saved: Callable[[], None]) -> None:
+    """Ask for a file and write the labels of the stack on screen to it; then say so."""
+    if space.stack is None or space.image is None:
+        return
+    annotation, sink = space.stack
+    source, grid = saving.describe_image(space.image, sink.view)
+    name = _suggest(source, space.image, "_labels.nii.gz")
+    path, _ = QFileDialog.getSaveFileName(parent, "Save labels", name, saving.LABEL_FILTER)
+    if path:
+        labels, colours = annotation.known.copy(), colours_of(sink.layer.colormap)
+        start(
+            saving.save_labels,
+            Path(path),
+            labels,
+            source,
+            grid,
+            colours,
+            returned=partial(_tell, saved),
+        )
+
+
+def save_session_as(
+    parent: QWidget, space: Workspace, request: RunRequest, saved: Callable[[], None]
+) -> None:
+    """Ask for a file and write the session of the stack on screen to it; no run may go on."""
+    if space.stack is None or space.image is None:
+        return
+    annotation, sink = space.stack
+    source, grid = saving.describe_image(space.image, sink.view)
+    name = _suggest(source, space.image, ".slmsam2")
+    path, _ = QFileDialog.getSaveFileName(parent, "Save session", name, "Session (*.slmsam2)")
+    if path:
+        start(
+            saving.save_session,
+            Path(path),
+            annotation,
+            request,
+            source,
+            grid,
+            returned=partial(_tell, saved),
+        )
+
+
+def open_session_from(
+    parent: QWidget, space: Workspace, take: Callable[[SegmentationSession], None]
+) -> None:
+    """Ask for a session file, read it, and hand the session over on the GUI thread."""
+    if space.view is None or space.image is None:
+        return
+    path, _ = QFileDialog.getOpenFileName(parent, "Open session", filter="Session (*.slmsam2)")
+    if not path:
+        return
+
+    def on_read(result: tuple[SegmentationSession | None, str]) -> None:
+        session, problem = result
+        if session is None:
+            show_error(problem)
+        else:
+            take(session)
+
+    volume = make_volume(space.image, space.view)
+    start(saving.read_session, Path(path), volume, returned=on_read)
+
+
+def _suggest(source: Path | None, image: Image, ending: str) -> str:
+    if source is None:
+        return image.name + ending
+    return str(source.with_name(source.name.split(".")[0] + ending))
+
+
+def start(function: Any, *args: Any, returned: Callable[[tuple[Any, str]], None]) -> None:
+    """Call a function in a worker.
+
+    Parameters
+    ----------
+    function : callable
+    *args : object
+    returned : callable
+        Called on the GUI thread with the result, or with None and what went wrong.
+    """
+    worker = create_worker(
+        saving.attempt, function, *args, _start_thread=False, _ignore_errors=True
+    )
+    worker.returned.connect(returned)
+    worker.start()
+
+
+def _tell(saved: Callable[[], None], result: tuple[Path | None, str]) -> None:
+    path, problem = result
+    if path is None:
+        show_error(problem)
+    else:
+        saved()
+        show_info(f"Saved {path}.")

@@ -1,0 +1,203 @@
+"""Labels and sessions to files, in a worker thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Image
+
+from napari_slmsam2.core.errors import SessionFileError, SlmSam2Error
+from napari_slmsam2.core.prompts import PromptSet
+from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.io import LoadedImage, read_image, write_labels
+from napari_slmsam2.io.layer_grid import METADATA_KEY, loaded_image
+from napari_slmsam2.io.raw import Colours, Geometry
+from napari_slmsam2.session.run_records import RunRecord
+from napari_slmsam2.widgets.runs.task import RunRequest, open_session
+from napari_slmsam2.widgets.workspace.annotation import Annotation
+from napari_slmsam2.widgets.workspace.grid import SliceView, make_volume, world_affine
+from napari_slmsam2.widgets.workspace.labels_sink import LabelsSink
+
+if TYPE_CHECKING:
+    from napari_slmsam2.session.session import SegmentationSession
+
+_Result = TypeVar("_Result")
+
+LABEL_FILTER = (
+    "NIfTI (*.nii.gz *.nii);;TIFF (*.ome.tif *.tif *.tiff);;OME-Zarr (*.ome.zarr *.zarr);;"
+    "NRRD (*.nrrd);;MGH (*.mgz);;NumPy (*.npy)"
+)
+
+
+def describe_image(image: Image, view: SliceView) -> tuple[Path | None, LoadedImage]:
+    """What a writer must know of the image on screen.
+
+    Returns
+    -------
+    path : Path or None
+        The file that the image came from.
+    image : LoadedImage
+        For an image without a file of its own: the grid of the layer.
+    """
+    path = image.source.path
+    volume = make_volume(image, view)
+    known = image.metadata.get(METADATA_KEY)
+    if known is not None and tuple(known["shape"]) == volume.shape:
+        grid = loaded_image(known, volume.data)
+    else:
+        geometry = Geometry(volume.spacing, volume.unit, world_affine(image, view))
+        dtype = np.dtype(volume.data.dtype)
+        name = Path(path or image.name)
+        grid = LoadedImage(volume, name, "napari", dtype, "", "zyx", geometry, None)
+    grid = replace(grid, volume=grid.volume.with_axis(volume.axis))
+    return (None if path is None else Path(path)), grid
+
+
+def save_labels(
+    path: Path,
+    labels: npt.NDArray[Any],
+    source: Path | None,
+    grid: LoadedImage,
+    colours: Colours | None = None,
+) -> Path:
+    """Write labels on the grid of the file that the image came from, else of its layer.
+
+    Raises
+    ------
+    SlmSam2Error
+        They cannot be written; see `write_labels`.
+    """
+    like = _as_in_file(source, grid)
+    return write_labels(path, labels, like, overwrite=True, colours=colours)
+
+
+def save_session(
+    path: Path, annotation: Annotation, request: RunRequest, source: Path | None, grid: LoadedImage
+) -> Path:
+    """Write seeds, settings, runs and labels to a session file."""
+    from napari_slmsam2.session.file import ImageSource
+    from napari_slmsam2.session.file import save_session as save
+
+    session = open_session(annotation, request)
+    annotation.bring_in_line(session, request.prompts)
+    found = _as_in_file(source, grid)
+    image = None if found is grid else ImageSource(found.path)
+    return save(session, path, image=image, overwrite=True)
+
+
+def read_session(path: Path, volume: Volume) -> SegmentationSession:
+    """Read a session of an image that is open.
+
+    Raises
+    ------
+    SessionFileError
+        It cannot be read, is of another image, or its slices lie along another axis.
+    """
+    from napari_slmsam2.session.file import load_session
+
+    session = load_session(path, image=volume)
+    if session.volume.axis != volume.axis:
+        raise SessionFileError(
+            str(path),
+            "has its slices along another axis than the view",
+            expected=f"axis {session.volume.axis} of the image along the slider",
+            found=f"axis {volume.axis}",
+            hint="Roll the axes (Ctrl+E) and open it again.",
+        )
+    return session
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The work on a stack of slices, to be written while it goes on.
+
+    Attributes
+    ----------
+    annotation : Annotation
+        Asked for labels and intensity window only.
+    request : RunRequest
+        The settings.
+    prompts : PromptSet
+    runs : tuple of RunRecord
+    touched : frozenset of (label, index)
+        See `Annotation.touched`.
+    note : dict
+        Name of the layer, and where the stack lies in it.
+    """
+
+    annotation: Annotation
+    request: RunRequest
+    prompts: PromptSet
+    runs: tuple[RunRecord, ...]
+    touched: frozenset[tuple[int, int]]
+    note: dict[str, Any]
+
+    @classmethod
+    def of(cls, annotation: Annotation, sink: LabelsSink, request: RunRequest) -> Snapshot:
+        """The work as it is now; called on the GUI thread."""
+        session = annotation.session
+        runs = () if session is None else tuple(session.runs)
+        note = {"layer": sink.layer.name, "view": sink.view.to_dict()}
+        return cls(annotation, request, annotation.prompts, runs, annotation.touched, note)
+
+
+def save_snapshot(snapshot: Snapshot, path: Path) -> Path:
+    """Write unsaved work to a session file, without a copy of the labels; in any thread."""
+    from napari_slmsam2.session.file import save_session as save
+    from napari_slmsam2.session.session import SegmentationSession
+
+    annotation, request = snapshot.annotation, snapshot.request
+    session = SegmentationSession(
+        annotation.volume,
+        model=request.model,
+        device=request.device,
+        config=request.config,
+        window=annotation.intensity_window(request.window),
+        labels=annotation.known,
+    )
+    session.restore(snapshot.prompts, snapshot.runs, snapshot.touched)
+    return save(session, path, note=snapshot.note, overwrite=True)
+
+
+def read_snapshots(
+    files: Sequence[tuple[Path, Volume]],
+) -> list[SegmentationSession]:
+    """Read back what `save_snapshot` wrote, given the volume of each."""
+    from napari_slmsam2.session.file import load_session
+
+    return [load_session(path, image=volume) for path, volume in files]
+
+
+def attempt(function: Callable[..., _Result], *args: Any) -> tuple[_Result | None, str]:
+    """Call a function in a worker: its result, or None and what went wrong, in words.
+
+    A worker must not return an exception: it would raise it.
+    """
+    try:
+        return function(*args), ""
+    except SlmSam2Error as error:
+        return None, str(error)
+
+
+def _as_in_file(source: Path | None, grid: LoadedImage) -> LoadedImage:
+    """The image of the file, where it is the very array of the layer."""
+    if source is None or not source.exists():
+        return grid
+    try:
+        loaded = read_image(source, axis=grid.volume.axis)
+    except SlmSam2Error:
+        return grid
+    return loaded if _same_voxels(loaded.volume, grid.volume) else grid
+
+
+def _same_voxels(one: Volume, other: Volume) -> bool:
+    """Whether two volumes have the same shape and the same middle slice."""
+    if one.shape != other.shape:
+        return False
+    middle = one.n_slices // 2
+    return bool(np.array_equal(one.take(middle), other.take(middle)))

@@ -1,0 +1,1 @@
+"""Points and boxes on the canvas."""

@@ -1,0 +1,140 @@
+"""Clicks and boxes on the canvas, in layers of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari import Viewer
+from napari.layers import Image, Layer, Points, Vectors
+
+from napari_slmsam2.core.prompts import SlicePrompt
+from napari_slmsam2.widgets.workspace.grid import SliceView
+
+_INSIDE, _OUTSIDE, _BOX = "#3fbf3f", "#ff4f4f", "#ffd24f"
+_SIZE_ON_SCREEN = 11
+_LINE_ON_SCREEN = 2.0
+
+
+class PromptMarks:
+    """Shows prompts while a person clicks; the layers come and go with them.
+
+    Parameters
+    ----------
+    viewer : Viewer
+    """
+
+    def __init__(self, viewer: Viewer) -> None:
+        self._viewer = viewer
+        self._layers: list[Layer] = []
+
+    def show(
+        self,
+        image: Image,
+        view: SliceView,
+        prompts: Iterable[SlicePrompt],
+        drawn: SlicePrompt | None = None,
+    ) -> None:
+        """Show the clicks and boxes of some prompts, and of one that is being drawn."""
+        clicks: list[npt.NDArray[np.float64]] = []
+        signs: list[int] = []
+        lines: list[npt.NDArray[np.float64]] = []
+        for prompt in (*prompts, *(() if drawn is None else (drawn,))):
+            if prompt.points is not None and prompt.point_labels is not None:
+                clicks += [in_layer(view, image.ndim, prompt.index, p) for p in prompt.points]
+                signs += prompt.point_labels.tolist()
+            if prompt.box is not None:
+                lines += _outline(view, image.ndim, prompt)
+        points = self._layer(image, Points, clicks)
+        if points is not None and signs:
+            colours = [_INSIDE if sign else _OUTSIDE for sign in signs]
+            points.face_color = points.border_color = colours
+            points.symbol = ["disc" if sign else "x" for sign in signs]
+        boxes = self._layer(image, Vectors, lines)
+        if boxes is not None and lines:
+            boxes.edge_color = _BOX
+            scale = min(abs(float(s)) or 1.0 for s in image.scale)
+            boxes.edge_width = _LINE_ON_SCREEN / (self._viewer.scene.camera.zoom * scale)
+
+    def clear(self) -> None:
+        """Remove the layers."""
+        for layer in self._layers:
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
+        self._layers.clear()
+
+    def _layer(self, image: Image, kind: type[Layer], data: list[Any]) -> Layer | None:
+        """The layer of a kind with other data; None where there is nothing to show."""
+        self._layers = [x for x in self._layers if x in self._viewer.layers]
+        for layer in self._layers:
+            if isinstance(layer, kind):
+                layer.data = np.array(data) if data else _nothing(kind, image.ndim)
+                return layer
+        return self._add(image, kind, data) if data else None
+
+    def _add(self, image: Image, kind: type[Layer], data: list[Any]) -> Layer:
+        grid = {
+            "scale": image.scale,
+            "translate": image.translate,
+            "rotate": image.rotate,
+            "shear": image.shear,
+            "affine": image.affine,
+            "units": image.units,
+            "axis_labels": image.axis_labels,
+        }
+        if kind is Points:
+            layer = Points(
+                np.array(data),
+                ndim=image.ndim,
+                name="clicks",
+                size=1,
+                canvas_size_limits=(_SIZE_ON_SCREEN, _SIZE_ON_SCREEN),
+                **grid,
+            )
+        else:
+            layer = Vectors(
+                np.array(data), ndim=image.ndim, name="boxes", vector_style="line", **grid
+            )
+        chosen = set(self._viewer.layers.selection)
+        active = self._viewer.layers.selection.active
+        self._viewer.add_layer(layer)
+        layer.editable = False
+        self._viewer.layers.selection = chosen
+        self._viewer.layers.selection.active = active
+        self._layers.append(layer)
+        return layer
+
+
+def in_layer(
+    view: SliceView, ndim: int, index: int, place: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """The coordinates in a layer's array of ``(row, column)`` on a slice."""
+    row, column = (axis for axis in view.axes if axis != view.layer_axis)
+    full = np.zeros(ndim)
+    for axis, held in view.held:
+        full[axis] = held
+    full[view.layer_axis], full[row], full[column] = index, place[0], place[1]
+    return full
+
+
+def on_slice(view: SliceView, coordinates: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """``(row, column)`` on a slice of coordinates in a layer's array."""
+    row, column = (float(coordinates[axis]) for axis in view.axes if axis != view.layer_axis)
+    return row, column
+
+
+def _outline(view: SliceView, ndim: int, prompt: SlicePrompt) -> list[npt.NDArray[np.float64]]:
+    """The four sides of a box, each with start and direction, shape (2, ndim)."""
+    assert prompt.box is not None
+    top, left, bottom, right = prompt.box
+    corners = [
+        in_layer(view, ndim, prompt.index, np.array(corner))
+        for corner in ((top, left), (top, right), (bottom, right), (bottom, left))
+    ]
+    return [np.stack([a, b - a]) for a, b in zip(corners, corners[1:] + corners[:1], strict=True)]
+
+
+def _nothing(kind: type[Layer], ndim: int) -> npt.NDArray[np.float64]:
+    return np.empty((0, ndim) if kind is Points else (0, 2, ndim))

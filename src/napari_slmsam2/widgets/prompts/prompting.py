@@ -1,0 +1,338 @@
+"""Clicks and boxes on the canvas become masks of the slice on screen, at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from napari.layers import Labels
+from napari.qt.threading import create_worker
+from napari.utils.notifications import notification_manager
+from qtpy.QtCore import QObject, QThreadPool
+
+from napari_slmsam2.core.errors import SlmSam2Error
+from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
+from napari_slmsam2.widgets.prompts.bar import BOX, PAINT, PromptBar
+from napari_slmsam2.widgets.prompts.marks import PromptMarks, on_slice
+from napari_slmsam2.widgets.prompts.task import Finder
+from napari_slmsam2.widgets.runs.task import Broken, Failed, Models, RunControl, RunRequest
+from napari_slmsam2.widgets.workspace.annotation import Annotation
+from napari_slmsam2.widgets.workspace.seeds import SeedTracker
+from napari_slmsam2.widgets.workspace.workspace import Workspace
+
+_SLACK = 4.0
+"""A press that moves less, in pixels of the screen, is a click."""
+
+Place = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """A click, or a box, on the slice on screen; ``inside`` is None for a box."""
+
+    inside: bool | None
+    start: Place
+    end: Place
+
+    @property
+    def empty(self) -> bool:
+        """Whether this is a box without any width or height."""
+        return self.inside is None and 0.0 in np.subtract(self.end, self.start)
+
+    def added_to(self, seed: SlicePrompt | None, label: int, index: int) -> SlicePrompt:
+        """The prompt that asks for it, together with the clicks so far."""
+        if self.inside is None:
+            (top, bottom), (left, right) = (
+                sorted(pair) for pair in zip(self.start, self.end, strict=True)
+            )
+            return SlicePrompt.from_box(label, index, (top, left, bottom, right))
+        if seed is None:
+            return SlicePrompt.from_points(label, index, [self.start], [int(self.inside)])
+        return seed.refine([self.start], [int(self.inside)])
+
+
+class Prompting(QObject):
+    """The mouse on the canvas while points or boxes are chosen.
+
+    Parameters
+    ----------
+    bar : PromptBar
+    workspace : Workspace
+    tracker : SeedTracker
+    models : callable
+        Gives the `Models` to ask.
+    request : callable
+        Gives the `RunRequest` that the controls stand for, or says in words why there is none.
+    """
+
+    def __init__(
+        self,
+        bar: PromptBar,
+        workspace: Workspace,
+        tracker: SeedTracker,
+        models: Callable[[], Models],
+        request: Callable[[], RunRequest | str],
+    ) -> None:
+        super().__init__(bar)
+        self._bar, self._workspace, self._tracker = bar, workspace, tracker
+        self._models, self._request = models, request
+        self._viewer = workspace.viewer
+        self._marks = PromptMarks(workspace.viewer)
+        self._finder, self._control = Finder(), RunControl()
+        self._mode = PAINT
+        self._layer: Labels | None = None
+        self._mode_before = "pan_zoom"
+        self._double_clicks: list[Callable[..., None]] = []
+        self._wishes: deque[_Wish] = deque()
+        self._asked: object | None = None
+        self._working = False
+        self._closed = False
+        bar.chosen.connect(self.set_mode)
+        workspace.target_changed.connect(self._on_target)
+        workspace.slice_changed.connect(self._drop)
+        workspace.label_changed.connect(self._drop)
+        workspace.seeds_changed.connect(self._show)
+
+    def let_go(self) -> None:
+        """Let go of viewer and layers."""
+        self._closed = True
+        self._control.stop()
+        self.set_mode(PAINT)
+
+    @property
+    def mode(self) -> str:
+        """``paint``, ``points`` or ``box``."""
+        return self._mode
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is on its way."""
+        return self._working
+
+    def toggle(self, mode: str) -> None:
+        """Choose a mode, or painting where it is chosen already."""
+        self.set_mode(PAINT if mode == self._mode else mode)
+
+    def set_mode(self, mode: str) -> None:
+        """Choose what the mouse does."""
+        if mode != PAINT and self._workspace.stack is None:
+            mode = PAINT
+        if mode != self._mode:
+            self._leave()
+            if mode != PAINT:
+                self._enter(mode)
+        if not self._closed:
+            self._bar.set_mode(self._mode)
+
+    # -- the canvas
+
+    def _enter(self, mode: str) -> None:
+        layer = self._workspace.labels
+        assert layer is not None
+        self._mode, self._layer, self._mode_before = mode, layer, str(layer.mode)
+        self._viewer.layers.selection.active = layer
+        layer.mode = "pan_zoom"
+        # A drag draws the box and must not move the picture.
+        layer.mouse_pan = mode != BOX
+        layer.events.mode.connect(self._on_layer_mode)
+        layer.bind_key("Escape", self._on_escape, overwrite=True)
+        self._viewer.mouse_drag_callbacks.append(self._on_mouse)
+        # napari would zoom, and the second of two fast clicks would be lost.
+        self._double_clicks = list(self._viewer.mouse_double_click_callbacks)
+        self._viewer.mouse_double_click_callbacks[:] = [self._on_double_click]
+        self._show()
+
+    def _leave(self) -> None:
+        self._drop()
+        layer, self._layer = self._layer, None
+        if layer is None:
+            return
+        self._mode = PAINT
+        self._viewer.mouse_drag_callbacks.remove(self._on_mouse)
+        self._viewer.mouse_double_click_callbacks.remove(self._on_double_click)
+        self._viewer.mouse_double_click_callbacks[:0] = self._double_clicks
+        layer.bind_key("Escape", None)
+        layer.events.mode.disconnect(self._on_layer_mode)
+        if str(layer.mode) == "pan_zoom":
+            layer.mouse_pan = True
+            layer.mode = self._mode_before
+        self._marks.clear()
+
+    def _on_escape(self, layer: Labels) -> None:
+        self.set_mode(PAINT)
+
+    def _on_layer_mode(self, event: Any = None) -> None:
+        """The person took up the brush, or another tool of napari's."""
+        if self._layer is not None and str(self._layer.mode) != "pan_zoom":
+            self.set_mode(PAINT)
+
+    def _on_target(self) -> None:
+        if self._workspace.labels is not self._layer or self._workspace.stack is None:
+            self.set_mode(PAINT)
+        else:
+            self._drop()
+            self._show()
+
+    def _on_mouse(self, viewer: Any, event: Any) -> Iterator[None]:
+        """A press, what is dragged, and the release, see ``mouse_drag_callbacks``."""
+        click = self._clicked(event)
+        if click is None:
+            return
+        place = here = click.start
+        pressed, dragged = np.array(event.pos), False
+        yield
+        while event.type == "mouse_move":
+            dragged = dragged or float(np.hypot(*(event.pos - pressed))) > _SLACK
+            here = self._place(event.position, clip=True) or here
+            if dragged and self._mode == BOX:
+                self._show(_Wish(None, place, here))
+            yield
+        if not dragged:
+            self._wish(click)
+        elif self._mode == BOX:
+            self._wish(_Wish(None, place, here))
+
+    def _on_double_click(self, viewer: Any, event: Any) -> None:
+        """The second of two fast clicks; its press comes as this."""
+        click = self._clicked(event)
+        if click is not None:
+            self._wish(click)
+
+    def _clicked(self, event: Any) -> _Wish | None:
+        """What a press asks for, if it becomes no drag; None where it is not ours."""
+        place = self._place(event.position)
+        if place is None or event.button != 1 or {"Alt", "Control"} & set(event.modifiers):
+            return None
+        inside = ("Shift" in event.modifiers) == self._bar.outside.isChecked()
+        return _Wish(inside, place, place)
+
+    def _place(self, position: Any, *, clip: bool = False) -> Place | None:
+        """``(row, column)`` on the slice on screen; None outside of it and in 3D."""
+        space = self._workspace
+        active = self._viewer.layers.selection.active
+        if self._viewer.dims.ndisplay != 2 or space.image is None or space.view is None:
+            return None
+        if active is not None and str(active.mode) != "pan_zoom":
+            return None
+        row, column = on_slice(space.view, np.asarray(space.image.world_to_data(position)))
+        annotation = space.annotation
+        assert annotation is not None
+        height, width = annotation.volume.slice_shape
+        if clip:
+            row, column = np.clip(row, -0.5, height - 0.5), np.clip(column, -0.5, width - 0.5)
+        if not (-0.5 <= row <= height - 0.5 and -0.5 <= column <= width - 0.5):
+            return None
+        return float(row), float(column)
+
+    # -- one wish at a time
+
+    def _wish(self, wish: _Wish) -> None:
+        if wish.empty:
+            return
+        self._wishes.append(wish)
+        if not self._working:
+            self._ask()
+
+    def _ask(self) -> None:
+        stack = self._workspace.stack
+        if not self._wishes or stack is None or self._closed:
+            return
+        wish = self._wishes.popleft()
+        self._tracker.flush()
+        annotation, label, index = stack[0], self._workspace.label, self._workspace.index
+        seed = annotation.prompts.get(label, index)
+        if seed is not None and seed.kind is PromptKind.MASK:
+            self._refuse(
+                f"Label {label} is painted on this slice. Delete that seed in the list to click "
+                "instead; its pixels stay until then."
+            )
+            return
+        clicked = seed if seed is not None and seed.kind is PromptKind.POINTS else None
+        if clicked is None and wish.inside is False:
+            self._refuse("Click on the object first.")
+            return
+        request = self._request()
+        if isinstance(request, str):
+            self._refuse(request)
+            return
+        prompt = wish.added_to(clicked, label, index)
+        token = self._asked = object()
+        self._working = True
+        self._show(wish)
+        self._bar.tell(f"Asking {request.model} ...")
+        worker = create_worker(
+            self._finder.find,
+            self._models(),
+            self._control,
+            annotation,
+            request,
+            prompt,
+            _start_thread=False,
+        )
+        worker.returned.connect(partial(self._on_answer, token, annotation, seed))
+        # One thread more than the pool has: a run may hold the only one of a small machine.
+        QThreadPool.globalInstance().releaseThread()
+        worker.start()
+
+    def _refuse(self, why: str) -> None:
+        self._wishes.clear()
+        self._show()
+        self._bar.tell(why)
+
+    def _on_answer(
+        self,
+        token: object,
+        annotation: Annotation,
+        seed: SlicePrompt | None,
+        found: SlicePrompt | Failed | Broken,
+    ) -> None:
+        QThreadPool.globalInstance().reserveThread()
+        self._working = False
+        if self._closed:
+            return
+        if token is self._asked:
+            self._asked = None
+            self._tracker.flush()
+            self._bar.tell("")
+            if isinstance(found, Failed):
+                self._refuse(found.message)
+            elif isinstance(found, Broken):
+                # napari shows it with its traceback.
+                error = found.error
+                notification_manager.receive_error(type(error), error, error.__traceback__)
+                self._refuse("This click could not be answered.")
+            elif annotation.prompts.get(found.label, found.index) is seed:
+                self._take(found)
+        self._ask()
+
+    def _take(self, found: SlicePrompt) -> None:
+        try:
+            self._workspace.set_clicks(found)
+        except SlmSam2Error as error:
+            self._refuse(str(error))
+
+    def _drop(self, *_: object) -> None:
+        """What is on its way is of another slice or label now."""
+        self._wishes.clear()
+        if self._asked is not None:
+            self._asked = None
+            if not self._closed:
+                self._bar.tell("")
+        if self._mode != PAINT:
+            self._show()
+
+    def _show(self, wish: _Wish | None = None) -> None:
+        """Show all clicks of the stack, and the one on its way."""
+        space = self._workspace
+        annotation, view, image = space.annotation, space.view, space.image
+        if self._mode == PAINT or annotation is None or view is None or image is None:
+            return
+        drawn = None
+        if wish is not None and not wish.empty:
+            drawn = wish.added_to(None, space.label, space.index)
+        prompts = [p for p in annotation.prompts if p.kind is PromptKind.POINTS]
+        self._marks.show(image, view, prompts, drawn)

@@ -1,0 +1,1 @@
+"""Propagation runs: start, progress, quality."""

@@ -1,0 +1,96 @@
+"""What a run will cost, judged by the runs before. Knows neither napari nor Qt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from napari_slmsam2.core.plan import (
+    BACKWARD,
+    FORWARD,
+    Step,
+    clip_gaps,
+    find_gaps,
+    gaps_beside,
+    make_steps,
+)
+from napari_slmsam2.widgets.common.wording import duration
+from napari_slmsam2.widgets.runs.task import RunRequest, runs_gaps_only
+from napari_slmsam2.widgets.workspace.annotation import Annotation
+
+ENOUGH_STEPS = 5
+"""So many slices tell how fast a model is."""
+
+_DIRECTIONS = {"both": (FORWARD, BACKWARD), "forward": (FORWARD,), "backward": (BACKWARD,)}
+
+
+def plan_run(annotation: Annotation, request: RunRequest) -> tuple[tuple[Step, ...], bool]:
+    """The slices that a run visits at most, and whether it runs only beside changed seeds.
+
+    Raises
+    ------
+    PromptError
+        There is nothing to propagate.
+    """
+    gaps = find_gaps(
+        request.prompts,
+        annotation.volume.n_slices,
+        labels=request.labels,
+        directions=_DIRECTIONS[request.config.direction],
+    )
+    gaps_only = runs_gaps_only(annotation.session, annotation.touched, request)
+    if gaps_only:
+        gaps = gaps_beside(gaps, annotation.touched)
+    if request.write_range is not None:
+        gaps = clip_gaps(gaps, *request.write_range)
+    return make_steps(gaps), gaps_only
+
+
+class Speeds:
+    """How fast models were, by their settings, slice size and number of labels."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[object, ...], dict[int, tuple[float, str]]] = {}
+
+    def note(self, annotation: Annotation, request: RunRequest, rate: float, device: str) -> None:
+        """A run did ``rate`` steps per second on a device."""
+        of_labels = self._seen.setdefault(_key(annotation, request), {})
+        of_labels[len(request.labels)] = 1 / rate, device
+
+    def describe(self, annotation: Annotation, request: RunRequest) -> str:
+        """One sentence on the run that a request would start; empty where there is none.
+
+        Raises
+        ------
+        PromptError
+            There is nothing to propagate.
+        """
+        steps, gaps_only = plan_run(annotation, request)
+        if not steps:
+            return "Nothing to run: no gap lies beside a changed seed." if gaps_only else ""
+        n_slices = len({step.index for step in steps})
+        what = f"{n_slices} slice{'s' * (n_slices != 1)}"
+        if gaps_only:
+            what += " beside changed seeds"
+        seconds = self._seconds(annotation, request)
+        if seconds is None:
+            return f"{what} to fill; how long it takes shows after the first {ENOUGH_STEPS}."
+        model = Path(request.model).name
+        return f"About {duration(len(steps) * seconds[0])} for {what} ({model} on {seconds[1]})."
+
+    def _seconds(self, annotation: Annotation, request: RunRequest) -> tuple[float, str] | None:
+        """Seconds per step, and the device; for more labels than were run, in proportion."""
+        of_labels = self._seen.get(_key(annotation, request))
+        if not of_labels:
+            return None
+        n_labels = len(request.labels)
+        nearest = min(of_labels, key=lambda n: (abs(n - n_labels), n))
+        seconds, device = of_labels[nearest]
+        return seconds * max(1.0, n_labels / nearest), device
+
+
+def _key(annotation: Annotation, request: RunRequest) -> tuple[object, ...]:
+    config = request.config
+    return (
+        request.model, request.device, config.precision, config.image_size, config.memory_pooling,
+        annotation.volume.slice_shape,
+    )  # fmt: skip

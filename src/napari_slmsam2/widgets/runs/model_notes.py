@@ -1,0 +1,23 @@
+"""What a person should know of a model that was loaded."""
+
+from __future__ import annotations
+
+from napari_slmsam2.core.errors import ConfigError
+from napari_slmsam2.engine.weights.registry import get_model
+from napari_slmsam2.widgets.runs.task import Ready, RunRequest
+
+
+def slow_device(request: RunRequest, ready: Ready) -> str:
+    """What to tell where a large network found no graphics card; empty where all is well."""
+    if request.device != "auto" or ready.device != "cpu":
+        return ""
+    try:
+        card = get_model(request.model, request.models_folder)
+    except ConfigError:  # a file of weights: as small or large as it may be
+        return ""
+    if not card.needs_download:
+        return ""
+    return (
+        f"No graphics card was found that {card.title} can run on: it runs on the CPU, which takes "
+        "seconds per slice. Models without weights and the compact network are quick there."
+    )

@@ -1,0 +1,99 @@
+"""Scores of the slices, and which one to look at next."""
+
+from __future__ import annotations
+
+import numpy as np
+from qtpy.QtCore import QObject
+
+from napari_slmsam2.core.events import SliceSegmented
+from napari_slmsam2.core.plan import find_gaps, gaps_beside
+from napari_slmsam2.core.quality import Suggestion, trusted_slices
+from napari_slmsam2.widgets.workspace.annotation import Annotation
+
+
+class Scores(QObject):
+    """Confidence per slice: the lowest of all labels on it."""
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._of_labels: dict[int, dict[int, float]] = {}
+        self._offered: set[tuple[int, int]] = set()
+        self.visited: set[int] = set()
+
+    def take_over(self, annotation: Annotation | None) -> None:
+        """Show what the runs of an annotation left; none of them may be going on."""
+        self._of_labels, self.visited, self._offered = {}, set(), set()
+        session = None if annotation is None else annotation.session
+        if session is None:
+            return
+        for label, slices in session.quality.items():
+            for index, quality in slices.items():
+                self._of_labels.setdefault(index, {})[label] = quality.confidence
+
+    def add(self, event: SliceSegmented) -> None:
+        """Take the scores of a slice that was just segmented."""
+        self.visited.add(event.index)
+        for label, quality in event.quality.items():
+            self._of_labels.setdefault(event.index, {})[label] = quality.confidence
+
+    def lowest(self, annotation: Annotation | None) -> dict[int, float]:
+        """Confidence by slice; labels with a seed on the slice do not count."""
+        found = {}
+        for index, labels in self._of_labels.items():
+            scores = [
+                score
+                for label, score in labels.items()
+                if annotation is None or annotation.prompts.get(label, index) is None
+            ]
+            if scores:
+                found[index] = min(scores)
+        return found
+
+    def next_to_fix(self, annotation: Annotation | None) -> Suggestion | None:
+        """The most urgent slice that was not offered yet; then from the start again."""
+        session = None if annotation is None else annotation.session
+        if annotation is None or session is None:
+            return None
+        open_ones = [
+            s for s in session.suggestions() if annotation.prompts.get(s.label, s.index) is None
+        ]
+        fresh = [s for s in open_ones if (s.label, s.index) not in self._offered]
+        if not fresh:
+            self._offered.clear()
+            fresh = open_ones
+        if not fresh:
+            return None
+        self._offered.add((fresh[0].label, fresh[0].index))
+        return fresh[0]
+
+
+def confident_slices(annotation: Annotation) -> dict[int, tuple[int, ...]]:
+    """Propagated slices that nothing speaks against, by label; no run may be going on.
+
+    Of labels that a person painted. Slices that a person changed are seeds. Those beside a seed
+    that has changed since it was run, and those on which other pixels hold the label now than the
+    run left, are not known to be right any more.
+
+    Parameters
+    ----------
+    annotation : Annotation
+    """
+    session, prompts = annotation.session, annotation.prompts
+    painted = {p.label for p in prompts if p.mask is not None}
+    if session is None or not painted:
+        return {}
+    volume = annotation.volume
+    gaps = gaps_beside(find_gaps(prompts, volume.n_slices, labels=painted), annotation.touched)
+    doubtful = {(gap.label, i) for gap in gaps for i in range(gap.start, gap.stop + 1)}
+    doubtful |= prompts.prompts.keys()
+
+    def is_as_left(label: int, index: int) -> bool:
+        left = np.asarray(session.labels[volume.slicer(index)])
+        return np.array_equal(left == label, annotation.plane(index) == label)
+
+    found = {
+        label: tuple(i for i in indices if (label, i) not in doubtful and is_as_left(label, i))
+        for label, indices in trusted_slices(session.quality).items()
+        if label in painted
+    }
+    return {label: indices for label, indices in found.items() if indices}

@@ -1,0 +1,179 @@
+"""Starts runs, takes their slices to the layer, and knows how far they are."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from napari.qt.threading import GeneratorWorker, create_worker
+from napari.utils.notifications import notification_manager
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_slmsam2.core.events import FellBack, Finished, FinishReason, SliceSegmented
+from napari_slmsam2.widgets.runs.estimate import ENOUGH_STEPS
+from napari_slmsam2.widgets.runs.task import (
+    Broken,
+    Failed,
+    Models,
+    NotLoaded,
+    Ready,
+    RunControl,
+    RunEvent,
+    RunRequest,
+    run_events,
+)
+from napari_slmsam2.widgets.workspace.annotation import Annotation
+from napari_slmsam2.widgets.workspace.labels_sink import LabelsSink
+
+_TICK_MS = 125
+_DRAWING_SHARE = 0.2
+"""Of the time; where drawing takes long, there are fewer ticks."""
+
+
+class Runner(QObject):
+    """One run at a time, in a worker thread.
+
+    Attributes
+    ----------
+    models : Models
+        Where models come from.
+    """
+
+    started = Signal()
+    ready = Signal(object)
+    """The model is loaded: `Ready`."""
+    segmented = Signal(object)
+    """A slice was written: `SliceSegmented`."""
+    ticked = Signal()
+    """At most eight times a second during a run, and at its end: the time to draw."""
+    noted = Signal(str)
+    """Something that the person should know while the run goes on."""
+    ended = Signal(object)
+    """`FinishReason`, `Failed`, `NotLoaded`, or None after a defect."""
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.models = Models()
+        self.control = RunControl()
+        self.request: RunRequest | None = None
+        self.annotation: Annotation | None = None
+        self.sink: LabelsSink | None = None
+        self.latest: int | None = None
+        self.done = self.total = 0
+        self._worker: GeneratorWorker[Any, Any, Any] | None = None
+        self.outcome: FinishReason | Failed | NotLoaded | None = None
+        self._first: tuple[float, int] | None = None
+        self._held_s = 0.0
+        self._held_since = 0.0
+        self._timer, self._drawn = QTimer(self), QTimer(self)
+        for timer, slot in ((self._timer, self._tick), (self._drawn, self._on_drawn)):
+            timer.setSingleShot(True)
+            timer.timeout.connect(slot)
+        self._tick_began = 0.0
+
+    @property
+    def running(self) -> bool:
+        """Whether a worker is at work, also where it is held."""
+        return self._worker is not None
+
+    @property
+    def paused(self) -> bool:
+        """Whether the run is held."""
+        return self.running and self.control.paused
+
+    @property
+    def rate(self) -> float | None:
+        """Steps per second so far, without pauses; None before there are enough of them."""
+        if self._first is None or self.done < self._first[1] + ENOUGH_STEPS:
+            return None
+        held = self._held_s + (time.perf_counter() - self._held_since if self.paused else 0.0)
+        seconds = time.perf_counter() - self._first[0] - held
+        return (self.done - self._first[1]) / seconds if seconds > 0 else None
+
+    def start(self, annotation: Annotation, sink: LabelsSink, request: RunRequest) -> None:
+        """Start a run; there must be none."""
+        assert self._worker is None
+        self.control = RunControl()
+        self.request, self.annotation, self.sink = request, annotation, sink
+        self.done = self.total = 0
+        self.latest, self._first, self.outcome = None, None, None
+        self._held_s = 0.0
+        worker = create_worker(
+            run_events,
+            annotation,
+            request,
+            self.models,
+            self.control,
+            _start_thread=False,
+            _ignore_errors=True,
+        )
+        assert isinstance(worker, GeneratorWorker)
+        # napari stops workers by their own flag when the viewer closes.
+        self.control.aborted = lambda: bool(worker.abort_requested)
+        worker.yielded.connect(self._on_event)
+        worker.finished.connect(self._on_finished)
+        self._worker = worker
+        self._timer.start(_TICK_MS)
+        self.started.emit()
+        worker.start()
+
+    def stop(self) -> None:
+        """End the run after the present slice."""
+        self.control.stop()
+
+    def let_go(self) -> None:
+        """Nobody looks at the run any more: end it."""
+        self.stop()
+
+    def toggle_pause(self) -> None:
+        """Hold the run, or let it go on."""
+        if not self.running:
+            return
+        if self.control.paused:
+            self._held_s += time.perf_counter() - self._held_since
+        else:
+            self._held_since = time.perf_counter()
+        self.control.pause(not self.control.paused)
+
+    def _on_event(self, event: RunEvent) -> None:
+        if isinstance(event, SliceSegmented):
+            self.done, self.total, self.latest = event.done, event.total, event.index
+            if self._first is None:
+                self._first = time.perf_counter(), event.done
+            if self.sink is not None:
+                self.sink.write_event(event)
+            self.segmented.emit(event)
+        elif isinstance(event, Finished):
+            self.outcome = event.reason
+        elif isinstance(event, Failed | NotLoaded):
+            self.outcome = event
+        elif isinstance(event, Broken):
+            # napari shows it with its traceback.
+            error = event.error
+            notification_manager.receive_error(type(error), error, error.__traceback__)
+        elif isinstance(event, FellBack):
+            self.noted.emit(event.message)
+        elif isinstance(event, Ready):
+            self.ready.emit(event)
+
+    def _tick(self) -> None:
+        self._tick_began = time.perf_counter()
+        # The view moves before the labels are drawn: both make one picture.
+        self.ticked.emit()
+        if self.sink is not None:
+            self.sink.flush()
+        self._drawn.start(0)
+
+    def _on_drawn(self) -> None:
+        """The tick is on screen: Qt draws before it serves timers without delay."""
+        if self.running:
+            took = 1000 * (time.perf_counter() - self._tick_began)
+            self._timer.start(max(_TICK_MS, round(took / _DRAWING_SHARE)))
+
+    def _on_finished(self) -> None:
+        self._worker = None
+        self._timer.stop()
+        self._tick()
+        if self.annotation is not None and self.outcome is FinishReason.COMPLETED:
+            self.annotation.forget_undo()
+        self.ended.emit(self.outcome)

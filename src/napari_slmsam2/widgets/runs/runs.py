@@ -1,0 +1,217 @@
+"""Starting, holding and watching runs; what they cost and what they found."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari.utils.notifications import show_error, show_info, show_warning
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_slmsam2.core.errors import SlmSam2Error
+from napari_slmsam2.core.events import FinishReason, SliceSegmented
+from napari_slmsam2.widgets.common.download import DownloadMeter, ask_first, describe_cancelled
+from napari_slmsam2.widgets.runs.estimate import Speeds
+from napari_slmsam2.widgets.runs.model_notes import slow_device
+from napari_slmsam2.widgets.runs.quality import Scores
+from napari_slmsam2.widgets.runs.run_bar import describe_end
+from napari_slmsam2.widgets.runs.runner import Runner
+from napari_slmsam2.widgets.runs.task import Failed, NotLoaded, Ready, RunRequest
+from napari_slmsam2.widgets.workspace.seeds import SeedTracker
+from napari_slmsam2.widgets.workspace.workspace import Workspace
+
+if TYPE_CHECKING:
+    from napari_slmsam2.widgets.annotate.view import PanelView
+
+
+class Runs(QObject):
+    """What the controls of a run do.
+
+    Parameters
+    ----------
+    view : PanelView
+    workspace : Workspace
+    tracker : SeedTracker
+
+    Attributes
+    ----------
+    runner : Runner
+    scores : Scores
+    """
+
+    changed = Signal()
+    """A run began, was held, went on or ended."""
+
+    def __init__(self, view: PanelView, workspace: Workspace, tracker: SeedTracker) -> None:
+        super().__init__(view)
+        self._view, self._workspace, self._tracker = view, workspace, tracker
+        self.runner = Runner(self)
+        self.scores = Scores(self)
+        self._speeds = Speeds()
+        self._device = ""
+        self._download = DownloadMeter()
+        self._told: set[str] = set()
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.timeout.connect(self._show_cost)
+        bar, runner = view.run_bar, self.runner
+        bar.propagate.connect(self.propagate)
+        bar.stop.connect(runner.stop)
+        bar.pause.connect(self.pause_or_resume)
+        runner.ready.connect(self._on_ready)
+        runner.segmented.connect(self._on_slice)
+        runner.ticked.connect(self._on_tick)
+        runner.noted.connect(show_warning)
+        runner.ended.connect(self._on_ended)
+        for signal in (
+            workspace.target_changed,
+            workspace.seeds_changed,
+            workspace.label_changed,
+            bar.options_changed,
+            view.model.changed,
+            view.settings.changed,
+            self.changed,
+        ):
+            signal.connect(lambda *_: self._timer.start(0))
+
+    def let_go(self) -> None:
+        """End the run."""
+        self._timer.stop()
+        self.runner.let_go()
+
+    def propagate(self, mode: str = "auto") -> None:
+        """Start a run.
+
+        Parameters
+        ----------
+        mode : {"auto", "gaps", "all", "resume"}
+        """
+        stack = self._workspace.stack
+        if stack is None or self.runner.running:
+            return
+        self._tracker.scan_all()
+        annotation, sink = stack
+        try:
+            request = self.request(mode)
+        except SlmSam2Error as error:
+            show_warning(str(error))
+            return
+        if self._may_download():
+            self.scores.visited.clear()
+            self._download = DownloadMeter()
+            self._view.run_bar.show_loading()
+            self.runner.start(annotation, sink, request)
+            self.changed.emit()
+
+    def request(self, mode: str = "auto") -> RunRequest:
+        """What the panel asks for.
+
+        Raises
+        ------
+        PromptError
+            There is nothing to propagate.
+        """
+        annotation, image = self._workspace.annotation, self._workspace.image
+        assert annotation is not None
+        assert image is not None
+        labels = annotation.labels_to_run()
+        if self._view.run_bar.only_label.isChecked() and self._workspace.label in labels:
+            labels = (self._workspace.label,)
+        return self._view.read_request(annotation, image, mode, labels)
+
+    def propagate_or_stop(self) -> None:
+        """Start a run, or end the one that goes on."""
+        if self.runner.running:
+            self.runner.stop()
+        else:
+            self.propagate()
+
+    def pause_or_resume(self) -> None:
+        """Hold the run, let it go on, or take up the one that was stopped."""
+        if self.runner.running:
+            self.runner.toggle_pause()
+            self.changed.emit()
+        elif self.resumable:
+            self.propagate("resume")
+
+    @property
+    def resumable(self) -> bool:
+        """Whether the run that was stopped can go on where it was."""
+        runner, annotation = self.runner, self._workspace.annotation
+        return (
+            not runner.running
+            and runner.outcome is FinishReason.STOPPED
+            and annotation is not None
+            and runner.annotation is annotation
+            and runner.request is not None
+            and runner.request.prompts is annotation.prompts
+            and runner.request.model == self._view.model.model
+        )
+
+    def take_over(self) -> None:
+        """Show the scores of what is on screen."""
+        annotation = self._workspace.annotation
+        if not self.runner.running:
+            self.scores.take_over(annotation)
+        elif self.runner.annotation is not annotation:
+            self.scores.take_over(None)
+
+    def _may_download(self) -> bool:
+        chooser = self._view.model
+        card = chooser.to_download
+        return card is None or ask_first(self._view, card, chooser.folder)
+
+    def _on_ready(self, ready: Ready) -> None:
+        annotation, request = self.runner.annotation, self.runner.request
+        assert annotation is not None
+        assert request is not None
+        if annotation.session is not None and request.mode != "resume":
+            annotation.history.note_run(annotation.session)
+        self._device = ready.device
+        self._view.model.say_ready(ready.model, ready.device, ready.precision)
+        note = slow_device(request, ready)
+        if note and note not in self._told:
+            self._told.add(note)
+            show_info(note)
+        self._view.run_bar.show_progress(0, 0, None, paused=False)
+
+    def _on_slice(self, event: SliceSegmented) -> None:
+        if self._workspace.annotation is self.runner.annotation:
+            self.scores.add(event)
+
+    def _on_tick(self) -> None:
+        runner, bar, strip = self.runner, self._view.run_bar, self._view.strip
+        if runner.total:
+            bar.show_progress(runner.done, runner.total, runner.rate, paused=runner.paused)
+        elif runner.control.download is not None:
+            done, total = runner.control.download
+            text = self._download.describe(done, total, stopping=runner.control.stopped)
+            bar.show_loading(text, done / max(1, total))
+        if self._workspace.annotation is runner.annotation:
+            strip.set_progress(self.scores.visited)
+            strip.set_quality(self.scores.lowest(runner.annotation))
+            if bar.follow.isChecked() and runner.latest is not None and not runner.paused:
+                self._workspace.go_to(runner.latest)
+
+    def _on_ended(self, outcome: FinishReason | Failed | NotLoaded | None) -> None:
+        runner = self.runner
+        if isinstance(outcome, Failed):
+            show_error(outcome.message)
+        rate = runner.rate
+        if rate is not None and runner.annotation is not None and runner.request is not None:
+            self._speeds.note(runner.annotation, runner.request, rate, self._device)
+        text = describe_end(outcome, runner.done, runner.total)
+        if isinstance(outcome, NotLoaded):
+            text = describe_cancelled(runner.control.download)
+        self._view.run_bar.show_end(text)
+        self.scores.take_over(self._workspace.annotation)
+        self._view.strip.set_progress(())
+        self.changed.emit()
+
+    def _show_cost(self) -> None:
+        annotation, text = self._workspace.annotation, ""
+        if annotation is not None and not self.runner.running:
+            try:
+                text = self._speeds.describe(annotation, self.request())
+            except SlmSam2Error:  # nothing is drawn yet
+                text = ""
+        self._view.run_bar.show_cost(text)

@@ -1,0 +1,255 @@
+"""A run in a worker thread: what goes in, what comes out, how it is stopped."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from napari_slmsam2.core.config import PropagationConfig
+from napari_slmsam2.core.errors import DeviceMemoryError, DownloadError, SlmSam2Error
+from napari_slmsam2.core.events import PropagationEvent
+from napari_slmsam2.core.intensity import DEFAULT_WINDOW
+from napari_slmsam2.core.prompts import PromptSet
+from napari_slmsam2.widgets.workspace.annotation import Annotation
+
+if TYPE_CHECKING:
+    from napari_slmsam2.engine.loading import ReadyModel
+    from napari_slmsam2.session.session import SegmentationSession
+
+_PAUSE_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """Everything that a run is asked for.
+
+    Attributes
+    ----------
+    model : str
+        A name of the registry, or a file of weights.
+    device : str
+    config : PropagationConfig
+    window : str
+        The intensity window, as `parse_window` reads it.
+    models_folder : str or None
+    labels : tuple of int
+    prompts : PromptSet
+    mode : {"auto", "gaps", "all", "resume"}
+        ``auto`` runs only the gaps beside changed seeds where a run was made before.
+    write_range : tuple of int or None
+    """
+
+    model: str
+    device: str = "auto"
+    config: PropagationConfig = field(default_factory=PropagationConfig)
+    window: str = DEFAULT_WINDOW
+    models_folder: str | None = None
+    labels: tuple[int, ...] = ()
+    prompts: PromptSet = field(default_factory=PromptSet)
+    mode: str = "auto"
+    write_range: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The model is loaded and the seeds are taken over; the first slice is next."""
+
+    model: str
+    device: str
+    precision: str
+    gaps_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The run ended early, for a reason that can be told."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotLoaded:
+    """A person ended the run while its model was on the way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The run ended early because of a defect of the program."""
+
+    error: Exception
+
+
+RunEvent = PropagationEvent | Ready | Failed | NotLoaded | Broken
+
+
+class RunControl:
+    """Stop and pause, asked by the worker between slices; safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._go = threading.Event()
+        self._go.set()
+        self.download: tuple[int, int] | None = None
+        self.aborted: Callable[[], bool] = lambda: False
+
+    def stop(self) -> None:
+        """End the run after the present slice; what is done stays."""
+        self._stop.set()
+
+    def pause(self, paused: bool) -> None:
+        """Hold the run after the present slice, or let it go on."""
+        if paused:
+            self._go.clear()
+        else:
+            self._go.set()
+
+    @property
+    def paused(self) -> bool:
+        """Whether the run is held."""
+        return not self._go.is_set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a person ended the run."""
+        return self._stop.is_set()
+
+    def note_download(self, done: int, total: int) -> None:
+        """Remember how many bytes of the weights are there."""
+        self.download = done, total
+
+    def should_stop(self) -> bool:
+        """Whether to end; waits while the run is held."""
+        while not (self._stop.is_set() or self.aborted()):
+            if self._go.wait(_PAUSE_POLL_S):
+                return self._stop.is_set()
+        return True
+
+
+class Models:
+    """Keeps the model that was used last, so that it is loaded once."""
+
+    def __init__(self) -> None:
+        # A run and a click may ask for it at the same time.
+        self._lock = threading.Lock()
+        self._key: tuple[object, ...] | None = None
+        self._ready: ReadyModel | None = None
+
+    def get(self, request: RunRequest, control: RunControl) -> ReadyModel:
+        """The model of a request; downloaded and loaded where needed."""
+        config = request.config
+        key = (
+            request.model, request.device, request.models_folder, config.precision,
+            config.memory_dtype, config.image_size, config.memory_pooling,
+        )  # fmt: skip
+        with self._lock:
+            if self._ready is None or self._key != key:
+                from napari_slmsam2.engine.loading import make_segmenter
+
+                self._ready = make_segmenter(
+                    request.model,
+                    device=request.device,
+                    config=config,
+                    folder=request.models_folder,
+                    progress=control.note_download,
+                    should_stop=control.should_stop,
+                )
+                self._key = key
+            return self._ready
+
+
+def run_events(
+    annotation: Annotation, request: RunRequest, models: Models, control: RunControl
+) -> Iterator[RunEvent]:
+    """Run in a worker thread; one event per slice.
+
+    Nothing is raised: a worker that sees a ``RuntimeError`` ends without any signal.
+    """
+    try:
+        yield from _events(annotation, request, models, control)
+    except DownloadError as error:
+        if control.stopped or control.aborted():
+            yield NotLoaded()
+        else:
+            yield Failed(str(error))
+    except Exception as error:  # noqa: BLE001 - a worker that raises may end without a signal
+        yield failure_of(error)
+
+
+def failure_of(error: Exception) -> Failed | Broken:
+    """How the window is told of an error of a worker."""
+    if isinstance(error, SlmSam2Error):
+        return Failed(str(error))
+    if isinstance(error, MemoryError):
+        return Failed(str(DeviceMemoryError("this computer", f"ran out of memory ({error})")))
+    return Broken(error)
+
+
+def _events(
+    annotation: Annotation, request: RunRequest, models: Models, control: RunControl
+) -> Iterator[RunEvent]:
+    ready = models.get(request, control)
+    session = open_session(annotation, request)
+    _use(session, annotation, request.model, ready)
+    if request.mode == "resume":
+        yield Ready(ready.name, ready.device, ready.precision, gaps_only=False)
+        yield from session.resume(control.should_stop)
+        return
+    annotation.bring_in_line(session, request.prompts)
+    gaps_only = runs_gaps_only(session, session.touched, request)
+    events = session.propagate(
+        labels=request.labels,
+        gaps_only=gaps_only,
+        write_range=request.write_range,
+        should_stop=control.should_stop,
+    )
+    yield Ready(ready.name, ready.device, ready.precision, gaps_only)
+    yield from events
+
+
+def runs_gaps_only(
+    session: SegmentationSession | None, touched: Collection[tuple[int, int]], request: RunRequest
+) -> bool:
+    """Whether a request runs only the gaps beside the touched seeds."""
+    if request.mode == "gaps":
+        return True
+    if session is None or not session.runs:
+        return False
+    if request.mode == "all" or request.write_range is not None:
+        return False
+    last = session.runs[-1]
+    same = last.config == request.config and last.model == str(session.model)
+    return same and bool(touched)
+
+
+def open_session(annotation: Annotation, request: RunRequest) -> SegmentationSession:
+    """The session of an annotation with the settings of a request; its model is as it was."""
+    from napari_slmsam2.session.session import SegmentationSession
+
+    volume, session = annotation.volume, annotation.session
+    if session is None:
+        session = SegmentationSession(
+            volume,
+            model=request.model,
+            device=request.device,
+            config=request.config,
+            window=annotation.intensity_window(request.window),
+            labels=annotation.known.copy(),
+            models_folder=request.models_folder,
+        )
+        annotation.session, annotation.window, annotation.model = session, request.window, None
+    elif annotation.window != request.window:
+        session.window = annotation.intensity_window(request.window)
+        # What was computed from other intensities is no longer of use.
+        annotation.window, annotation.model = request.window, None
+    session.config, session.device = request.config, request.device
+    return session
+
+
+def _use(session: SegmentationSession, annotation: Annotation, model: str, ready: Any) -> None:
+    if annotation.model is not ready:
+        session.use_model(ready)
+        # A file keeps its path: its name alone could not be found again.
+        session.model = model
+        annotation.model = ready

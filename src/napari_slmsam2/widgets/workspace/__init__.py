@@ -1,0 +1,1 @@
+"""Image, labels and annotation of the stack on screen."""

@@ -1,0 +1,368 @@
+"""Image, labels and the plane on screen; one annotation per stack of slices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import EllipsisType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from napari import Viewer
+from napari.layers import Image, Labels
+from qtpy.QtCore import QObject, Signal
+
+from napari_slmsam2.core.errors import GridMismatchError, PromptError, SlmSam2Error
+from napari_slmsam2.core.prompts import SlicePrompt
+from napari_slmsam2.widgets.workspace.annotation import Annotation, SeenLabels
+from napari_slmsam2.widgets.workspace.grid import (
+    SliceView,
+    StackArray,
+    axis_name,
+    check_same_grid,
+    is_same_grid,
+    make_labels_layer,
+    make_volume,
+    show_slice,
+    slice_on_screen,
+    view_on_screen,
+)
+from napari_slmsam2.widgets.workspace.history import Mark
+from napari_slmsam2.widgets.workspace.labels_sink import LabelsSink
+
+_Stacks = dict[SliceView, tuple[Annotation, LabelsSink]]
+
+
+class Workspace(QObject):
+    """What the panel works on, and what the sliders say about it.
+
+    Parameters
+    ----------
+    viewer : Viewer
+    parent : QObject, optional
+
+    Attributes
+    ----------
+    image, labels : layer or None
+    problem : SlmSam2Error or None
+        Why there is nothing to work on, or why image and labels do not fit.
+    """
+
+    target_changed = Signal()
+    """Another image, labels layer or stack of slices."""
+    slice_changed = Signal(int)
+    """The slider stands on another slice."""
+    seeds_changed = Signal()
+    """Seeds or marks of the present stack are others."""
+    label_changed = Signal()
+    """Another label is selected."""
+
+    def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.viewer = viewer
+        self.image: Image | None = None
+        self.labels: Labels | None = None
+        self.problem: SlmSam2Error | None = None
+        self._view: SliceView | None = None
+        self._index = -1
+        self._stacks: WeakKeyDictionary[Labels, _Stacks] = WeakKeyDictionary()
+        self._seen: WeakKeyDictionary[Labels, SeenLabels] = WeakKeyDictionary()
+        events = viewer.dims.events
+        for event in (events.order, events.ndisplay, events.point):
+            event.connect(self._on_dims)
+
+    def let_go(self) -> None:
+        """Let go of viewer and layers."""
+        events = self.viewer.dims.events
+        for event in (events.order, events.ndisplay, events.point):
+            event.disconnect(self._on_dims)
+        self._watch_image(None)
+
+    # -- what is worked on
+
+    def set_image(self, image: Image | None) -> None:
+        """Work on another image, with the labels that fit it best."""
+        if image is self.image:
+            return
+        self._watch_image(image)
+        self.image = image
+        if image is not None and (self.labels is None or not is_same_grid(image, self.labels)):
+            matching = [x for x in self.viewer.layers if isinstance(x, Labels)]
+            matching = [x for x in matching if is_same_grid(image, x)]
+            if matching:
+                self.labels = matching[-1]
+        self.update()
+
+    def set_labels(self, labels: Labels | None) -> None:
+        """Work on another Labels layer."""
+        if labels is not self.labels:
+            self.labels = labels
+            self.update()
+
+    def add_labels(self) -> Labels | None:
+        """Add an empty Labels layer on the grid of the image and work on it."""
+        if self.image is None:
+            return None
+        layer = make_labels_layer(self.image)
+        self.viewer.add_layer(layer)
+        self.viewer.layers.selection.active = layer
+        self.set_labels(layer)
+        return layer
+
+    def blank_labels(self, name: str) -> Labels | None:
+        """Labels of this name that nobody has touched: the ones at hand, else new ones."""
+        here, annotation = self.labels, self.annotation
+        untouched = here is not None and annotation is not None and not len(annotation.prompts)
+        if here is not None and untouched and not np.asarray(here.data).any():
+            here.name = name
+            return here
+        layer = self.add_labels()
+        if layer is not None:
+            layer.name = name
+        return layer
+
+    def update(self) -> None:
+        """Look again at layers and sliders."""
+        self._view, self.problem = None, None
+        if self.image is not None:
+            try:
+                view = view_on_screen(self.image, self.viewer.dims)
+                if self.labels is not None:
+                    check_same_grid(self.image, self.labels)
+                self._view = view
+                self._activate()
+            except SlmSam2Error as error:
+                self.problem = error
+        self._index = self.index if self._view is not None else -1
+        self.target_changed.emit()
+
+    def replaced(self, labels: Labels) -> None:
+        """The array of a Labels layer is another one: its labels are taken as they are."""
+        if labels is self.labels and not self.writing:
+            self.update()
+            self.seeds_changed.emit()
+
+    def _activate(self) -> None:
+        """Make, or bring up to date, what is known of the labels on screen."""
+        seen = None if self.labels is None else self._seen.get(self.labels)
+        shape = () if self.labels is None else self.labels.data.shape
+        if self.labels is not None and seen is not None and seen.array.shape != shape:
+            del self._seen[self.labels], self._stacks[self.labels]
+        stack = self.stack
+        if stack is not None:
+            annotation, sink = stack
+            annotation.adopt(StackArray(sink.layer.data, sink.view))
+
+    def _watch_image(self, image: Image | None) -> None:
+        if self.image is not None:
+            self.image.events.data.disconnect(self._on_image_data)
+        if image is not None:
+            image.events.data.connect(self._on_image_data)
+
+    # -- where the sliders stand
+
+    @property
+    def view(self) -> SliceView | None:
+        """The stack of slices on screen; None without an image."""
+        return self._view
+
+    @property
+    def stack(self) -> tuple[Annotation, LabelsSink] | None:
+        """What is annotated on the stack on screen, and the way to its labels."""
+        if self._view is None or self.image is None or self.labels is None:
+            return None
+        stacks = self._stacks.setdefault(self.labels, {})
+        if self._view not in stacks:
+            labels, view = self.labels, self._view
+            if self.labels not in self._seen:
+                self._seen[self.labels] = SeenLabels(labels.data.shape, labels.data.dtype)
+            volume, key = make_volume(self.image, view), view.key((slice(None),) * 3)
+            annotation = Annotation(volume, self._seen[self.labels], key)
+            sink = LabelsSink(
+                labels, view, annotation, self.viewer.dims, lambda: self._others(stacks, view)
+            )
+            stacks[view] = annotation, sink
+        return stacks[self._view]
+
+    @staticmethod
+    def _others(stacks: _Stacks, view: SliceView) -> list[tuple[SliceView, Annotation]]:
+        return [
+            (other, annotation)
+            for other, (annotation, _) in stacks.items()
+            if other.held == view.held and other.axis != view.axis
+        ]
+
+    @property
+    def annotation(self) -> Annotation | None:
+        """What is annotated on the stack on screen."""
+        stack = self.stack
+        return None if stack is None else stack[0]
+
+    @property
+    def writing(self) -> bool:
+        """Whether the program itself is writing the labels right now."""
+        stacks: _Stacks = {} if self.labels is None else self._stacks.get(self.labels, {})
+        return any(sink.writing for _, sink in stacks.values())
+
+    @property
+    def index(self) -> int:
+        """The slice on screen."""
+        if self.image is None or self._view is None:
+            return -1
+        return slice_on_screen(self.image, self._view, self.viewer.dims)
+
+    @property
+    def label(self) -> int:
+        """The selected label of the Labels layer."""
+        return 1 if self.labels is None else max(1, int(self.labels.selected_label))
+
+    def go_to(self, index: int, label: int | None = None) -> None:
+        """Show a slice, and select a label."""
+        if self.image is None or self._view is None:
+            return
+        show_slice(self.image, self._view, self.viewer.dims, index)
+        if label is not None and self.labels is not None:
+            self.labels.selected_label = label
+
+    def _on_dims(self, event: Any = None) -> None:
+        if self.image is None:
+            return
+        try:
+            view = view_on_screen(self.image, self.viewer.dims)
+        except SlmSam2Error:
+            self.update()
+            return
+        if view != self._view and not isinstance(self.problem, GridMismatchError):
+            self.update()
+        if self._view is not None and self.index != self._index:
+            self._index = self.index
+            self.slice_changed.emit(self._index)
+
+    def _on_image_data(self, event: Any = None) -> None:
+        """The image shows other voxels: what was computed from the old ones is dropped."""
+        for layer, stacks in list(self._stacks.items()):
+            if layer is not self.labels or self.image is None:
+                continue
+            for view, (annotation, _) in list(stacks.items()):
+                if is_same_grid(self.image, layer):
+                    volume = make_volume(self.image, view)
+                    annotation.volume, annotation.session = volume, None
+                else:
+                    del stacks[view]
+        self.update()
+
+    # -- seeds
+
+    def seeded_slices(self) -> dict[int, set[int]]:
+        """Slices of the seeds, by label."""
+        seeds: dict[int, set[int]] = {}
+        for prompt in self.annotation.prompts if self.annotation is not None else ():
+            seeds.setdefault(prompt.label, set()).add(prompt.index)
+        return seeds
+
+    def mark_absent(self) -> None:
+        """The selected label is not on the slice on screen."""
+        label, index = self.label, self.index
+        self._mark(label, seeds={index: SlicePrompt.absent_at(label, index)})
+
+    def mark_end(self, *, first: bool) -> None:
+        """The selected label begins or ends on the slice on screen; again takes it back.
+
+        Raises
+        ------
+        PromptError
+            A seed of the label lies outside.
+        """
+        self.mark_end_at(self.label, self.index, first=first)
+
+    def mark_end_at(self, label: int, index: int, *, first: bool) -> None:
+        """The same of any label and slice."""
+        if self.annotation is not None:
+            extent = self.annotation.extent_with(label, index, first=first)
+            self._mark(label, extent=extent)
+
+    def take_labelled_slices(self) -> None:
+        """Every slice that holds a label becomes a seed of it."""
+        annotation = self.annotation
+        if annotation is None:
+            return
+        seeds: dict[int, dict[int, SlicePrompt | None]] = {}
+        for index in annotation.labelled_slices():
+            plane = annotation.plane(index)
+            for label in np.unique(plane[plane > 0]).tolist():
+                seed = SlicePrompt.from_mask(label, index, plane == label)
+                seeds.setdefault(label, {})[index] = seed
+        for label in sorted(seeds):
+            self._mark(label, seeds=seeds[label])
+
+    def set_clicks(self, prompt: SlicePrompt) -> None:
+        """Clicks, or a box, and the mask that was found for them become a seed.
+
+        What is a seed already, of another label or of another slice direction, keeps its pixels.
+
+        Raises
+        ------
+        PromptError
+            Nothing is left of the mask.
+        """
+        if self.stack is None:
+            return
+        annotation, sink = self.stack
+        label, index = prompt.label, prompt.index
+        plane = sink.read(index)
+        free = ~sink.kept(index) | (plane == label)
+        for other in annotation.prompts.on_slice(index):
+            if other.label != label and other.mask is not None:
+                free &= ~other.mask
+        if sink.layer.preserve_labels:
+            free &= (plane == 0) | (plane == label)
+        assert prompt.mask is not None
+        mask = prompt.mask & free
+        if not mask.any():
+            raise PromptError(
+                f"clicks of label {label} on slice {index}",
+                "all that they find belongs to other labels",
+                hint="Take those seeds back first, or click elsewhere.",
+            )
+        self._mark(label, seeds={index: prompt.answered(mask)}, word="click")
+
+    def remove_seed(self, label: int, index: int) -> None:
+        """Take a seed back; its pixels stay."""
+        self._mark(label, seeds={index: None})
+
+    def _mark(
+        self,
+        label: int,
+        *,
+        extent: tuple[int, int] | EllipsisType | None = ...,
+        seeds: Mapping[int, SlicePrompt | None] | None = None,
+        word: str = "mark",
+    ) -> None:
+        """Say something about a label, so that it can be undone; ``...`` leaves its extent."""
+        if self.stack is None:
+            return
+        annotation, sink = self.stack
+        if extent is ...:
+            extent = annotation.prompts.extents.get(label)
+        mark = Mark(label, extent, seeds or {}, word=word)
+        annotation.history.mark(mark, annotation, sink)
+        sink.flush()
+        self.seeds_changed.emit()
+
+
+def describe_view(image: Image, view: SliceView) -> str:
+    """One sentence on the stack of slices, for the panel."""
+    volume = make_volume(image, view)
+    names = image.axis_labels
+    plane = [a for a in view.axes if a != view.layer_axis]
+    text = (
+        f"{volume.n_slices} slices along axis {axis_name(view.layer_axis, names)}; "
+        f"plane {axis_name(plane[0], names)} x {axis_name(plane[1], names)}"
+    )
+    if view.held:
+        text += "; " + ", ".join(f"axis {axis_name(a, names)} at {i}" for a, i in view.held)
+    if image.multiscale:
+        text += f"; finest of {len(image.data)} levels"
+    if image.rgb:
+        text += "; colours as luminance"
+    return text + "."

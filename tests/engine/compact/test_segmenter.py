@@ -1,0 +1,221 @@
+"""The window network in the propagator: real sweeps with an untrained network."""
+
+import numpy as np
+import pytest
+import torch
+
+from napari_slmsam2.core.config import PropagationConfig, WindowConfig
+from napari_slmsam2.core.errors import CheckpointError, ConfigError
+from napari_slmsam2.core.prompts import SlicePrompt
+from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.engine.compact.network import WindowNetwork
+from napari_slmsam2.engine.compact.segmenter import WindowSegmenter
+from napari_slmsam2.engine.loading import ReadyModel, make_segmenter
+from napari_slmsam2.engine.weights.checkpoints import save_weights
+from napari_slmsam2.session.session import SegmentationSession
+
+SMALL = {"window_size": 48, "widths": (8, 8, 16, 16), "memory_dim": 16}
+
+
+def untrained(present=2.0, **changes):
+    """A network that carries the mask along the flow and believes that the object is there."""
+    torch.manual_seed(0)
+    network = WindowNetwork(WindowConfig(**{**SMALL, **changes}))
+    torch.nn.init.zeros_(network.heads[2].weight)
+    network.heads[2].bias.data = torch.tensor([present, 0.0])
+    return network
+
+
+def new_session(volume, network, **config):
+    segmenter = WindowSegmenter(
+        network, name="window", device=torch.device("cpu"), dtype=torch.float32
+    )
+    session = SegmentationSession(Volume(volume, axis=0), config=PropagationConfig(**config))
+    session.use_model(ReadyModel(segmenter, "window", None, "cpu", "float32"))
+    return session
+
+
+def ball(shape=(14, 60, 64), centre=(6, 30, 30), radii=(5.5, 12, 14), drift=1.0):
+    z, y, x = np.indices(shape)
+    row = centre[1] + drift * (z - centre[0])
+    return (
+        ((z - centre[0]) / radii[0]) ** 2
+        + ((y - row) / radii[1]) ** 2
+        + ((x - centre[2]) / radii[2]) ** 2
+    ) <= 1
+
+
+def scan(mask, rng=None):
+    rng = rng or np.random.default_rng(0)
+    return (np.where(mask, 0.8, 0.3) + 0.03 * rng.standard_normal(mask.shape)).astype(np.float32)
+
+
+def propagate(network, mask, seeds, extent=None, **config):
+    session = new_session(scan(mask), network, **config)
+    for index in seeds:
+        session.add_prompt(SlicePrompt.from_mask(1, index, mask[index]))
+    if extent is not None:
+        session.set_extent(1, *extent)
+    list(session.propagate())
+    return session.labels == 1
+
+
+def dice(a, b):
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+@pytest.mark.parametrize("memory", ["both", "short"])
+def test_an_untrained_network_follows_the_flow(memory):
+    mask = ball()
+    found = propagate(untrained(memory=memory), mask, [6], extent=(2, 10))
+    assert dice(found, mask) > 0.75
+    assert not found[:2].any()
+    assert not found[11:].any()
+    np.testing.assert_array_equal(found[6], mask[6])
+
+
+def test_long_memory_alone_starts_as_the_interpolation():
+    mask = ball(drift=0.0)
+    found = propagate(untrained(memory="long"), mask, [2, 6, 10])
+    assert dice(found[2:11], mask[2:11]) > 0.9
+
+
+def test_the_next_slice_is_looked_at():
+    """Only the last slice differs: the one before it changes, the others do not."""
+    mask = ball()
+    network = untrained()
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    image = scan(mask)
+    other = image.copy()
+    other[9] = other[9][::-1]
+    results = []
+    for volume in (image, other):
+        session = new_session(volume, network)
+        session.add_prompt(SlicePrompt.from_mask(1, 4, mask[4]))
+        list(session.propagate())
+        results.append({i: session.logits_on_slice(i)[1] for i in (5, 6, 7, 8)})
+    first, second = results
+    np.testing.assert_array_equal(first[7], second[7])
+    assert not np.array_equal(first[8], second[8])
+
+
+@pytest.mark.parametrize(
+    ("contrast", "dots", "grows"), [(0.5, 0.5, True), (0.0, 0.5, False), (0.0, 0.015, True)]
+)
+def test_corrections_are_carried_on_unless_the_slice_is_full_of_look_alikes(contrast, dots, grows):
+    """A network that always adds to the mask: pixel for pixel it grows, or stays one step ahead."""
+    mask = np.repeat(ball()[6:7], 12, axis=0)
+    rng = np.random.default_rng(0)
+    structure = rng.random(mask[0].shape) < dots
+    image = 0.3 + contrast * mask + 0.1 * np.repeat(structure[None], 12, axis=0)
+    network = untrained(present=9.0, feedback=0.5)
+    network.out[1].bias.data.fill_(2.0)
+    session = new_session(image.astype(np.float32), network)
+    session.add_prompt(SlicePrompt.from_mask(1, 0, mask[0]))
+    list(session.propagate())
+    areas = (session.labels == 1).sum((1, 2))
+    assert areas[1] > mask[0].sum()
+    assert (areas[9] > 1.3 * areas[1]) == grows
+
+
+def test_an_object_that_is_not_there_leaves_the_slices_empty():
+    mask = ball()
+    found = propagate(untrained(present=-40.0), mask, [6])
+    assert found.any((1, 2)).tolist() == [i == 6 for i in range(14)]
+
+
+def test_a_marked_extent_outvotes_the_presence_head():
+    mask = ball()
+    found = propagate(untrained(present=-2.0), mask, [6], extent=(3, 9))
+    assert found.any((1, 2)).tolist() == [3 <= i <= 9 for i in range(14)]
+
+
+def test_labels_in_one_batch_do_not_see_each_other():
+    mask = ball()
+    other = ball(centre=(6, 20, 48), radii=(5, 8, 8), drift=0.0) & ~mask
+    volume = scan(mask) + np.float32(0.1) * other
+    network = untrained()
+
+    def run(labels, batch_size):
+        session = new_session(volume, network, batch_size=batch_size)
+        for label, m in labels.items():
+            session.add_prompt(SlicePrompt.from_mask(label, 6, m[6]))
+        list(session.propagate())
+        return session
+
+    together, alone = run({1: mask, 2: other}, 8), run({2: other}, 1)
+    for index in (3, 5, 7, 10):
+        both, one = (s.logits_on_slice(index)[2] for s in (together, alone))
+        np.testing.assert_allclose(both, one, atol=2e-2)
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 64), (3, 200, 9), (2, 8, 8)])
+def test_odd_slices_do_not_break_it(shape):
+    mask = np.zeros(shape, bool)
+    mask[1, 1:3, 2:6] = True
+    image = np.full(shape, np.nan, np.float32)
+    session = new_session(image, untrained())
+    session.add_prompt(SlicePrompt.from_mask(1, 1, mask[1]))
+    list(session.propagate())
+    assert session.labels.shape == shape
+
+
+def test_a_click_is_answered_and_carried_on():
+    mask = ball()
+    session = new_session(scan(mask), untrained())
+    session.add_prompt(SlicePrompt.from_points(1, 6, [(30, 30)], [True]))
+    session.set_extent(1, 2, 10)
+    list(session.propagate())
+    found = session.labels == 1
+    assert dice(found[6], mask[6]) > 0.9
+    assert dice(found, mask) > 0.75
+
+
+def test_a_file_of_weights_tells_its_network(tmp_path):
+    network = untrained(fusion="sum")
+    path = tmp_path / "mine.safetensors"
+    save_weights(path, network.state_dict(), {"config": network.config.to_dict()})
+    ready = make_segmenter(path, device="cpu")
+    assert isinstance(ready.segmenter, WindowSegmenter)
+    assert ready.segmenter.reach == 1
+    save_weights(path, network.state_dict(), {"config": WindowConfig(**SMALL).to_dict()})
+    with pytest.raises(CheckpointError, match="gate"):
+        make_segmenter(path, device="cpu")
+
+
+def two_labels(network):
+    """Both propagated from slice 6 with unknown ends: where each was found."""
+    masks = {1: ball(centre=(6, 30, 16), radii=(5.5, 12, 10)), 2: ball(centre=(6, 30, 46))}
+    session = new_session(scan(masks[1] | masks[2]), network)
+    for label, mask in masks.items():
+        session.add_prompt(SlicePrompt.from_mask(label, 6, mask[6]))
+    list(session.propagate())
+    return {label: np.flatnonzero((session.labels == label).any((1, 2))) for label in masks}
+
+
+def test_structures_that_it_was_adapted_to_end_by_themselves():
+    network = untrained(present=6.0)
+    plain = two_labels(network)
+    told = network.with_structures([2, 7])
+    for label, slices in two_labels(told).items():
+        np.testing.assert_array_equal(slices, plain[label])
+    told.shift_presence(-40.0, structure=2)
+    found = two_labels(told)
+    np.testing.assert_array_equal(found[1], plain[1])
+    assert len(plain[2]) > 3
+    np.testing.assert_array_equal(found[2], [6])
+
+
+def test_more_structures_keep_what_is_known_of_the_first():
+    network = untrained().with_structures([2])
+    network.shift_presence(-40.0, structure=2)
+    more = network.with_structures([1, 2])
+    assert more.config.structures == (2, 1)
+    np.testing.assert_array_equal(two_labels(more)[2], [6])
+
+
+def test_a_structure_twice_is_refused():
+    with pytest.raises(ConfigError, match="structures"):
+        WindowConfig(structures=(1, 2, 1))

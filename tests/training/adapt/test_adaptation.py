@@ -1,0 +1,358 @@
+"""Adapting: it learns, is judged on what it never saw, stops at any time and goes on exactly."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from tests.labelled_files import (
+    AFFINE,
+    SHAPE,
+    as_improved,
+    keep_slices,
+    make_image,
+    make_labels,
+    write,
+    write_base,
+    write_pair,
+)
+
+from napari_slmsam2.core.errors import (
+    CheckpointError,
+    ConfigError,
+    DeviceMemoryError,
+    GridMismatchError,
+    OutputError,
+    VolumeError,
+)
+from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.engine.loading import load_network, make_segmenter
+from napari_slmsam2.training.adapt.adaptation import Adaptation
+from napari_slmsam2.training.adapt.backends import trainee_of
+from napari_slmsam2.training.adapt.estimate import TrialStep, plan_time, try_steps
+from napari_slmsam2.training.data.labelled_scan import LabelledScan, check_scans, read_pair
+from napari_slmsam2.training.data.pseudo_stack import EMPTY, make_pseudo_stack
+from napari_slmsam2.training.data.split import cut_lessons, plan_course
+from napari_slmsam2.training.distributed import Crew
+from napari_slmsam2.training.recipes import RECIPES, AdaptRecipe, get_recipe
+
+CPU = torch.device("cpu")
+SHORT = get_recipe("quick").replace(
+    minutes=30.0, clips=8, steps=6, fewest_steps=1, judgements=3, batch_size=4
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return load_network(write_base(tmp_path_factory.mktemp("base") / "base.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    return [read_pair(*write_pair(folder, seed)) for seed in range(3)]
+
+
+def scan_of(labels, **options):
+    volume = Volume(make_image(make_labels(0), 0), axis=2, spacing=(1.0, 1.0, 2.0), unit="mm")
+    return LabelledScan.of(volume, labels, **options)
+
+
+def prepared(scans, base, recipe=SHORT, **options):
+    job = Adaptation(scans, base, recipe, device="cpu", **options)
+    job.prepare()
+    return job
+
+
+def test_it_learns_where_objects_end_and_writes_one_file(scans, base, tmp_path):
+    recipe = SHORT.replace(
+        steps=32, clips=32, batch_size=8, judgements=2, learning_rate=5e-3, pull=0.0
+    )
+    job = prepared(scans[:2], base, recipe)
+    told = []
+    report = job.run(told.append)
+    assert report.held_out == "one end of every object"
+    assert report.improved
+    assert report.after.dice > report.before.dice + 0.015
+    assert report.after.mean("op_voxels") <= report.before.mean("op_voxels")
+    assert [p.judgement.dice for p in told if p.judgement] == [p.dice for p in report.curve]
+    path = job.save(tmp_path / "models" / "mine.safetensors", report)
+    assert [f.name for f in path.parent.iterdir()] == ["mine.safetensors"]
+    loaded = load_network(path)
+    again = job._trainee.judge(loaded.network, lambda: False)
+    assert again.dice == pytest.approx(report.after.dice, abs=0.01)
+    assert make_segmenter(path, device="cpu").sha256 == loaded.sha256
+    with safe_open(path, framework="np") as file:
+        header = str(file.metadata())
+    facts = job.facts(report)["adapted"]
+    assert facts["base"]["sha256"] == base.sha256
+    assert facts["data"][0]["image_sha256"] != facts["data"][1]["image_sha256"]
+    for told_of in (base.sha256, facts["data"][1]["labels_sha256"], "CC0-1.0", "quick"):
+        assert told_of in header
+    assert "image0" not in header
+    assert str(tmp_path) not in header
+
+
+def test_it_goes_on_exactly_where_it_stopped(scans, base, tmp_path):
+    whole = prepared(scans[:1], base)
+    unbroken = whole.run()
+    checkpoint = tmp_path / "checkpoint.pt"
+    first = prepared(scans[:1], base, checkpoint=checkpoint)
+    seen = []
+    stopped = first.run(seen.append, lambda: any(p.done >= 3 for p in seen))
+    assert stopped.stopped == "cancelled"
+    assert stopped.steps == 3
+    assert [f.name for f in tmp_path.iterdir()] == ["checkpoint.pt"]
+    second = prepared(scans[:1], base, checkpoint=checkpoint)
+    report = second.run()
+    assert report.steps == unbroken.steps == 6
+    assert report.curve == unbroken.curve
+    for name, value in whole._run.trainer.averaged.state_dict().items():
+        torch.testing.assert_close(
+            value, second._run.trainer.averaged.state_dict()[name], rtol=0, atol=0
+        )
+    with pytest.raises(CheckpointError, match="another adaptation"):
+        prepared(scans[1:2], base, checkpoint=checkpoint)
+    checkpoint.write_bytes(b"PK\3\4 not one")
+    with pytest.raises(CheckpointError, match="not the checkpoint"):
+        prepared(scans[:1], base, checkpoint=checkpoint)
+
+
+def test_what_is_held_out_is_never_looked_at(scans, base):
+    """Other labels there, and there only, give the same clips."""
+    network = base.network
+    labels = scans[0].labels
+    for seeds, slices in ((False, None), (True, {1: (5, 7, 9), 2: (4, 6, 8, 10)})):
+        given = labels if slices is None else keep_slices(labels, slices)
+        course = plan_course([scan_of(given, seeds=seeds)], 0)
+        assert {label for exam in course.exams for label in exam.seeds} == {1, 2}
+        other = given.copy()
+        offset = SHAPE[2] - course.exams[0].volume.n_slices if slices is None else None
+        for label, (first, last) in course.exams[0].scored.items():
+            shift = 0 if offset is None else _first_slice(course.exams[0], scan_of(given))
+            part = other[..., first + shift : last + shift + 1]
+            part[part == label] = 0
+            if slices is None:
+                part[:3, :3] = label
+        changed = [
+            dataclasses.replace(lesson, scan=scan_of(other, seeds=seeds))
+            for lesson in course.lessons
+        ]
+        one = cut_lessons(course, network, 16, 0)
+        two = cut_lessons(dataclasses.replace(course, lessons=tuple(changed)), network, 16, 0)
+        for name in ("distances", "priors", "present", "seed_distances"):
+            np.testing.assert_array_equal(one[name], two[name])
+
+
+def _first_slice(exam, scan):
+    """Where the slices of an exam begin in its volume."""
+    first = exam.volume.take(0)
+    return next(i for i in range(scan.volume.n_slices) if (scan.volume.take(i) == first).all())
+
+
+@pytest.mark.parametrize(
+    ("n_volumes", "words"), [(1, "one end"), (2, "one end"), (3, "one of the volumes")]
+)
+def test_what_is_held_out_depends_on_what_there_is(scans, n_volumes, words):
+    course = plan_course(scans[:n_volumes], 0)
+    assert words in course.held_out
+    assert len(course.exams) == (1 if n_volumes == 3 else n_volumes)
+    taught = {id(lesson.scan) for lesson in course.lessons}
+    assert len(taught) == (2 if n_volumes == 3 else n_volumes)
+
+
+def test_many_objects_hold_some_of_themselves_out():
+    labels = np.zeros(SHAPE, np.uint8)
+    for k in range(8):
+        labels[5 * k : 5 * k + 4, 3:12, 4:12] = k + 1
+    course = plan_course([scan_of(labels)], 0)
+    judged = {label for exam in course.exams for label in exam.seeds}
+    assert len(judged) == 2
+    assert judged | {lesson.label for lesson in course.lessons} == set(range(1, 9))
+    assert not judged & {lesson.label for lesson in course.lessons}
+
+
+def test_few_annotated_slices_are_continued(scans, base):
+    labels = keep_slices(scans[0].labels, {1: (7,)})
+    scan = scan_of(labels, seeds=True)
+    course = plan_course([scan], 0)
+    assert "made stacks" in course.held_out
+    recipe = get_recipe("this-volume").replace(
+        minutes=30.0, clips=8, steps=2, fewest_steps=1, judgements=1, batch_size=4
+    )
+    report = prepared([scan], base, recipe).run()
+    assert report.steps == 2
+    assert len(report.before.structures) == 4
+
+
+def test_confident_slices_are_learned_from_like_annotated_ones(scans):
+    labels = keep_slices(scans[0].labels, {1: (6, 7, 8, 9)})
+    alone = plan_course([scan_of(keep_slices(labels, {1: (7,)}), seeds=True)], 0)
+    course = plan_course([scan_of(labels, seeds=True, confident={1: (6, 8, 9)})], 0)
+    assert len(alone.lessons) == 1
+    assert {(x.first, x.last) for x in course.lessons} == {(7, 7), (6, 9)}
+
+
+def test_what_was_propagated_from_the_held_out_slice_is_not_learned(scans):
+    labels = keep_slices(scans[0].labels, {1: (4, 5, 6, 7, 8, 9, 10)})
+    confident = {1: (5, 6, 8, 9)}  # 4, 7 and 10 are annotated
+    course = plan_course([scan_of(labels, seeds=True, confident=confident)], 0)
+    assert course.exams[0].scored[1][0] == course.exams[0].scored[1][1]
+    assert {(x.first, x.last) for x in course.lessons} == {(4, 4), (10, 10)}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_made_stack_holds_its_slice_and_knows_its_ends(seed):
+    labels = make_labels(0)
+    image = (make_image(labels, 0)[..., 7] / 300).astype(np.float32)
+    mask = labels[..., 7] == 1
+    stack = make_pseudo_stack(np.random.default_rng(seed), image, mask, (2.0, 1.0, 1.0))
+    again = make_pseudo_stack(np.random.default_rng(seed), image, mask, (2.0, 1.0, 1.0))
+    np.testing.assert_array_equal(stack.image, again.image)
+    there = [i for i, m in enumerate(stack.mask) if m.sum() == mask.sum()]
+    assert any((stack.image[i][stack.mask[i]] == image[mask]).all() for i in there)
+    present = np.flatnonzero(stack.mask.any((1, 2)))
+    assert np.ptp(present) + 1 == len(present)
+    behind = len(stack.mask) - 1 - present[-1]
+    assert behind in (0, EMPTY) or present[0] in (0, EMPTY)
+    inside, outside = stack.image[stack.mask].mean(), stack.image[~stack.mask].mean()
+    assert inside > outside + 0.2
+    assert stack.image[present[0] - 1].max() < 1.0 or present[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("trained", "moves"), [("heads", "heads.0.weight"), ("memory+heads", "short_out.weight")]
+)
+def test_parts_that_are_not_trained_stay(scans, base, trained, moves):
+    job = prepared(scans[:1], base, SHORT.replace(trained=trained, steps=2, pull=0.0))
+    job.run()
+    before = base.network.state_dict()
+    after = job._run.trainer.network.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moves in changed
+    assert not any(name.startswith(("down1", "up1", "image_stem")) for name in changed)
+    assert ("short_out.weight" in changed) == (trained == "memory+heads")
+
+
+@pytest.mark.parametrize(
+    ("labels_are", "known"), [("auto", (1, 2)), ("structures", (1, 2)), ("objects", ())]
+)
+def test_it_is_told_which_structure_it_follows(scans, base, labels_are, known):
+    recipe = SHORT.replace(labels_are=labels_are)
+    trainee = trainee_of(base, recipe, plan_course(scans[:2], 0), Crew())
+    assert trainee.network.config.structures == known
+
+
+def test_one_label_alone_and_annotated_slices_are_not_told(scans, base):
+    alone = dataclasses.replace(scans[0], areas={1: scans[0].areas[1]})
+    seeds = dataclasses.replace(scans[0], seeds=True)
+    recipe = SHORT.replace(labels_are="auto")
+    for scan, learned in ((alone, recipe), (seeds, recipe.replace(source="seeds"))):
+        trainee = trainee_of(base, learned, plan_course([scan], 0), Crew())
+        assert trainee.network.config.structures == ()
+
+
+def test_what_is_no_better_is_not_kept(scans, base, tmp_path):
+    job = prepared(scans[:1], base, SHORT.replace(pull=1.0, learning_rate=1e-7, steps=2))
+    report = job.run()
+    assert not report.improved
+    assert "keep the old model" in report.verdict
+    trained = job._run.trainer.network.state_dict()
+    for name, value in base.network.state_dict().items():
+        torch.testing.assert_close(trained[name], value)
+    with pytest.raises(ConfigError, match="no better"):
+        job.save(tmp_path / "worse.safetensors", report)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(scans, base):
+    job = prepared(scans[:1], base, SHORT.replace(learning_rate=1e30, steps=20, judgements=1))
+    report = job.run()
+    assert report.stopped == "nan"
+    assert 0 < report.steps < 20
+    assert not report.improved
+    assert all(bool(torch.isfinite(v).all()) for v in job._run.best_state.values())
+
+
+def test_it_stops_early_and_when_the_time_is_up(scans, base):
+    recipe = SHORT.replace(learning_rate=1e-7, steps=6, judgements=6, patience=2)
+    report = prepared(scans[:1], base, recipe).run()
+    assert (report.stopped, report.steps) == ("early", 2)
+    job = prepared(scans[:1], base)
+    job._spent = 60 * SHORT.minutes
+    report = job.run()
+    assert (report.stopped, report.steps) == ("time", 1)
+
+
+def test_it_is_cancelled_before_it_begins(scans, base):
+    job = Adaptation(scans[:1], base, SHORT, device="cpu")
+    assert job.prepare(should_stop=lambda: True) is None
+    with pytest.raises(ConfigError, match="not prepared"):
+        job.run()
+
+
+def test_a_file_that_cannot_be_written_can_be_written_elsewhere(scans, base, tmp_path):
+    job = prepared(scans[:1], base, SHORT.replace(steps=2))
+    report = as_improved(job.run())
+    (tmp_path / "taken").write_text("a file, not a folder")
+    with pytest.raises(OutputError):
+        job.save(tmp_path / "taken" / "mine.safetensors", report)
+    assert job.save(tmp_path / "mine.safetensors", report).is_file()
+
+
+def test_the_estimate_refuses_what_does_not_fit():
+    recipe = AdaptRecipe(minutes=1.0, steps=100, fewest_steps=20, judgements=8)
+    plan = plan_time(recipe, TrialStep(0.5, 10), judge_seconds=2.0, elapsed=10.0)
+    assert plan.judgements == 7
+    assert plan.steps == 72
+    assert plan.seconds == pytest.approx(72 * 0.5 + 7 * 2.0)
+    with pytest.raises(ConfigError, match="does not fit into 1 min") as error:
+        plan_time(recipe, TrialStep(5.0, 10), judge_seconds=2.0, elapsed=10.0)
+    assert "at least 20 steps" in str(error.value)
+
+    def step(n):
+        return torch.ones(n, 2**21).sum()
+
+    assert try_steps(step, 3, CPU).seconds > 0
+    with pytest.raises(DeviceMemoryError, match="too little memory"):
+        try_steps(step, 2**40, CPU)
+
+
+def test_other_networks_are_refused(scans, base, tmp_path):
+    class Other(torch.nn.Module):
+        config = None
+
+    with pytest.raises(ConfigError, match="compact network"):
+        Adaptation(scans, dataclasses.replace(base, network=Other()), SHORT)
+    with pytest.raises(ConfigError, match="this-volume"):
+        get_recipe("slow")
+    assert {name: r.name for name, r in RECIPES.items()} == {n: n for n in RECIPES}
+
+
+def test_bad_input_is_named(tmp_path):
+    labels = make_labels(0)
+    image, good = write_pair(tmp_path, 0)
+    empty = write(tmp_path / "empty.nii.gz", np.zeros(SHAPE, np.uint8))
+    with pytest.raises(VolumeError, match="hold no label"):
+        read_pair(image, empty)
+    shifted = AFFINE.copy()
+    shifted[0, 3] = 5
+    with pytest.raises(GridMismatchError, match="affines differ"):
+        read_pair(image, write(tmp_path / "shifted.nii.gz", labels, shifted))
+    thin = write(tmp_path / "thin.nii.gz", make_image(labels, 0)[..., 7:8])
+    with pytest.raises(VolumeError, match="too few slices"):
+        read_pair(thin, write(tmp_path / "thin_l.nii.gz", labels[..., 7:8]), axis=2)
+    with pytest.raises(GridMismatchError, match="shape of the image"):
+        LabelledScan.of(Volume(make_image(labels, 0)), labels[1:])
+    with pytest.raises(VolumeError, match="single slices only"):
+        check_scans([scan_of(keep_slices(labels, {1: (4, 7, 10)}))], None)
+    with pytest.raises(VolumeError, match="too few slices to learn"):
+        check_scans([scan_of(keep_slices(labels, {1: (7,)}))], None)
+    with pytest.raises(ConfigError, match="label 7"):
+        check_scans([read_pair(image, good)], [7])
+    with pytest.raises(ConfigError, match="1 to 5"):
+        check_scans([read_pair(image, good)] * 6, None)
+    one = np.where(labels == 2, 0, labels)
+    notes = check_scans([scan_of(labels), scan_of(one)], None)
+    assert notes == ["image holds no label 2"]

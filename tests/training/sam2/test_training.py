@@ -1,0 +1,310 @@
+"""Fine-tuning of SAM 2.1 and SLM-SAM 2 with a tiny network of random weights on the CPU."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from tests.labelled_files import as_improved, write_pair
+from tests.random_weights import TINY, randomise
+
+from napari_slmsam2.core.errors import ConfigError, DeviceMemoryError
+from napari_slmsam2.core.memory import MemoryBank, MemoryEntry
+from napari_slmsam2.core.prompts import SlicePrompt
+from napari_slmsam2.engine.loading import load_network, make_segmenter
+from napari_slmsam2.engine.sam2.network import SliceNetwork, SliceOutput
+from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
+from napari_slmsam2.engine.weights.checkpoints import save_weights
+from napari_slmsam2.session.session import SegmentationSession
+from napari_slmsam2.training.adapt import backends
+from napari_slmsam2.training.adapt.adaptation import Adaptation
+from napari_slmsam2.training.data.labelled_scan import read_pair
+from napari_slmsam2.training.data.split import plan_course
+from napari_slmsam2.training.distributed import Crew
+from napari_slmsam2.training.recipes import PaperRecipe, get_recipe
+from napari_slmsam2.training.sam2.clips import ClipDrawer
+from napari_slmsam2.training.sam2.prompts import correction, draw_kind, first_clicks
+from napari_slmsam2.training.sam2.rollout import Answer, answer_loss, clip_loss, roll_out
+from napari_slmsam2.training.sam2.trainer import MemoryTrainer, groups_of
+
+CPU = torch.device("cpu")
+PAPER = get_recipe("paper")
+assert isinstance(PAPER, PaperRecipe)
+SHORT = PAPER.replace(
+    minutes=30.0, steps=4, fewest_steps=1, judgements=2, clip_slices=4, corrections=1,
+    learning_rate=2e-3, encoder_rate=1e-3, checkpointing="off",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    network = SliceNetwork(TINY)
+    randomise(network, 1)
+    path = tmp_path_factory.mktemp("base") / "tiny.safetensors"
+    facts = {"config": TINY.to_dict(), "licence": "CC0-1.0"}
+    save_weights(path, network.state_dict(), facts)
+    return load_network(path)
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    return [read_pair(*write_pair(folder, seed)) for seed in range(2)]
+
+
+@pytest.fixture(scope="module")
+def drawer(scans):
+    return ClipDrawer(plan_course(scans, 0).lessons, SHORT, 64, CPU)
+
+
+class OneClip:
+    """Always the same clip."""
+
+    def __init__(self, clip):
+        self.clip = clip
+
+    def draw(self, seed):
+        return self.clip
+
+
+def trainer_of(base, drawer, recipe=SHORT, **options):
+    network = SliceNetwork(TINY)
+    network.load_state_dict(base.network.state_dict())
+    given = {"steps": 20, "batch_size": 1, "crew": Crew(), **options}
+    return MemoryTrainer(network, recipe, drawer, **given)
+
+
+def test_the_loss_of_one_clip_falls(base, drawer):
+    recipe = SHORT.replace(clip_norm=1.0, corrections=0)
+    trainer = trainer_of(base, OneClip(drawer.draw((0,))), recipe, steps=40)
+    losses = [trainer.advance()["loss"] for _ in range(40)]
+    assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:8])
+
+
+def test_it_goes_on_exactly_and_alike_with_less_memory(base, drawer):
+    whole = trainer_of(base, drawer)
+    for _ in range(3):
+        whole.advance()
+    first = trainer_of(base, drawer)
+    first.advance()
+    state = first.state()
+    second = trainer_of(base, drawer)
+    second.load_state(state)
+    second.advance()
+    second.advance()
+    saving = trainer_of(base, drawer, save_memory=True)
+    for _ in range(3):
+        saving.advance()
+    for name, value in whole.network.state_dict().items():
+        torch.testing.assert_close(value, second.network.state_dict()[name], rtol=0, atol=0)
+        torch.testing.assert_close(value, saving.network.state_dict()[name])
+
+
+@pytest.mark.parametrize("trained", ["all", "memory+heads", "heads"])
+def test_only_what_is_chosen_changes(base, drawer, trained):
+    trainer = trainer_of(base, drawer, SHORT.replace(trained=trained))
+    before = {n: p.detach().clone() for n, p in trainer.network.named_parameters()}
+    for _ in range(3):
+        trainer.advance()
+    changed = {n for n, p in trainer.network.named_parameters() if not torch.equal(p, before[n])}
+    kinds = {name.split(".")[0] for name in changed}
+    assert "sam_mask_decoder" in kinds
+    assert ("image_encoder" in kinds) == (trained == "all")
+    assert ("recent_memory_attention" in kinds) == (trained != "heads")
+    assert all(trainer.recipe.trains(name) for name in changed)
+
+
+def test_every_parameter_has_its_learning_rate(base):
+    groups = groups_of(base.network, PAPER)
+    rate = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    of = {name: rate[id(p)] for name, p in base.network.named_parameters()}
+    assert of["memory_attention.layers.0.linear1.weight"] == (5e-6, 0.1)
+    assert of["memory_attention.layers.0.linear1.bias"] == (5e-6, 0.0)
+    assert of["image_encoder.neck.convs.0.conv.weight"] == (3e-6, 0.1)
+    last = of["image_encoder.trunk.blocks.4.attn.qkv.weight"][0]
+    first = of["image_encoder.trunk.patch_embed.proj.weight"][0]
+    assert last == pytest.approx(3e-6 * 0.9)
+    assert first == pytest.approx(3e-6 * 0.9**6)
+
+
+def test_from_scans_to_a_file_that_propagates(base, scans, tmp_path):
+    job = Adaptation(scans, base, SHORT, device="cpu")
+    estimate = job.prepare()
+    assert estimate.steps == 4
+    report = job.run()
+    assert report.steps == 4
+    assert len(report.curve) == 2
+    report = as_improved(report)
+    path = job.save(tmp_path / "mine.safetensors", report)
+    loaded = load_network(path)
+    assert loaded.network.config == TINY
+    ready = make_segmenter(path, device="cpu")
+    volume = scans[0].volume
+    session = SegmentationSession(volume, model=path, device="cpu")
+    session.use_model(ready)
+    session.add_prompt(SlicePrompt.from_mask(1, 7, scans[0].mask(1, 7)))
+    events = list(session.propagate())
+    assert len(events) > 2
+    np.testing.assert_array_equal(session.labels[..., 7] == 1, scans[0].mask(1, 7))
+
+
+def test_it_goes_on_from_a_checkpoint(base, scans, tmp_path):
+    unbroken = Adaptation(scans[:1], base, SHORT, device="cpu")
+    unbroken.prepare()
+    whole = unbroken.run()
+    checkpoint = tmp_path / "checkpoint.pt"
+    first = Adaptation(scans[:1], base, SHORT, device="cpu", checkpoint=checkpoint)
+    first.prepare()
+    seen = []
+    first.run(seen.append, lambda: any(p.done >= 3 for p in seen))
+    second = Adaptation(scans[:1], base, SHORT, device="cpu", checkpoint=checkpoint)
+    second.prepare()
+    assert second.run().curve == whole.curve
+
+
+def test_networks_and_recipes_must_fit(base, scans):
+    with pytest.raises(ConfigError, match="cannot be adapted with the recipe quick"):
+        Adaptation(scans, base, get_recipe("quick"), device="cpu")
+
+
+def test_a_computer_with_too_little_memory_is_refused_before_it_is_tried(base, scans, monkeypatch):
+    free = 64**2 * 1900 * 3
+    monkeypatch.setattr(backends, "free_memory", lambda device: free)
+    job = Adaptation(scans, base, SHORT.replace(checkpointing="auto"), device="cpu")
+    job._trainee._foresee()
+    assert job._trainee._save_memory
+    free //= 3
+    with pytest.raises(DeviceMemoryError, match="too little memory to train on 4 slices of 64"):
+        job.prepare()
+
+
+def test_clips_are_consecutive_slices_that_begin_with_a_label(drawer, scans):
+    shapes = set()
+    for seed in range(12):
+        clip = drawer.draw((seed,))
+        again = drawer.draw((seed,))
+        torch.testing.assert_close(clip.images, again.images, rtol=0, atol=0)
+        assert clip.images.shape == (len(clip.masks), 3, 64, 64)
+        assert clip.masks[0].flatten(1).any(1).all()
+        assert set(clip.masks.unique().tolist()) <= {0.0, 1.0}
+        shapes.add(tuple(clip.masks.shape[:2]))
+        inside = clip.images[:, 0][clip.masks[:, 0] > 0].mean()
+        outside = clip.images[:, 0][clip.masks.amax(1) == 0].mean()
+        assert inside > outside + 0.5
+    assert {n for n, _ in shapes} == {4}
+    assert {n for _, n in shapes} == {1, 2}
+
+
+def test_held_out_slices_are_in_no_clip(scans):
+    course = plan_course(scans[:1], 0)
+    drawer = ClipDrawer(course.lessons, SHORT, 64, CPU)
+    held = {x.label: set(range(x.first, x.last + 1)) for x in course.lessons}
+    rng = np.random.default_rng(0)
+    asked = []
+    for lesson in course.lessons:
+        original = type(lesson.scan).mask
+
+        def note(self, label, index, original=original):
+            asked.append((label, index))
+            return original(self, label, index)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(lesson.scan), "mask", note)
+            for _ in range(20):
+                drawer._cut(lesson, rng)
+    assert len(asked) > 100
+    assert all(index in held[label] for label, index in asked)
+
+
+def test_prompts_lie_where_they_should():
+    generator = torch.Generator().manual_seed(0)
+    kinds = [draw_kind(generator) for _ in range(400)]
+    assert 0.4 < kinds.count("mask") / 400 < 0.6
+    assert 0.15 < kinds.count("box") / 400 < 0.35
+    truth = torch.zeros(2, 64, 64, dtype=torch.bool)
+    truth[0, 10:20, 30:50] = True
+    truth[1, 40:60, 5:15] = True
+    point = first_clicks("point", truth, generator)
+    for label in range(2):
+        x, y = point.coordinates[label, 0].int().tolist()
+        assert truth[label, y, x]
+    box = first_clicks("box", truth, generator)
+    assert box.labels.tolist() == [[2, 3], [2, 3]]
+    assert (box.coordinates[0, 0] - torch.tensor([30.0, 10.0])).abs().max() < 8
+    found = truth.clone()
+    found[0, 10:20, 30:50] = False
+    found[1, 0:5, 0:5] = True
+    for _ in range(10):
+        click = correction(truth, found, generator)
+        assert click.labels[0, 0] == 1
+        x, y = click.coordinates[1, 0].int().tolist()
+        assert bool(truth[1, y, x]) == bool(click.labels[1, 0])
+    assert correction(truth, truth, generator).labels.tolist() == [[1], [1]]
+
+
+def test_an_absent_object_is_judged_by_its_presence_alone():
+    logits = torch.full((1, 3, 16, 16), 4.0)
+    output = SliceOutput(logits[:, :1], torch.full((1, 1), 3.0), torch.zeros(1, 8), torch.ones(1))
+    answer = Answer(logits, torch.ones(1, 3), output)
+    gone = answer_loss(answer, torch.zeros(1, 16, 16, dtype=torch.bool))
+    assert float(gone["mask"]) == float(gone["dice_loss"]) == float(gone["iou"]) == 0
+    assert float(gone["presence"]) > 3
+    there = answer_loss(answer, torch.ones(1, 16, 16, dtype=torch.bool))
+    assert float(there["presence"]) < 0.1
+    worse = answer_loss(dataclasses.replace(answer, logits=-logits), torch.ones(1, 16, 16) > 0)
+    assert float(worse["mask"]) > 10 * float(there["mask"])
+    assert float(worse["iou"]) == pytest.approx(1.0)
+
+
+def test_the_sweep_is_that_of_inference(base, drawer):
+    """Without dropout the logits of a sweep are those that the propagator's segmenter gives."""
+    clip = drawer.draw((3,))
+    segmenter = NetworkSegmenter(base.network, name="", device=CPU, memory_dtype=torch.float32)
+    base.network.eval()
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        if draw_kind(torch.Generator().manual_seed(seed)) == "mask":
+            break
+    with torch.no_grad():
+        answers = list(roll_out(segmenter, clip, generator, corrections=1, save_memory=False))
+    assert len(answers) == len(clip.images) - 1
+    bank = MemoryBank(1)
+    truth = clip.masks[0, 0].numpy() > 0.5
+    with torch.inference_mode():
+        first = base.network.encode_image(clip.images[:1])
+    seed = segmenter.encode_seed(first, SlicePrompt.from_mask(1, 0, truth), truth.shape)
+    bank.add(MemoryEntry(0, True, seed.content))
+    for index in range(1, len(clip.images)):
+        with torch.inference_mode():
+            embedding = base.network.encode_image(clip.images[index : index + 1])
+            [(_, memory)] = segmenter.read([bank], index, 1, len(clip.images))
+            output = base.network.track(embedding, *memory)
+            [content] = segmenter.remember(embedding, output, prompted=False)
+        bank.add(MemoryEntry(index, False, content))
+        found = answers[index - 1][0].output.low_res_logits[:1]
+        torch.testing.assert_close(found, output.low_res_logits, rtol=1e-3, atol=1e-3)
+
+
+def test_a_loss_that_is_no_number_leaves_the_weights(base, drawer):
+    clip = drawer.draw((0,))
+    broken = dataclasses.replace(clip, images=clip.images * float("nan"))
+    trainer = trainer_of(base, OneClip(broken))
+    before = {k: v.clone() for k, v in trainer.network.state_dict().items()}
+    with pytest.raises(FloatingPointError):
+        trainer.advance()
+    for name, value in trainer.network.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+def test_clip_loss_adds_up(base, drawer):
+    trainer = trainer_of(base, drawer)
+    trainer.network.train()
+    answers = roll_out(
+        trainer._segmenter, drawer.draw((1,)), torch.Generator().manual_seed(1),
+        corrections=1, save_memory=False,
+    )  # fmt: skip
+    loss, parts = clip_loss(answers)
+    assert float(loss.detach()) == pytest.approx(sum(parts.values()), rel=1e-4)
+    assert set(parts) == {"mask", "dice_loss", "iou", "presence"}
