@@ -333,7 +333,7 @@ from qtpy.QtWidgets import QApplication
 from napari_slmsam2.widgets import AnnotateWidget
 from napari_slmsam2.widgets.files import autosave
 from tests.widgets.conftest import scan
-from tests.widgets.test_autosave import kept
+from tests.widgets.files.test_autosave import kept
 from pathlib import Path
 
 autosave.SETTLE_S = 0.05
