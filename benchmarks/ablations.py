@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
-from napari_slmsam2.core.config import WindowConfig
+from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.training.compact.export import release
 from napari_slmsam2.training.compact.rollout import LossWeights
-from napari_slmsam2.training.compact.trainer import Trainer, TrainingPlan
+from napari_slmsam2.training.compact.trainer import Trainer, TrainingConfig
 from napari_slmsam2.training.compact.validation import validate
 from napari_slmsam2.training.data.shards import read_shards, write_shards
 
@@ -40,18 +40,18 @@ def run_variant(name: str, arguments: argparse.Namespace, clips: dict, held_out:
     """Train one variant, keep its weights, and judge it on the held-out clips."""
     changes = dict(VARIANTS[name])
     loss = LossWeights(**({"empty": changes.pop("empty")} if "empty" in changes else {}))
-    config = WindowConfig(follow=arguments.window, **changes)
+    config = CompactConfig(follow=arguments.window, **changes)
     if config.seed_slices == 1:
         clips, held_out = (
             {k: v[:, :1] if k.startswith("seed") else v for k, v in part.items()}
             for part in (clips, held_out)
         )
-    plan = TrainingPlan(steps=arguments.steps, batch_size=arguments.batch, loss=loss)
+    plan = TrainingConfig(steps=arguments.steps, batch_size=arguments.batch, loss=loss)
     plan = replace(plan, warm_up=min(plan.warm_up, max(1, arguments.steps // 10)))
     trainer = Trainer(config, plan, clips, torch.device(arguments.device))
     for _ in range(plan.steps):
         trainer.advance()
-    facts = {**trainer.facts(), "ablation": name}
+    facts = {**trainer.metadata(), "ablation": name}
     path = arguments.out / f"{name}.safetensors"
     release(path, config, trainer.averaged.state_dict(), facts)
     return validate(trainer.averaged, held_out, trainer.device)
@@ -59,7 +59,7 @@ def run_variant(name: str, arguments: argparse.Namespace, clips: dict, held_out:
 
 def cut_clips(arguments: argparse.Namespace) -> None:
     """Make the clips that are not there yet, from where the flow arrives."""
-    config = WindowConfig(follow=arguments.window)
+    config = CompactConfig(follow=arguments.window)
     folder, volumes = arguments.clips, arguments.cut
     write_shards(folder, volumes, config, split="train", numbers=range(arguments.shards))
     write_shards(folder, None, config, split="train", numbers=range(1))

@@ -27,7 +27,7 @@ from accuracy_runs import load_model, load_volume, thin_out
 from scipy import ndimage as ndi
 
 from napari_slmsam2.core.prompts import SlicePrompt
-from napari_slmsam2.engine.clicks.prompt_solver import SliceAnswers
+from napari_slmsam2.engine.clicks.prompt_solver import PromptSolver
 from napari_slmsam2.engine.propagation.merge import dice
 from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL
 
@@ -66,7 +66,7 @@ def drawn_box(mask: Mask, rng: np.random.Generator) -> Box:
 
 
 def answer_all(
-    answers: SliceAnswers, index: int, truth: Mask, prompt: SlicePrompt, n: int
+    answers: PromptSolver, index: int, truth: Mask, prompt: SlicePrompt, n: int
 ) -> Iterator[tuple[float, float]]:
     """Dice and seconds of the first answer and of each of ``n`` corrections."""
     for _ in range(n + 1):
@@ -87,7 +87,7 @@ def measure(folder: Path, model: str, device: str) -> Iterator[tuple[str, list[f
     volume, ready = load_volume(folder), load_model(model, device)
     stack = volume.image.volume
     rng = np.random.default_rng(0)
-    answers = SliceAnswers(ready.segmenter, stack, volume.window)
+    answers = PromptSolver(ready.segmenter, stack, volume.window)
     for label in thin_out(volume.labels, 4):
         mask = np.moveaxis(volume.truth == label, stack.axis, 0)
         there = np.flatnonzero(mask.any((1, 2)))

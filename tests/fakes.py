@@ -17,7 +17,7 @@ from napari_slmsam2.core.plan import find_gaps
 from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
 from napari_slmsam2.core.segmenter import SegmentedSlice, SliceSegmenter, SweepContext
 from napari_slmsam2.core.volume import Volume
-from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingStore
+from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
 from napari_slmsam2.engine.propagation.propagator import Propagator
 from napari_slmsam2.engine.propagation.result import PropagationInput, PropagationResult
 
@@ -37,7 +37,7 @@ class FakeSegmenter:
     fits : int
         Largest batch that does not run out of memory.
     reliefs : list of str
-        What `relieve_memory` has left to do.
+        What `free_memory` has left to do.
     fail_at : set of (index, direction)
         Where memory runs out, whatever the batch, until it is relieved.
     """
@@ -84,7 +84,7 @@ class FakeSegmenter:
         self.longest_bank = max(self.longest_bank, *(len(bank.visited) for bank in banks))
         return [self._track(embedding, index, direction, bank) for bank in banks]
 
-    def relieve_memory(self) -> str | None:
+    def free_memory(self) -> str | None:
         if not self.reliefs:
             return None
         self.fail_at.clear()
@@ -132,7 +132,7 @@ class Drive:
     config: PropagationConfig = field(default_factory=PropagationConfig)
     labels: np.ndarray | None = None
     result: PropagationResult = field(default_factory=PropagationResult)
-    store: EmbeddingStore = field(default_factory=lambda: EmbeddingStore(2**30))
+    store: EmbeddingCache = field(default_factory=lambda: EmbeddingCache(2**30))
     events: list[PropagationEvent] = field(default_factory=list)
     propagator: Propagator | None = None
 

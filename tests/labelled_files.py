@@ -9,10 +9,10 @@ import nibabel
 import numpy as np
 import torch
 
-from napari_slmsam2.core.config import WindowConfig
-from napari_slmsam2.engine.compact.network import WindowNetwork
+from napari_slmsam2.core.config import CompactConfig
+from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.weights.checkpoints import save_weights
-from napari_slmsam2.training.adapt.evaluation import Judgement
+from napari_slmsam2.training.adapt.evaluation import EvaluationResult
 from napari_slmsam2.training.adapt.report import AdaptReport
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
@@ -65,7 +65,7 @@ def write_base(path: Path) -> Path:
     """A network that follows the flow and believes that the object is there."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = WindowNetwork(WindowConfig(window_size=32, widths=(8, 8, 8, 16), memory_dim=8))
+        network = CompactNetwork(CompactConfig(window_size=32, widths=(8, 8, 8, 16), memory_dim=8))
     network.heads[2].bias.data = torch.tensor([0.5, 0.0])
     config = network.config.to_dict()
     save_weights(path, network.state_dict(), {"config": config, "licence": "CC0-1.0"})
@@ -75,4 +75,4 @@ def write_base(path: Path) -> Path:
 def as_improved(report: AdaptReport) -> AdaptReport:
     """The report as if the base model had found nothing, so that the weights are written."""
     worse = tuple(replace(one, dice=-1.0) for one in report.before.structures)
-    return replace(report, before=Judgement(worse))
+    return replace(report, before=EvaluationResult(worse))

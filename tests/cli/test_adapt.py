@@ -107,13 +107,13 @@ def test_ctrl_c_keeps_the_best_so_far(cli, small, base, pair, tmp_path, monkeypa
     long = recipes.RECIPES["quick"].replace(steps=2000, judgements=500)
     monkeypatch.setitem(recipes.RECIPES, "quick", long)
 
-    class Interrupting(command._Teller):
+    class Interrupting(command._ProgressLines):
         def __call__(self, progress):
             super().__call__(progress)
-            if progress.stage == "training" and progress.judgement and progress.done >= 8:
+            if progress.stage == "training" and progress.evaluation and progress.done >= 8:
                 signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(command, "_Teller", Interrupting)
+    monkeypatch.setattr(command, "_ProgressLines", Interrupting)
     assert threading.current_thread() is threading.main_thread()
     done = cli(
         "adapt", "--pair", image, pair[1], "--from", base, "-o", "balls",

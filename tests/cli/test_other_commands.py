@@ -97,7 +97,7 @@ def test_one_model(cli):
 
 
 def test_download(cli, tmp_path, monkeypatch):
-    """What the command adds to `fetch_weights`, which has its own tests with a real server."""
+    """What the command adds to `download_weights`, which has its own tests with a real server."""
     card = registry.get_model("sam2.1-tiny")
     path = tmp_path / card.weights.filename
     path.write_bytes(b"not the weights")
@@ -154,7 +154,7 @@ def test_download_with_progress(cli, tmp_path, monkeypatch):
     assert "downloading: 100 %" in result.err
     assert "SHA-256 verified" in result.out
     assert (tmp_path / "w.pt").read_bytes() == payload
-    assert download.is_fetched(card, tmp_path)
+    assert download.is_downloaded(card, tmp_path)
     assert (
         "was there already"
         in cli("models", "download", "small-one", "--models-folder", tmp_path).out

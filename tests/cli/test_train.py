@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from napari_slmsam2.core.config import WindowConfig
-from napari_slmsam2.engine.compact.network import WindowNetwork
+from napari_slmsam2.core.config import CompactConfig
+from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.weights.checkpoints import save_weights
 from napari_slmsam2.training.compact import trainer
 from napari_slmsam2.training.data import shards
@@ -20,8 +20,8 @@ SMALL = ("--synthetic-clips", "2", "--batch", "2", "--device", "cpu")
 @pytest.fixture(autouse=True)
 def _small_and_fast(monkeypatch):
     monkeypatch.setattr(shards, "CHAINED_CLIPS", 1)
-    plan = partial(trainer.TrainingPlan, warm_up=1)
-    monkeypatch.setattr(trainer, "TrainingPlan", plan)
+    plan = partial(trainer.TrainingConfig, warm_up=1)
+    monkeypatch.setattr(trainer, "TrainingConfig", plan)
 
 
 def test_train_leaves_weights_that_propagate_takes(cli, scene):
@@ -73,10 +73,10 @@ def test_new_clips_of_a_round_start_where_the_network_arrives(cli, scene):
 
 
 def test_weights_of_another_network_are_no_start(cli, scene, tmp_path):
-    other = WindowConfig(window_size=48)
+    other = CompactConfig(window_size=48)
     save_weights(
         tmp_path / "other.safetensors",
-        WindowNetwork(other).state_dict(),
+        CompactNetwork(other).state_dict(),
         {"config": other.to_dict()},
     )
     options = ("--synthetic-clips", "8", "--device", "cpu")

@@ -9,7 +9,7 @@ import torch
 from napari_slmsam2.core.config import ModelConfig, sam2_config, slm_sam2_config
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.engine.sam2.network import SliceNetwork
-from napari_slmsam2.engine.sam2.reference_order import UpstreamWalk
+from napari_slmsam2.engine.sam2.reference_order import ReferenceOrder
 from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
 
 from ..random_weights import randomise
@@ -39,7 +39,7 @@ def test_slm_sam2_has_the_published_keys():
 
 def walk_logits(network, volume, **options):
     segmenter = NetworkSegmenter(network, name="x", device=torch.device("cpu"), **options)
-    walk = UpstreamWalk(
+    walk = ReferenceOrder(
         segmenter, lambda i: segmenter.encode_image(volume[i]), len(volume), volume.shape[1:]
     )
     mask = np.zeros(volume.shape[1:], bool)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from napari_slmsam2.core.prompts import SlicePrompt
-from napari_slmsam2.engine.sam2.reference_order import UpstreamWalk
+from napari_slmsam2.engine.sam2.reference_order import ReferenceOrder
 
 from ..sam2_state import sam2_state
 
@@ -69,7 +69,7 @@ def test_walks_equal_sam2(name, predictor, segmenter, images, volume, monkeypatc
             lambda *, memory, **others: attend(memory=memory.float(), **others),
         )
     state = sam2_state(images, SHAPE)
-    walk = UpstreamWalk(
+    walk = ReferenceOrder(
         segmenter,
         lambda i: segmenter.encode_image(volume[i]),
         len(volume),
@@ -103,7 +103,7 @@ def test_absent_slices_equal_sam2(predictor, segmenter, images, volume):
     """With the presence threshold at the median score the object comes and goes."""
 
     def make_walk():
-        walk = UpstreamWalk(
+        walk = ReferenceOrder(
             segmenter,
             lambda i: segmenter.encode_image(volume[i]),
             len(volume),

@@ -12,7 +12,7 @@ from napari_slmsam2.core.config import ModelConfig
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.engine.sam2.network import SliceNetwork
 from napari_slmsam2.engine.sam2.preprocess import SlicePreprocessor
-from napari_slmsam2.engine.sam2.reference_order import UpstreamWalk
+from napari_slmsam2.engine.sam2.reference_order import ReferenceOrder
 from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
 from napari_slmsam2.engine.weights.checkpoints import load_weights
 
@@ -33,7 +33,7 @@ def inputs():
     return np.load(REFERENCE / "inputs.npz")
 
 
-def make_walk(inputs, short_memory_slices: int, memory_dtype: torch.dtype) -> UpstreamWalk:
+def make_walk(inputs, short_memory_slices: int, memory_dtype: torch.dtype) -> ReferenceOrder:
     network = SliceNetwork(
         ModelConfig(
             image_size=128,
@@ -53,7 +53,7 @@ def make_walk(inputs, short_memory_slices: int, memory_dtype: torch.dtype) -> Up
         network, name="reference", device=torch.device("cpu"), memory_dtype=memory_dtype
     )
     images = inputs["model_input_u8"]
-    return UpstreamWalk(
+    return ReferenceOrder(
         segmenter,
         lambda i: segmenter.encode_image(images[i].astype(np.float32) / 255),
         len(images),

@@ -12,12 +12,12 @@ from napari_slmsam2.engine.loading import LoadedNetwork, load_network
 from napari_slmsam2.engine.sam2.network import SliceNetwork
 from napari_slmsam2.training.adapt import backends
 from napari_slmsam2.training.adapt.adaptation import Adaptation
-from napari_slmsam2.training.compact.trainer import Trainer, TrainingPlan, train
+from napari_slmsam2.training.compact.trainer import Trainer, TrainingConfig, train
 from napari_slmsam2.training.data.labelled_scan import LabelledScan, read_pair
-from napari_slmsam2.training.data.split import cut_lessons, plan_course
-from napari_slmsam2.training.distributed import Crew, joined
+from napari_slmsam2.training.data.split import cut_training_clips, split_data
+from napari_slmsam2.training.distributed import DistributedContext, init_distributed
 from napari_slmsam2.training.recipes import PaperRecipe, get_recipe
-from napari_slmsam2.training.sam2.clips import ClipDrawer
+from napari_slmsam2.training.sam2.clips import ClipSampler
 from napari_slmsam2.training.sam2.trainer import MemoryTrainer
 from tests.random_weights import TINY
 
@@ -25,7 +25,7 @@ RATES = {"adapted": 4e-4, "adapters": 4e-4, "trained": 1.5e-3, "tuned": 1e-4}
 """Learning rates: about what a step changes every weight by."""
 
 
-def work(crew: Crew, data: Path, out: Path) -> None:
+def work(distributed: DistributedContext, data: Path, out: Path) -> None:
     """Train four networks; the first process writes what came of them into ``out``.
 
     In float32: in bfloat16 the parts of a batch are rounded otherwise than the whole.
@@ -33,51 +33,59 @@ def work(crew: Crew, data: Path, out: Path) -> None:
     backends.choose_dtype = lambda device, **options: torch.float32
     scan = read_pair(data / "image0.nii.gz", data / "labels0.nii.gz")
     base = load_network(data / "base.safetensors")
-    _adapt(crew, scan, base, out)
-    _adapt_by_adapters(crew, scan, base, out)
-    _train(crew, scan, base, out)
-    _fine_tune(crew, scan, out)
+    _adapt(distributed, scan, base, out)
+    _adapt_by_adapters(distributed, scan, base, out)
+    _train(distributed, scan, base, out)
+    _fine_tune(distributed, scan, out)
 
 
-def _adapt(crew: Crew, scan: LabelledScan, base: LoadedNetwork, out: Path) -> None:
+def _adapt(
+    distributed: DistributedContext, scan: LabelledScan, base: LoadedNetwork, out: Path
+) -> None:
     recipe = get_recipe("quick").replace(
         minutes=30.0, clips=8, steps=2, fewest_steps=1, judgements=1, batch_size=4,
         learning_rate=RATES["adapted"],
     )  # fmt: skip
-    job = Adaptation([scan], base, recipe, crew=crew, checkpoint=out / "checkpoint.pt")
+    job = Adaptation(
+        [scan], base, recipe, distributed=distributed, checkpoint=out / "checkpoint.pt"
+    )
     job.prepare()
     report = job.run()
-    if crew.leads:
+    if distributed.is_main:
         save_file(job._run.trainer.averaged.state_dict(), out / "adapted.safetensors")
         (out / "curve.txt").write_text(repr([(p.step, round(p.dice, 4)) for p in report.curve]))
 
 
-def _adapt_by_adapters(crew: Crew, scan: LabelledScan, base: LoadedNetwork, out: Path) -> None:
+def _adapt_by_adapters(
+    distributed: DistributedContext, scan: LabelledScan, base: LoadedNetwork, out: Path
+) -> None:
     recipe = get_recipe("quick").replace(
         minutes=30.0, clips=8, steps=2, fewest_steps=1, judgements=1, batch_size=4,
         learning_rate=RATES["adapters"], trained="adapters",
     )  # fmt: skip
-    job = Adaptation([scan], base, recipe, crew=crew)
+    job = Adaptation([scan], base, recipe, distributed=distributed)
     job.prepare()
     job.run()
-    if crew.leads:
+    if distributed.is_main:
         parameters = job._run.trainer.averaged.named_parameters()
         own = {name: value for name, value in parameters if recipe.trains(name)}
         save_file(own, out / "adapters.safetensors")
 
 
-def _train(crew: Crew, scan: LabelledScan, base: LoadedNetwork, out: Path) -> None:
-    clips = cut_lessons(plan_course([scan], 0), base.network, 8, 0)
-    plan = TrainingPlan(
+def _train(
+    distributed: DistributedContext, scan: LabelledScan, base: LoadedNetwork, out: Path
+) -> None:
+    clips = cut_training_clips(split_data([scan], 0), base.network, 8, 0)
+    plan = TrainingConfig(
         steps=4, batch_size=5, learning_rate=RATES["trained"], precision="float32", warm_up=1
     )
-    trainer = Trainer(base.network.config, plan, clips, crew.device, crew)
+    trainer = Trainer(base.network.config, plan, clips, distributed.device, distributed)
     train(trainer, out / "run", clips, validate_every=2, report=lambda line: None)
-    if crew.leads:
+    if distributed.is_main:
         save_file(trainer.network.state_dict(), out / "trained.safetensors")
 
 
-def _fine_tune(crew: Crew, scan: LabelledScan, out: Path) -> None:
+def _fine_tune(distributed: DistributedContext, scan: LabelledScan, out: Path) -> None:
     torch.manual_seed(0)
     recipe = get_recipe("paper").replace(
         clip_slices=3,
@@ -87,15 +95,17 @@ def _fine_tune(crew: Crew, scan: LabelledScan, out: Path) -> None:
         clip_norm=1.0,
     )
     assert isinstance(recipe, PaperRecipe)
-    clips = ClipDrawer(plan_course([scan], 0).lessons, recipe, 64, crew.device)
-    trainer = MemoryTrainer(SliceNetwork(TINY), recipe, clips, steps=3, batch_size=3, crew=crew)
+    clips = ClipSampler(split_data([scan], 0).training_objects, recipe, 64, distributed.device)
+    trainer = MemoryTrainer(
+        SliceNetwork(TINY), recipe, clips, steps=3, batch_size=3, distributed=distributed
+    )
     losses = [trainer.advance()["loss"] for _ in range(3)]
-    if crew.leads:
+    if distributed.is_main:
         save_file(trainer.network.state_dict(), out / "tuned.safetensors")
         (out / "losses.txt").write_text(" ".join(f"{loss:.5f}" for loss in losses))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with joined("cpu") as joined_crew:
+    with init_distributed("cpu") as joined_crew:
         work(joined_crew, Path(sys.argv[1]), Path(sys.argv[2]))

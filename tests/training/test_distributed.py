@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from napari_slmsam2.core.errors import ConfigError
 from napari_slmsam2.training.adapt import backends
-from napari_slmsam2.training.distributed import Crew, joined
+from napari_slmsam2.training.distributed import DistributedContext, init_distributed
 from tests.labelled_files import write_base, write_pair
 from tests.training import distributed_job
 
@@ -28,12 +28,13 @@ def test_two_processes_train_like_one(tmp_path, repository, monkeypatch):
     monkeypatch.setattr(backends, "choose_dtype", backends.choose_dtype)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    distributed_job.work(Crew(), tmp_path, tmp_path / "one")
+    distributed_job.work(DistributedContext(), tmp_path, tmp_path / "one")
     torch.set_num_threads(threads)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command = [*launcher, "--standalone", "--local-addr", "127.0.0.1"]
     command += [str(Path(distributed_job.__file__)), str(tmp_path), str(tmp_path / "two")]
-    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    paths = [str(repository), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, check=False, timeout=800
     )
@@ -54,15 +55,15 @@ def test_two_processes_train_like_one(tmp_path, repository, monkeypatch):
 
 
 def test_parts_of_a_batch_do_not_overlap_and_leave_nothing_out():
-    parts = [Crew(rank, 3).part(8) for rank in range(3)]
+    parts = [DistributedContext(rank, 3).part(8) for rank in range(3)]
     assert sorted(i for part in parts for i in part) == list(range(8))
     with pytest.raises(ConfigError, match="smaller than the number of processes"):
-        Crew(0, 4).part(3)
+        DistributedContext(0, 4).part(3)
 
 
 def test_without_a_launcher_there_is_one_process(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with joined("cpu") as crew:
-        assert (crew.rank, crew.size, crew.leads) == (0, 1, True)
-        assert crew.agree("this") == "this"
-        assert not crew.any(False)
+    with init_distributed("cpu") as distributed:
+        assert (distributed.rank, distributed.size, distributed.is_main) == (0, 1, True)
+        assert distributed.broadcast("this") == "this"
+        assert not distributed.any(False)

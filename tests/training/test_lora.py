@@ -14,11 +14,11 @@ from napari_slmsam2.engine.weights.checkpoints import save_weights
 from napari_slmsam2.session.session import SegmentationSession
 from napari_slmsam2.training.adapt.adaptation import Adaptation
 from napari_slmsam2.training.data.labelled_scan import read_pair
-from napari_slmsam2.training.data.split import plan_course
-from napari_slmsam2.training.distributed import Crew
+from napari_slmsam2.training.data.split import split_data
+from napari_slmsam2.training.distributed import DistributedContext
 from napari_slmsam2.training.lora import add_adapters, merged, pull_back
 from napari_slmsam2.training.recipes import get_recipe
-from napari_slmsam2.training.sam2.clips import ClipDrawer
+from napari_slmsam2.training.sam2.clips import ClipSampler
 from napari_slmsam2.training.sam2.trainer import MemoryTrainer
 from tests.labelled_files import as_improved, write_base, write_pair
 from tests.random_weights import TINY, randomise
@@ -61,8 +61,8 @@ def prepared(scans, bases, kind, **options):
 
 def kept(job):
     """The weights of the job as they would be kept, and those of its base model."""
-    ordinary = job._trainee.candidate(job._run.trainer.averaged)
-    return ordinary.state_dict(), job._trainee.network.state_dict()
+    ordinary = job._backend.candidate(job._run.trainer.averaged)
+    return ordinary.state_dict(), job._backend.network.state_dict()
 
 
 @pytest.mark.parametrize("kind", ["window", "sam2"])
@@ -94,7 +94,7 @@ def test_they_change_the_weights_by_low_rank_and_nothing_else(scans, bases, kind
     job = prepared(scans, bases, kind)
     report = job.run()
     assert report.steps == RECIPES[kind].steps
-    base = job._trainee.network
+    base = job._backend.network
     before, after = base.state_dict(), merged(job._run.trainer.averaged, base).state_dict()
     moved = set()
     for name, start in before.items():
@@ -127,7 +127,7 @@ def test_the_file_is_that_of_an_ordinary_network_and_propagates(scans, bases, ki
         torch.testing.assert_close(
             loaded.network.state_dict()[name], value, rtol=2e-3, atol=1e-5, check_dtype=False
         )
-    assert job.facts(report)["adapted"]["recipe"]["trained"] == "adapters"
+    assert job.metadata(report)["adapted"]["recipe"]["trained"] == "adapters"
     session = SegmentationSession(scans[0].volume, model=path, device="cpu")
     session.add_prompt(SlicePrompt.from_mask(1, 7, scans[0].mask(1, 7)))
     assert len(list(session.propagate())) > 2
@@ -135,11 +135,13 @@ def test_the_file_is_that_of_an_ordinary_network_and_propagates(scans, bases, ki
 
 def test_the_loss_of_one_clip_falls(scans, bases):
     recipe = RECIPES["sam2"]
-    drawer = ClipDrawer(plan_course(scans, 0).lessons, recipe, 64, torch.device("cpu"))
+    drawer = ClipSampler(split_data(scans, 0).training_objects, recipe, 64, torch.device("cpu"))
     clip = drawer.draw((0,))
     drawer.draw = lambda seed: clip
     network = copy.deepcopy(bases["sam2"].network)
-    trainer = MemoryTrainer(network, recipe, drawer, steps=24, batch_size=1, crew=Crew())
+    trainer = MemoryTrainer(
+        network, recipe, drawer, steps=24, batch_size=1, distributed=DistributedContext()
+    )
     losses = [trainer.advance()["loss"] for _ in range(24)]
     assert sum(losses[-6:]) < 0.8 * sum(losses[:6])
 
@@ -160,10 +162,10 @@ def test_it_goes_on_exactly_where_it_stopped(scans, bases, tmp_path):
 
 def test_a_large_network_goes_on_exactly_and_alike_with_less_memory(scans, bases):
     recipe, base = RECIPES["sam2"], bases["sam2"].network
-    drawer = ClipDrawer(plan_course(scans, 0).lessons, recipe, 64, torch.device("cpu"))
+    drawer = ClipSampler(split_data(scans, 0).training_objects, recipe, 64, torch.device("cpu"))
 
     def trainer(**options):
-        given = {"steps": 20, "batch_size": 1, "crew": Crew(), **options}
+        given = {"steps": 20, "batch_size": 1, "distributed": DistributedContext(), **options}
         return MemoryTrainer(copy.deepcopy(base), recipe, drawer, **given)
 
     def trained(made, steps):

@@ -30,11 +30,11 @@ class Meter(Protocol):
     def update(self, done: int, total: int) -> None:
         """Say how much is done."""
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         """A line that stays."""
 
 
-def say(label: str, text: object) -> None:
+def log(label: str, text: object) -> None:
     """Print ``label  text`` as a line."""
     line = Text.assemble((f"{label:<8} ", "bold"), str(text))
     print_line(Console(highlight=False), line)
@@ -83,7 +83,7 @@ class _TerminalMeter:
     def update(self, done: int, total: int) -> None:
         self._progress.update(self._task, completed=done, total=total)
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         self._progress.console.print(Text(message))
 
 
@@ -101,7 +101,7 @@ class _PlainMeter:
         self._shown = share
         seconds = time.monotonic() - self._started
         left = "" if share >= 1 else f", {seconds * (1 - share) / share:.0f} s left"
-        self.say(f"{self._title}: {100 * share:.0f} %, {seconds:.0f} s{left}")
+        self.log(f"{self._title}: {100 * share:.0f} %, {seconds:.0f} s{left}")
 
-    def say(self, message: str) -> None:
+    def log(self, message: str) -> None:
         print_line(self._console, Text(message))

@@ -8,17 +8,17 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from napari_slmsam2.training.distributed import Crew
+    from napari_slmsam2.training.distributed import DistributedContext
 
 
 @contextmanager
-def joined_quietly(device: str) -> Iterator[Crew]:
-    """See `napari_slmsam2.training.distributed.joined`; only the first process is heard."""
-    from napari_slmsam2.training.distributed import joined
+def init_distributed_quietly(device: str) -> Iterator[DistributedContext]:
+    """Join the training processes; only the main one prints."""
+    from napari_slmsam2.training.distributed import init_distributed
 
-    with joined(device) as crew:
-        if crew.leads:
-            yield crew
+    with init_distributed(device) as distributed:
+        if distributed.is_main:
+            yield distributed
             return
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-            yield crew
+            yield distributed

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from napari_slmsam2.cli._console import say, show
+from napari_slmsam2.cli._console import log, show
 from napari_slmsam2.cli._errors import FAILED, show_error
 from napari_slmsam2.cli._options import Extent, LabelSlice, SliceRange
 from napari_slmsam2.cli._outputs import check_outputs, check_suffix
@@ -202,22 +202,22 @@ def _announce(job: PropagationJob, image: LoadedImage, session: SegmentationSess
     volume = image.volume
     size = " x ".join(map(str, volume.shape))
     spacing = " x ".join(f"{s:.3g}" for s in volume.spacing)
-    say("Image", f"{job.image} ({size} voxels of {spacing} {volume.unit})")
-    say("Axis", f"{volume.axis}, {volume.n_slices} slices. {image.axis_reason}")
+    log("Image", f"{job.image} ({size} voxels of {spacing} {volume.unit})")
+    log("Axis", f"{volume.axis}, {volume.n_slices} slices. {image.axis_reason}")
     window = session.window
-    say("Window", f"{window.low:g} to {window.high:g} ({window.source})")
+    log("Window", f"{window.low:g} to {window.high:g} ({window.source})")
     for label in session.prompts.labels:
         extent = session.prompts.extents.get(label)
         known = "" if extent is None else f"; from slice {extent[0]} to {extent[1]}"
         indices = session.prompts.seeds(label)
         plural = "s" if len(indices) > 1 else ""
-        say("Seeds", f"label {label} on slice{plural} {_listed(indices)}{known}")
+        log("Seeds", f"label {label} on slice{plural} {_listed(indices)}{known}")
 
 
 def _announce_model(session: SegmentationSession) -> None:
     model = session.load_model()
     weights = "no weights" if model.sha256 is None else f"SHA-256 {model.sha256[:12]}"
-    say("Model", f"{model.name} ({weights}) on {model.device}, {model.precision}")
+    log("Model", f"{model.name} ({weights}) on {model.device}, {model.precision}")
 
 
 def _write(
@@ -288,13 +288,13 @@ def _conclude(job: PropagationJob, session: SegmentationSession, outcome: Outcom
     show(label_table(facts))
     for label, fact in facts.items():
         if fact["slices"] <= len(fact["seeds"]):
-            say("Note", f"label {label} was carried to no other slice than the annotated ones")
+            log("Note", f"label {label} was carried to no other slice than the annotated ones")
     advice = suggestion_text(session)
     if advice is not None:
-        say("Check", advice)
+        log("Check", advice)
     speed = outcome.slices_per_second
     rate = "" if speed is None else f" ({speed:.3g} slices/s)"
-    say("Done", f"{len(outcome.slices)} slices in {outcome.seconds:.1f} s{rate}")
+    log("Done", f"{len(outcome.slices)} slices in {outcome.seconds:.1f} s{rate}")
     for path in (job.out, job.report, job.qc, job.session):
         if path is not None:
-            say("Wrote", path)
+            log("Wrote", path)

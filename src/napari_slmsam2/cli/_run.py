@@ -110,7 +110,7 @@ def follow(
                 shown.update(event.done, event.total)
             elif isinstance(event, FellBack):
                 outcome.notes.append(event.message)
-                shown.say(f"Note: {event.message}.")
+                shown.log(f"Note: {event.message}.")
             elif isinstance(event, Finished):
                 stopped = event.reason is FinishReason.STOPPED and should_stop()
                 outcome.finished = not stopped

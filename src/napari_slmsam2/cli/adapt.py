@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from napari_slmsam2.engine.loading import LoadedNetwork
     from napari_slmsam2.training.adapt.adaptation import Adaptation, AdaptProgress
     from napari_slmsam2.training.adapt.report import AdaptReport
-    from napari_slmsam2.training.distributed import Crew
+    from napari_slmsam2.training.distributed import DistributedContext
     from napari_slmsam2.training.recipes import AdaptRecipe
 
 EPILOG = """
@@ -140,28 +140,28 @@ def adapt(
     A part is held out; the new model is kept only where it propagates that part better than the
     old one. Ctrl-C keeps the best so far.
     """
-    from napari_slmsam2.cli._console import meter, say, show
-    from napari_slmsam2.cli._distributed import joined_quietly
+    from napari_slmsam2.cli._console import log, meter, show
+    from napari_slmsam2.cli._distributed import init_distributed_quietly
     from napari_slmsam2.cli._errors import FAILED, show_error
     from napari_slmsam2.cli._outputs import check_outputs
     from napari_slmsam2.cli._report import write_json
     from napari_slmsam2.cli._run import interruptible
     from napari_slmsam2.engine.weights.model_folder import check_room, path_for
 
-    with joined_quietly(device) as crew:
+    with init_distributed_quietly(device) as distributed:
         inputs = [file for files in pair for file in files]
         check_outputs({"--report": report}, inputs, force=force)
         path = path_for(name, models_folder)
         chosen = _recipe(recipe, minutes, trained, labels_are, batch)
         base = base or chosen.base
         check_room(path, chosen.file_size)
-        job = _open(pair, _base(base, models_folder), chosen, labels, axis, crew, checkpoint)
+        job = _open(pair, _base(base, models_folder), chosen, labels, axis, distributed, checkpoint)
         with interruptible() as should_stop:
             with meter("preparing") as shown:
-                plan = job.prepare(_Teller(shown, job), should_stop)
+                plan = job.prepare(_ProgressLines(shown, job), should_stop)
             if plan is None:
                 raise KeyboardInterrupt
-            say(
+            log(
                 "Estimate",
                 f"{plan.steps} steps and {plan.judgements} judgements in about "
                 f"{plan.seconds / 60:.1f} min, {plan.memory / 2**20:.0f} MiB of memory",
@@ -169,21 +169,21 @@ def adapt(
             if estimate:
                 return
             with meter("adapting") as shown:
-                result = job.run(_Teller(shown, job), should_stop)
+                result = job.run(_ProgressLines(shown, job), should_stop)
         for note in result.notes:
-            say("Note", note)
-        if not crew.leads:
+            log("Note", note)
+        if not distributed.is_main:
             return
         show(_table(result))
-        say("Result", result.verdict)
+        log("Result", result.verdict)
         if report is not None:
-            write_json(report, {**result.to_dict(), **job.facts(result)}, force=force)
-            say("Wrote", report)
+            write_json(report, {**result.to_dict(), **job.metadata(result)}, force=force)
+            log("Wrote", report)
         if not result.improved:
             show_error(f"no model was written; {base} stays the better one.")
             raise typer.Exit(FAILED)
-        say("Wrote", job.save(path, result))
-        say("Use it", f"--model {name}")
+        log("Wrote", job.save(path, result))
+        log("Use it", f"--model {name}")
         if result.stopped in ("cancelled", "nan", "memory"):
             show_error(f"stopped early: {_why(result)}; the best so far is written.")
             raise typer.Exit(FAILED)
@@ -209,7 +209,7 @@ def _recipe(
 
 
 def _base(model: str, models_folder: Path | None) -> LoadedNetwork:
-    from napari_slmsam2.cli._console import meter, say
+    from napari_slmsam2.cli._console import log, meter
     from napari_slmsam2.cli._run import interruptible
     from napari_slmsam2.engine.loading import load_network
 
@@ -217,7 +217,7 @@ def _base(model: str, models_folder: Path | None) -> LoadedNetwork:
         loaded = load_network(
             model, folder=models_folder, progress=shown.update, should_stop=should_stop
         )
-    say("Base", f"{loaded.name} (SHA-256 {loaded.sha256[:12]})")
+    log("Base", f"{loaded.name} (SHA-256 {loaded.sha256[:12]})")
     return loaded
 
 
@@ -227,10 +227,10 @@ def _open(
     recipe: AdaptRecipe,
     labels: str | None,
     axis: int | None,
-    crew: Crew,
+    distributed: DistributedContext,
     checkpoint: Path | None,
 ) -> Adaptation:
-    from napari_slmsam2.cli._console import say
+    from napari_slmsam2.cli._console import log
     from napari_slmsam2.training.adapt.adaptation import Adaptation
     from napari_slmsam2.training.data.labelled_scan import read_pair
 
@@ -239,15 +239,17 @@ def _open(
     scans = [
         read_pair(image, truth, axis=axis, chosen=chosen, seeds=seeds) for image, truth in pairs
     ]
-    job = Adaptation(scans, base, recipe, crew=crew, chosen=chosen, checkpoint=checkpoint)
+    job = Adaptation(
+        scans, base, recipe, distributed=distributed, chosen=chosen, checkpoint=checkpoint
+    )
     for (image, _), scan in zip(pairs, scans, strict=True):
         known = ", ".join(f"label {x} on {len(scan.known(x))} slices" for x in scan.areas)
-        say("Volume", f"{image}: {known or 'no label to learn'}")
-    say("Held out", job.held_out)
+        log("Volume", f"{image}: {known or 'no label to learn'}")
+    log("Held out", job.held_out)
     return job
 
 
-class _Teller:
+class _ProgressLines:
     """Shows the progress; every judgement is a line that stays."""
 
     def __init__(self, shown: Meter, job: Adaptation) -> None:
@@ -257,14 +259,14 @@ class _Teller:
     def __call__(self, progress: AdaptProgress) -> None:
         if progress.stage in ("clips", "training"):
             self._shown.update(progress.done, progress.total)
-        if progress.judgement is None:
+        if progress.evaluation is None:
             return
-        dice = f"held-out Dice {progress.judgement.dice:.3f}"
+        dice = f"held-out Dice {progress.evaluation.dice:.3f}"
         if progress.stage == "training":
             left = f", {progress.seconds_left:.0f} s left"
-            self._shown.say(f"step {progress.done}: loss {progress.loss:.3f}, {dice}{left}")
+            self._shown.log(f"step {progress.done}: loss {progress.loss:.3f}, {dice}{left}")
         else:
-            self._shown.say(f"{self._job.base.name} as it is: {dice}")
+            self._shown.log(f"{self._job.base.name} as it is: {dice}")
 
 
 def _table(result: AdaptReport) -> Table:
@@ -275,7 +277,7 @@ def _table(result: AdaptReport) -> Table:
     for title in ("volume", "label", "Dice", "", "NSD", "", "OP", ""):
         table.add_column(title, justify="right", no_wrap=True)
     for old, new in zip(result.before.structures, result.after.structures, strict=True):
-        cells = [str(old.exam + 1), str(old.label)]
+        cells = [str(old.held_out_volume + 1), str(old.label)]
         for measure in ("dice", "nsd", "op_voxels"):
             cells += [_number(getattr(one, measure)) for one in (old, new)]
         table.add_row(*cells)

@@ -29,7 +29,7 @@ def demo(
     finished label map (labels.nii.gz), the truth (truth.nii.gz), a picture of the result
     (overview.png) and a report (report.json).
     """
-    from napari_slmsam2.cli._console import say, show
+    from napari_slmsam2.cli._console import log, show
     from napari_slmsam2.cli._outputs import check_outputs
     from napari_slmsam2.cli._propagation import PropagationJob, run_job
     from napari_slmsam2.core.errors import OutputError
@@ -68,7 +68,7 @@ def demo(
         exclude=seeded,
     )
     show(render_table(scores))
-    say("Next", f"look at {out / results[1]}, then propagate your own scan")
+    log("Next", f"look at {out / results[1]}, then propagate your own scan")
 
 
 def _write_inputs(

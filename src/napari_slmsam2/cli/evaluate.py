@@ -78,7 +78,7 @@ def evaluate(
     (ASSD) per label, and whether the label is found on the right slices: presence F1, and slices
     too many or too few at both ends.
     """
-    from napari_slmsam2.cli._console import say, show
+    from napari_slmsam2.cli._console import log, show
     from napari_slmsam2.cli._outputs import check_outputs, check_suffix
     from napari_slmsam2.cli._report import write_json
     from napari_slmsam2.evaluate import plot_report, render_table
@@ -95,10 +95,10 @@ def evaluate(
     if json_file is not None:
         paths = {"prediction": str(prediction), "reference": str(reference)}
         write_json(json_file, {**paths, **report.to_dict()}, force=force)
-        say("Wrote", json_file)
+        log("Wrote", json_file)
     if plot is not None:
         atomic_write(plot, lambda file: plot_report(report, file), overwrite=force)
-        say("Wrote", plot)
+        log("Wrote", plot)
 
 
 def _left_out(

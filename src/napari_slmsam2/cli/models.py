@@ -39,9 +39,9 @@ def list_models(models_folder: ModelsFolder = None) -> None:
     from rich import box
     from rich.table import Table
 
-    from napari_slmsam2.cli._console import say, show
+    from napari_slmsam2.cli._console import log, show
     from napari_slmsam2.engine.weights import registry
-    from napari_slmsam2.engine.weights.download import is_fetched
+    from napari_slmsam2.engine.weights.download import is_downloaded
     from napari_slmsam2.engine.weights.model_card import models_folder as folder
 
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
@@ -49,15 +49,17 @@ def list_models(models_folder: ModelsFolder = None) -> None:
         table.add_column(name, no_wrap=True, justify="right" if name == "weights" else "left")
     cards = registry.list_models(models_folder)
     for card in cards:
-        here = "-" if card.weights is None else "yes" if is_fetched(card, models_folder) else "no"
+        here = (
+            "-" if card.weights is None else "yes" if is_downloaded(card, models_folder) else "no"
+        )
         here = "yes" if card.path is not None else here
         name = card.name + (" (default)" if card.name == registry.DEFAULT_MODEL else "")
         table.add_row(name, _size(card), card.licence, here, _tuned(card))
     show(table)
     for card in cards:
         if card.problem is not None:
-            say("Warning", card.description)
-    say("Folder", folder(models_folder))
+            log("Warning", card.description)
+    log("Folder", folder(models_folder))
 
 
 @app.command("info")
@@ -91,18 +93,18 @@ def info(name: Name, models_folder: ModelsFolder = None) -> None:
 
 def _weights_rows(card: ModelCard, models_folder: Path | None) -> dict[str, str]:
     from napari_slmsam2.engine.weights.checkpoints import file_sha256
-    from napari_slmsam2.engine.weights.download import is_fetched
-    from napari_slmsam2.engine.weights.local_models import read_facts
+    from napari_slmsam2.engine.weights.download import is_downloaded
+    from napari_slmsam2.engine.weights.local_models import read_model_metadata
     from napari_slmsam2.engine.weights.model_card import models_folder as folder
 
     if card.path is not None:
         rows = {"SHA-256": file_sha256(card.path), "on disk": str(card.path)}
         if card.problem is None:
-            rows |= _adapted_rows(read_facts(card.path).get("adapted"))
+            rows |= _adapted_rows(read_model_metadata(card.path).get("adapted"))
         return rows
     if card.weights is None:
         return {}
-    here = is_fetched(card, models_folder)
+    here = is_downloaded(card, models_folder)
     return {
         "size": f"{_size(card)} ({card.weights.size} bytes)",
         "SHA-256": card.weights.sha256,
@@ -131,22 +133,22 @@ def _plain(value: object) -> str:
 @app.command("download")
 def download(name: Name, models_folder: ModelsFolder = None) -> None:
     """Download the weights of a model and verify them; go on after a broken download."""
-    from napari_slmsam2.cli._console import meter, say
+    from napari_slmsam2.cli._console import log, meter
     from napari_slmsam2.cli._run import interruptible
-    from napari_slmsam2.engine.weights.download import fetch_weights, is_fetched
+    from napari_slmsam2.engine.weights.download import download_weights, is_downloaded
     from napari_slmsam2.engine.weights.registry import get_model
 
     card = get_model(name, models_folder)
     if card.weights is None:
         why = "needs no weights" if card.path is None else "is on this computer"
-        say("Model", f"{card.name} {why}; there is nothing to download")
+        log("Model", f"{card.name} {why}; there is nothing to download")
         return
-    already = is_fetched(card, models_folder)
+    already = is_downloaded(card, models_folder)
     if not already:
-        say("Model", f"{card.title}, {_size(card)}, licence {card.licence}")
+        log("Model", f"{card.title}, {_size(card)}, licence {card.licence}")
     with interruptible() as should_stop, meter("downloading", is_bytes=True) as shown:
-        path = fetch_weights(card, models_folder, progress=shown.update, should_stop=should_stop)
-    say("Done", f"{path} {'was there already; ' if already else ''}SHA-256 verified")
+        path = download_weights(card, models_folder, progress=shown.update, should_stop=should_stop)
+    log("Done", f"{path} {'was there already; ' if already else ''}SHA-256 verified")
 
 
 @app.command("rename")
@@ -156,10 +158,10 @@ def rename(
     models_folder: ModelsFolder = None,
 ) -> None:
     """Give an adapted model another name."""
-    from napari_slmsam2.cli._console import say
+    from napari_slmsam2.cli._console import log
     from napari_slmsam2.engine.weights.model_folder import rename_model
 
-    say("Renamed", rename_model(name, new, models_folder))
+    log("Renamed", rename_model(name, new, models_folder))
 
 
 @app.command("delete")
@@ -169,13 +171,13 @@ def delete(
     models_folder: ModelsFolder = None,
 ) -> None:
     """Delete an adapted model from this computer."""
-    from napari_slmsam2.cli._console import say
+    from napari_slmsam2.cli._console import log
     from napari_slmsam2.engine.weights.model_folder import delete_model, file_of
 
     path = file_of(name, models_folder)
     if not yes:
         typer.confirm(f"Delete {path}?", abort=True)
-    say("Deleted", delete_model(name, models_folder))
+    log("Deleted", delete_model(name, models_folder))
 
 
 @app.command("export")
@@ -188,7 +190,7 @@ def export(
     """Copy an adapted model to a file, to give it away; it names no files of yours."""
     import shutil
 
-    from napari_slmsam2.cli._console import say
+    from napari_slmsam2.cli._console import log
     from napari_slmsam2.cli._outputs import check_suffix
     from napari_slmsam2.engine.weights.model_folder import file_of
     from napari_slmsam2.io import atomic_write
@@ -196,7 +198,7 @@ def export(
     source = file_of(name, models_folder)
     check_suffix("FILE", out, ".safetensors")
     atomic_write(out, lambda file: shutil.copyfile(source, file), overwrite=force)
-    say("Wrote", out)
+    log("Wrote", out)
 
 
 def _size(card: ModelCard) -> str:

@@ -46,7 +46,7 @@ def replay(
     """
     import numpy as np
 
-    from napari_slmsam2.cli._console import say, show
+    from napari_slmsam2.cli._console import log, show
     from napari_slmsam2.cli._outputs import check_outputs
     from napari_slmsam2.cli._report import label_facts, label_table
     from napari_slmsam2.cli._run import follow, load_model, until_asked
@@ -64,7 +64,7 @@ def replay(
         session, image=loaded.volume, model=model, device=device, models_folder=models_folder
     )
     saved = again.labels.copy()
-    say("Session", f"{session} ({len(again.runs)} runs on {loaded.path})")
+    log("Session", f"{session} ({len(again.runs)} runs on {loaded.path})")
     load_model(again)
     outcome = follow(lambda stop: until_asked(replay_session(again), stop), "replaying")
     differs = again.labels != saved
@@ -79,5 +79,5 @@ def replay(
     write_labels(out, again.labels, loaded, overwrite=force)
     show(label_table(label_facts(again)))
     same = "the same as" if not differs.any() else f"{int(differs.sum())} voxels other than in"
-    say("Done", f"in {outcome.seconds:.1f} s; {same} the session file")
-    say("Wrote", out)
+    log("Done", f"in {outcome.seconds:.1f} s; {same} the session file")
+    log("Wrote", out)

@@ -89,19 +89,19 @@ def train(
     checkpoint.pt, log.jsonl, training.png and model.safetensors, which every command takes as
     --model. An eighth of the subjects is held out for the scores in the log.
     """
-    from napari_slmsam2.cli._console import meter, say
-    from napari_slmsam2.cli._distributed import joined_quietly
-    from napari_slmsam2.core.config import WindowConfig
-    from napari_slmsam2.training.compact.dagger import RoundsPlan, train_in_rounds
+    from napari_slmsam2.cli._console import log, meter
+    from napari_slmsam2.cli._distributed import init_distributed_quietly
+    from napari_slmsam2.core.config import CompactConfig
+    from napari_slmsam2.training.compact.dagger import DaggerConfig, train_with_dagger
     from napari_slmsam2.training.compact.export import release
-    from napari_slmsam2.training.compact.presence_shards import learn_ends_from
-    from napari_slmsam2.training.compact.trainer import TrainingPlan
+    from napari_slmsam2.training.compact.presence_shards import train_presence_on_sweeps
+    from napari_slmsam2.training.compact.trainer import TrainingConfig
     from napari_slmsam2.training.data.shards import read_network
 
     if not steps and (start is None or not objects):
         raise typer.BadParameter("0 steps need --from and --objects.", param_hint="--steps")
 
-    sources = RoundsPlan(
+    sources = DaggerConfig(
         volumes=volumes,
         rounds=rounds,
         real_clips=real_clips,
@@ -109,52 +109,55 @@ def train(
         start=start,
         workers=workers,
     )
-    plan = TrainingPlan(steps=steps, batch_size=batch, seed=seed)
-    config, finished = WindowConfig(feedback=feedback), True
-    with joined_quietly(device) as crew, meter("Clips, training, ends") as progress:
+    plan = TrainingConfig(steps=steps, batch_size=batch, seed=seed)
+    config, finished = CompactConfig(feedback=feedback), True
+    with (
+        init_distributed_quietly(device) as distributed,
+        meter("Clips, training, ends") as progress,
+    ):
         if steps:
-            trainer = train_in_rounds(
+            trainer = train_with_dagger(
                 out,
                 config,
                 plan,
                 sources,
-                crew,
+                distributed,
                 seconds=None if minutes is None else 60 * minutes,
                 cut=progress.update,
-                report=progress.say,
+                report=progress.log,
                 advanced=lambda step: progress.update(step, steps),
             )
             finished = trainer.step >= steps
-            network, facts = trainer.averaged, trainer.facts()
+            network, metadata = trainer.averaged, trainer.metadata()
         else:
             assert start is not None
-            network = read_network(start, config).to(crew.device)
-            facts = {"recipe": {"start": start, "seed": seed}}
-        if not crew.leads:
+            network = read_network(start, config).to(distributed.device)
+            metadata = {"recipe": {"start": start, "seed": seed}}
+        if not distributed.is_main:
             return
         if finished and objects:
-            dice = learn_ends_from(
-                out / "ends", volumes, network, objects, seed=seed, told=progress.update
+            dice = train_presence_on_sweeps(
+                out / "ends", volumes, network, objects, seed=seed, progress=progress.update
             )
-            progress.say(
+            progress.log(
                 f"held-out sweeps with unknown ends: Dice {dice['before']:.3f} before, "
                 f"{dice['after']:.3f} after"
             )
-            facts["recipe"] |= {"objects": objects, "ends": dice}
-    release(out / "model.safetensors", config, network.state_dict(), facts)
+            metadata["recipe"] |= {"objects": objects, "ends": dice}
+    release(out / "model.safetensors", config, network.state_dict(), metadata)
     if steps:
         _plot(out)
-    say("Weights", out / "model.safetensors")
+    log("Weights", out / "model.safetensors")
     if not finished:
-        say("Next", "the same command goes on from here")
+        log("Next", "the same command goes on from here")
 
 
 def _plot(out: Path) -> None:
-    from napari_slmsam2.cli._console import say
+    from napari_slmsam2.cli._console import log
     from napari_slmsam2.core.errors import OutputError
     from napari_slmsam2.evaluate.training_plot import plot_training
 
     try:
         plot_training(out / "log.jsonl", out / "training.png")
     except OutputError as error:
-        say("Plot", error)
+        log("Plot", error)

@@ -351,7 +351,7 @@ class ModelConfig(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WindowConfig(Settings):
+class CompactConfig(Settings):
     """The compact short-long-memory network that sees a window around the object."""
 
     architecture: str = setting(

@@ -130,7 +130,7 @@ class SliceSegmenter(Protocol):
         """
         ...
 
-    def relieve_memory(self) -> str | None:
+    def free_memory(self) -> str | None:
         """Make room after `DeviceMemoryError` on a single label.
 
         Returns

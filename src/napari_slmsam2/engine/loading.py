@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_slmsam2.core.config import (
+    CompactConfig,
     ModelConfig,
     PropagationConfig,
-    WindowConfig,
     sam2_config,
     slm_sam2_config,
 )
@@ -23,14 +23,14 @@ from napari_slmsam2.engine.weights.checkpoints import (
     load_weights,
     read_metadata,
 )
-from napari_slmsam2.engine.weights.download import Progress, fetch_weights
+from napari_slmsam2.engine.weights.download import Progress, download_weights
 from napari_slmsam2.engine.weights.registry import get_model, is_weights_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_slmsam2.core.segmenter import SliceSegmenter
-    from napari_slmsam2.engine.compact.network import WindowNetwork
+    from napari_slmsam2.engine.compact.network import CompactNetwork
     from napari_slmsam2.engine.sam2.network import SliceNetwork
 
 _TRUNKS = ("tiny", "small", "base_plus", "large")
@@ -88,8 +88,8 @@ def make_segmenter(
         return ReadyModel(_classical(str(model)), str(model), None, "cpu", "float32")
     import torch
 
-    from napari_slmsam2.engine.compact.network import WindowNetwork
-    from napari_slmsam2.engine.compact.segmenter import WindowSegmenter
+    from napari_slmsam2.engine.compact.network import CompactNetwork
+    from napari_slmsam2.engine.compact.segmenter import CompactSegmenter
     from napari_slmsam2.engine.device import choose_device, choose_dtype, computing
     from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
 
@@ -102,8 +102,8 @@ def make_segmenter(
         progress=progress,
         should_stop=should_stop,
     )
-    if isinstance(loaded.network, WindowNetwork):
-        window_segmenter = WindowSegmenter(
+    if isinstance(loaded.network, CompactNetwork):
+        window_segmenter = CompactSegmenter(
             loaded.network, name=loaded.name, device=torch_device, dtype=torch.float32
         )
         return ReadyModel(
@@ -140,7 +140,7 @@ class LoadedNetwork:
 
     Attributes
     ----------
-    network : SliceNetwork or WindowNetwork
+    network : SliceNetwork or CompactNetwork
         On the CPU; ``network.config`` describes it.
     name : str
         Of the model, or of the file.
@@ -149,7 +149,7 @@ class LoadedNetwork:
         Of the file.
     """
 
-    network: SliceNetwork | WindowNetwork
+    network: SliceNetwork | CompactNetwork
     name: str
     path: Path
     sha256: str
@@ -158,7 +158,7 @@ class LoadedNetwork:
 def load_network(
     model: str | os.PathLike[str],
     *,
-    config: ModelConfig | WindowConfig | None = None,
+    config: ModelConfig | CompactConfig | None = None,
     conversion: str | None = None,
     image_size: int | None = None,
     folder: str | os.PathLike[str] | None = None,
@@ -180,7 +180,7 @@ def load_network(
     image_size : int, optional
         Side of the network's input in pixels. Default: the model's own.
     folder, progress, should_stop : optional
-        See `napari_slmsam2.engine.weights.download.fetch_weights`.
+        See `napari_slmsam2.engine.weights.download.download_weights`.
 
     Raises
     ------
@@ -202,7 +202,7 @@ def load_network(
             raise ConfigError(f"model {card.name}", "has its own configuration and conversion")
         name = card.name
         if card.weights is not None:
-            path = fetch_weights(card, folder, progress=progress, should_stop=should_stop)
+            path = download_weights(card, folder, progress=progress, should_stop=should_stop)
             sha256 = card.weights.sha256
         elif card.path is not None:
             path, sha256 = card.path, file_sha256(card.path)
@@ -219,13 +219,13 @@ def load_network(
     return LoadedNetwork(network, name, path, sha256)
 
 
-def _build(config: ModelConfig | WindowConfig) -> SliceNetwork | WindowNetwork:
+def _build(config: ModelConfig | CompactConfig) -> SliceNetwork | CompactNetwork:
     import torch
 
-    if isinstance(config, WindowConfig):
-        from napari_slmsam2.engine.compact.network import WindowNetwork
+    if isinstance(config, CompactConfig):
+        from napari_slmsam2.engine.compact.network import CompactNetwork
 
-        return WindowNetwork(config)
+        return CompactNetwork(config)
     from napari_slmsam2.engine.sam2.network import SliceNetwork
 
     # A conversion keeps some initial values: the same model must be the same every time.
@@ -234,12 +234,12 @@ def _build(config: ModelConfig | WindowConfig) -> SliceNetwork | WindowNetwork:
         return SliceNetwork(config)
 
 
-def _config_of(path: Path, state: Mapping[str, Tensor]) -> ModelConfig | WindowConfig:
+def _config_of(path: Path, state: Mapping[str, Tensor]) -> ModelConfig | CompactConfig:
     if path.suffix == ".safetensors":
         noted = read_metadata(path).get("config")
         if noted is not None:
             is_window = noted.get("architecture") == "window"
-            return (WindowConfig if is_window else ModelConfig).from_dict(noted)
+            return (CompactConfig if is_window else ModelConfig).from_dict(noted)
     return published_config(state, what=str(path))
 
 

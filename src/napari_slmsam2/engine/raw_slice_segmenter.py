@@ -16,7 +16,7 @@ from napari_slmsam2.engine.features.interpolation import EDGE_SHARPNESS, signed_
 Image = npt.NDArray[np.float32]
 
 
-class ImageSegmenter(ABC):
+class RawSliceSegmenter(ABC):
     """The part of a `SliceSegmenter` whose embeddings are slices and whose seeds are masks."""
 
     prompt_kinds = frozenset(PromptKind)
@@ -43,6 +43,6 @@ class ImageSegmenter(ABC):
     def _remembered(self, image: Image, mask: npt.NDArray[np.bool_]) -> Any:
         """What the memory bank keeps of a seed."""
 
-    def relieve_memory(self) -> str | None:
+    def free_memory(self) -> str | None:
         """There is nothing to free."""
         return None

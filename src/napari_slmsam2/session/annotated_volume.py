@@ -71,7 +71,7 @@ class AnnotatedVolume:
         dict of label to ndarray of float32, shape (H, W)
             Within -8 and 8; above 0 is the object.
         """
-        return self._result.claims(index)
+        return self._result.label_logits(index)
 
     def suggestions(self) -> tuple[Suggestion, ...]:
         """Slices to look at, most urgent first."""

@@ -34,9 +34,9 @@ from napari_slmsam2.core.plan import (
 )
 from napari_slmsam2.core.prompts import PromptSet, SlicePrompt
 from napari_slmsam2.core.volume import Volume
-from napari_slmsam2.engine.clicks.prompt_solver import SliceAnswers
+from napari_slmsam2.engine.clicks.prompt_solver import PromptSolver
 from napari_slmsam2.engine.loading import ReadyModel, make_segmenter
-from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingStore
+from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
 from napari_slmsam2.engine.propagation.propagator import Propagator
 from napari_slmsam2.engine.propagation.result import PropagationInput, PropagationResult
 from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL
@@ -102,7 +102,7 @@ class SegmentationSession(AnnotatedVolume):
         self._models_folder = models_folder
         self._ready: ReadyModel | None = None
         self._ready_is_given = False
-        self._embeddings = EmbeddingStore(self.config.embedding_budget * 2**20)
+        self._embeddings = EmbeddingCache(self.config.embedding_budget * 2**20)
         self._undo: list[_Undo] = []
         self._redo: list[_Undo] = []
         self._paused: tuple[Propagator, RunRecord] | None = None
@@ -118,7 +118,7 @@ class SegmentationSession(AnnotatedVolume):
         if any(getattr(previous, name) != getattr(config, name) for name in _MODEL_SETTINGS):
             if not self._ready_is_given:
                 self._ready = None
-            self._embeddings = EmbeddingStore(config.embedding_budget * 2**20)
+            self._embeddings = EmbeddingCache(config.embedding_budget * 2**20)
 
     @property
     def window(self) -> IntensityWindow:
@@ -184,7 +184,7 @@ class SegmentationSession(AnnotatedVolume):
             It does not fit the volume, or the model finds nothing there.
         """
         ready = self.load_model()
-        answers = SliceAnswers(ready.segmenter, self.volume, self.window, self._embeddings)
+        answers = PromptSolver(ready.segmenter, self.volume, self.window, self._embeddings)
         return answers.find(prompt)
 
     def propagate(

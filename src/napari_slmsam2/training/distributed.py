@@ -27,7 +27,7 @@ _PATIENCE = timedelta(hours=12)
 
 
 @dataclass(frozen=True, slots=True)
-class Crew:
+class DistributedContext:
     """The processes that train together; alone, there is one.
 
     Attributes
@@ -42,7 +42,7 @@ class Crew:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes, judges and speaks."""
         return self.rank == 0
 
@@ -68,7 +68,7 @@ class Crew:
         dist.all_reduce(summed)
         return summed
 
-    def add_up_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+    def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Give every process the sum of the gradients of all."""
         if self.size == 1:
             return
@@ -85,7 +85,7 @@ class Crew:
         for parameter, part in zip(used, parts, strict=True):
             parameter.grad = part.view_as(parameter).clone()
 
-    def agree(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """What the first process says."""
         if self.size == 1:
             return value
@@ -102,7 +102,7 @@ class Crew:
 
 
 @contextmanager
-def joined(device: str = "auto") -> Iterator[Crew]:
+def init_distributed(device: str = "auto") -> Iterator[DistributedContext]:
     """Join the processes that a launcher started; without one, work alone.
 
     Parameters
@@ -112,7 +112,7 @@ def joined(device: str = "auto") -> Iterator[Crew]:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Crew(device=choose_device(device))
+        yield DistributedContext(device=choose_device(device))
         return
     chosen = choose_device(device)
     if chosen.type == "cuda" and device in ("auto", "cuda"):
@@ -121,6 +121,6 @@ def joined(device: str = "auto") -> Iterator[Crew]:
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=_PATIENCE)
     try:
-        yield Crew(dist.get_rank(), size, chosen)
+        yield DistributedContext(dist.get_rank(), size, chosen)
     finally:
         dist.destroy_process_group()

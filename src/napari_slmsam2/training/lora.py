@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 Network = TypeVar("Network", bound=nn.Module)
 
 
-class LowRank(nn.Module):
+class LowRankUpdate(nn.Module):
     """A weight with an update of low rank, which is 0 at first.
 
     Parameters
@@ -57,7 +57,7 @@ def add_adapters(network: nn.Module, rank: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for module in list(network.modules()):
         if isinstance(module, nn.Conv2d | nn.Linear):
-            update = LowRank(module.weight, rank, generator)
+            update = LowRankUpdate(module.weight, rank, generator)
             parametrize.register_parametrization(module, "weight", update)
 
 

@@ -11,7 +11,7 @@ from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.segmenter import SweepContext
 from napari_slmsam2.engine.classical.flow import FlowSegmenter
 from napari_slmsam2.engine.features.optical_flow import dense_flow, resample, warp
-from napari_slmsam2.engine.features.presence import Cues
+from napari_slmsam2.engine.features.presence import AppearanceFeatures
 from napari_slmsam2.engine.features.taper import find_taper
 
 
@@ -242,9 +242,9 @@ def test_taper_reads_the_end_off_extent_absent_seed_or_two_seeds():
 
 
 def test_cues_say_less_the_further_the_sweep_and_the_worse_the_fit():
-    near = Cues(0.1, 1.5, 0.0, 0.98, 0.1, 0.0, 0.8, 0.0, 0.04)
-    far = Cues(2.5, 1.5, 0.0, 0.98, 0.1, 0.0, 0.8, 0.0, 0.04)
-    unlike = Cues(0.1, -1.5, -3.0, 0.4, 3.0, 0.0, 0.8, -0.4, 0.3)
+    near = AppearanceFeatures(0.1, 1.5, 0.0, 0.98, 0.1, 0.0, 0.8, 0.0, 0.04)
+    far = AppearanceFeatures(2.5, 1.5, 0.0, 0.98, 0.1, 0.0, 0.8, 0.0, 0.04)
+    unlike = AppearanceFeatures(0.1, -1.5, -3.0, 0.4, 3.0, 0.0, 0.8, -0.4, 0.3)
     assert near.presence() > 0.8
     assert near.presence() > far.presence()
     assert unlike.presence() < 0.5

@@ -15,7 +15,7 @@ from napari_slmsam2.core.intensity import IntensityWindow
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.classical.flow import FlowSegmenter
-from napari_slmsam2.engine.clicks.prompt_solver import SliceAnswers
+from napari_slmsam2.engine.clicks.prompt_solver import PromptSolver
 from napari_slmsam2.engine.clicks.segment import mask_from_prompt
 from napari_slmsam2.engine.propagation.merge import dice
 from napari_slmsam2.session.session import SegmentationSession
@@ -138,7 +138,7 @@ def test_real_slices(shared):
         index = int(np.argmax(truth.sum(tuple(a for a in range(3) if a != axis))))
         mask = truth[volume.slicer(index)]
         window = IntensityWindow.from_percentiles(volume)
-        answers = SliceAnswers(FlowSegmenter(), volume, window)
+        answers = PromptSolver(FlowSegmenter(), volume, window)
         prompt = SlicePrompt.from_points(1, index, [peak(mask)])
         of_slice = []
         for _ in range(4):
@@ -178,7 +178,7 @@ def test_models_without_weights_propagate_from_clicks(model):
 def test_a_network_answers_with_what_it_finds_itself(make_segmenter, textured):
     segmenter = make_segmenter()
     window = IntensityWindow(0.0, 1.0)
-    answers = SliceAnswers(segmenter, textured, window)
+    answers = PromptSolver(segmenter, textured, window)
     prompt = SlicePrompt.from_points(1, 20, [(18, 15)])
     found = answers.find(prompt)
     embedding = segmenter.encode_image(window.apply(textured.take(20)))
@@ -199,7 +199,7 @@ def test_nothing_found_is_told(make_segmenter, textured, monkeypatch):
         return result
 
     monkeypatch.setattr(segmenter, "encode_seed", blind)
-    answers = SliceAnswers(segmenter, textured, IntensityWindow(0.0, 1.0))
+    answers = PromptSolver(segmenter, textured, IntensityWindow(0.0, 1.0))
     with pytest.raises(PromptError, match="the model 'tiny' finds no object"):
         answers.find(SlicePrompt.from_points(1, 20, [(18, 15)]))
     with pytest.raises(PromptError, match="a point lies outside the slice"):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from napari_slmsam2.core.config import WindowConfig
+from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.core.errors import ConfigError
-from napari_slmsam2.engine.compact.crop import FollowingWindow
+from napari_slmsam2.engine.compact.crop import ObjectCrop
 from napari_slmsam2.engine.compact.features import (
     AREA_CUE,
     LOGITS_PER_PIXEL,
@@ -13,7 +13,7 @@ from napari_slmsam2.engine.compact.features import (
     chosen_seeds,
     interpolated_prior,
     known_masks,
-    measure_cues,
+    position_features,
     read_logits,
     window_for,
 )
@@ -31,7 +31,7 @@ def disc(shape, row, column, radius):
 @pytest.mark.parametrize("place", [(100, 120), (3, 250), (199, 0)])
 def test_a_mask_comes_back_through_the_window(radius, place):
     mask = disc((200, 256), *place, radius)
-    window = FollowingWindow.around(mask, 80, 2.0)
+    window = ObjectCrop.around(mask, 80, 2.0)
     seen = read_logits(signed_distance(mask), window)
     assert seen.shape == (80, 80)
     assert seen.dtype == np.float32
@@ -45,7 +45,7 @@ def test_a_mask_comes_back_through_the_window(radius, place):
 def test_the_object_has_the_same_size_in_every_window():
     small, large = (disc((300, 300), 150, 150, r) for r in (20, 120))
     areas = [
-        (window_for(m, WindowConfig()).read(m.astype(np.float32)) > 0.5).sum()
+        (window_for(m, CompactConfig()).read(m.astype(np.float32)) > 0.5).sum()
         for m in (small, large)
     ]
     assert areas[0] == pytest.approx(areas[1], rel=0.08)
@@ -53,14 +53,14 @@ def test_the_object_has_the_same_size_in_every_window():
 
 def test_a_window_of_the_whole_slice_shows_all_of_it():
     mask = disc((60, 90), 10, 80, 4)
-    window = window_for(mask, WindowConfig(follow="slice"))
+    window = window_for(mask, CompactConfig(follow="slice"))
     assert window.side == 90
-    assert window_for(np.zeros((60, 90), bool), WindowConfig()) is None
+    assert window_for(np.zeros((60, 90), bool), CompactConfig()) is None
 
 
 def test_the_prior_is_the_interpolation_between_annotated_slices():
     masks = {2: disc((80, 80), 30, 30, 10), 8: disc((80, 80), 40, 36, 14)}
-    window = FollowingWindow.around(masks[2], 80, 2.5)
+    window = ObjectCrop.around(masks[2], 80, 2.5)
     prior = interpolated_prior(masks, 5, window)
     whole = read_logits(interpolated_logits(masks, 5) / 4.0, window)
     near = np.abs(whole) < 6
@@ -91,33 +91,33 @@ def test_seeds_are_chosen_on_both_sides_first():
 
 
 def test_cues_tell_marked_ends_and_seeds_ahead():
-    window = FollowingWindow(50, 50, 40, 80)
+    window = ObjectCrop(50, 50, 40, 80)
     areas = {10: 314}
-    open_end = measure_cues(areas, 14, 1, None, SPACING, window)
+    open_end = position_features(areas, 14, 1, None, SPACING, window)
     assert open_end[2] == open_end[4] == 0
     assert open_end[0] == pytest.approx(4 / (10 / 3), rel=0.01)
-    marked = measure_cues(areas, 14, 1, (5, 17), SPACING, window)
+    marked = position_features(areas, 14, 1, (5, 17), SPACING, window)
     assert marked[0] == 0
     assert marked[2] == 1
     assert marked[3] == pytest.approx(4 / 8)
-    between = measure_cues({10: 314, 20: 100}, 14, 1, None, SPACING, window)
+    between = position_features({10: 314, 20: 100}, 14, 1, None, SPACING, window)
     assert between[4] == 1
     assert between[6] == pytest.approx(0.4)
     assert between[AREA_CUE] == pytest.approx(np.log(314 * 4 + 1))
-    finer = measure_cues(areas, 14, 1, None, (1.5, 0.5, 0.5), window)
+    finer = position_features(areas, 14, 1, None, (1.5, 0.5, 0.5), window)
     np.testing.assert_allclose(finer, open_end)
 
 
 def test_sizes_that_cannot_be_are_refused():
     with pytest.raises(ConfigError, match="multiple of 8"):
-        WindowConfig(window_size=81)
+        CompactConfig(window_size=81)
     with pytest.raises(ConfigError, match="multiples of 8"):
-        WindowConfig(widths=(16, 20, 64, 96))
+        CompactConfig(widths=(16, 20, 64, 96))
 
 
 def test_logits_have_the_slope_of_the_window():
     mask = disc((100, 100), 50, 50, 20)
-    window = FollowingWindow.around(mask, 80, 2.0)
+    window = ObjectCrop.around(mask, 80, 2.0)
     seen = read_logits(signed_distance(mask), window)
     middle = seen[40]
     slope = np.abs(np.diff(middle))[5:15]

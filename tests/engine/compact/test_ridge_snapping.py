@@ -6,7 +6,7 @@ from scipy import ndimage as ndi
 
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.engine.compact import seed_crop
-from napari_slmsam2.engine.compact.ridge_snapping import drawn_to_ridge, measure_ridge
+from napari_slmsam2.engine.compact.ridge_snapping import measure_ridge, snap_to_ridge
 from napari_slmsam2.engine.propagation.merge import dice
 
 from .test_segmenter import new_session, untrained
@@ -42,7 +42,7 @@ def test_a_membrane_is_a_ridge_and_a_step_is_none(line, sign):
 def test_an_outline_comes_to_the_ridge_beside_it(line, radius):
     truth, image, found = disc(12), tissue(disc(12), line), disc(radius)
     for _ in range(6):
-        moved = drawn_to_ridge(found, image, 0.5 if line > 0.6 else -0.5)
+        moved = snap_to_ridge(found, image, 0.5 if line > 0.6 else -0.5)
         assert np.abs(moved - found).max() <= 0.5 + 1e-4
         found = moved
     assert dice(found > 0, truth > 0) > 0.97 > dice(disc(radius) > 0, truth > 0)
@@ -50,8 +50,8 @@ def test_an_outline_comes_to_the_ridge_beside_it(line, radius):
 
 def test_without_a_pull_or_a_core_nothing_moves():
     image = tissue(disc(12), 0.1)
-    np.testing.assert_array_equal(drawn_to_ridge(disc(10), image, 0.0), disc(10))
-    np.testing.assert_array_equal(drawn_to_ridge(disc(1.5), image, -0.5), disc(1.5))
+    np.testing.assert_array_equal(snap_to_ridge(disc(10), image, 0.0), disc(10))
+    np.testing.assert_array_equal(snap_to_ridge(disc(1.5), image, -0.5), disc(1.5))
 
 
 def test_a_sweep_stays_in_a_cell_that_widens_and_narrows(monkeypatch):

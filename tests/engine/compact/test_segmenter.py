@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from napari_slmsam2.core.config import PropagationConfig, WindowConfig
+from napari_slmsam2.core.config import CompactConfig, PropagationConfig
 from napari_slmsam2.core.errors import CheckpointError, ConfigError
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.volume import Volume
-from napari_slmsam2.engine.compact.network import WindowNetwork
-from napari_slmsam2.engine.compact.segmenter import WindowSegmenter
+from napari_slmsam2.engine.compact.network import CompactNetwork
+from napari_slmsam2.engine.compact.segmenter import CompactSegmenter
 from napari_slmsam2.engine.loading import ReadyModel, make_segmenter
 from napari_slmsam2.engine.weights.checkpoints import save_weights
 from napari_slmsam2.session.session import SegmentationSession
@@ -20,14 +20,14 @@ SMALL = {"window_size": 48, "widths": (8, 8, 16, 16), "memory_dim": 16}
 def untrained(present=2.0, **changes):
     """A network that carries the mask along the flow and believes that the object is there."""
     torch.manual_seed(0)
-    network = WindowNetwork(WindowConfig(**{**SMALL, **changes}))
+    network = CompactNetwork(CompactConfig(**{**SMALL, **changes}))
     torch.nn.init.zeros_(network.heads[2].weight)
     network.heads[2].bias.data = torch.tensor([present, 0.0])
     return network
 
 
 def new_session(volume, network, **config):
-    segmenter = WindowSegmenter(
+    segmenter = CompactSegmenter(
         network, name="window", device=torch.device("cpu"), dtype=torch.float32
     )
     session = SegmentationSession(Volume(volume, axis=0), config=PropagationConfig(**config))
@@ -178,9 +178,9 @@ def test_a_file_of_weights_tells_its_network(tmp_path):
     path = tmp_path / "mine.safetensors"
     save_weights(path, network.state_dict(), {"config": network.config.to_dict()})
     ready = make_segmenter(path, device="cpu")
-    assert isinstance(ready.segmenter, WindowSegmenter)
+    assert isinstance(ready.segmenter, CompactSegmenter)
     assert ready.segmenter.reach == 1
-    save_weights(path, network.state_dict(), {"config": WindowConfig(**SMALL).to_dict()})
+    save_weights(path, network.state_dict(), {"config": CompactConfig(**SMALL).to_dict()})
     with pytest.raises(CheckpointError, match="gate"):
         make_segmenter(path, device="cpu")
 
@@ -218,4 +218,4 @@ def test_more_structures_keep_what_is_known_of_the_first():
 
 def test_a_structure_twice_is_refused():
     with pytest.raises(ConfigError, match="structures"):
-        WindowConfig(structures=(1, 2, 1))
+        CompactConfig(structures=(1, 2, 1))

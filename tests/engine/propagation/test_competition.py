@@ -12,7 +12,7 @@ from napari_slmsam2.core.events import SliceSegmented
 from napari_slmsam2.core.plan import find_gaps, gaps_beside
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.quality import rank_slices
-from napari_slmsam2.engine.propagation.competition import weigh_claims
+from napari_slmsam2.engine.propagation.competition import weight_by_seed_distance
 
 from ...fakes import (
     SLICE,
@@ -121,14 +121,14 @@ def test_outside_the_range_of_a_run_nothing_ends():
 
 
 def test_signs_stay_and_far_claims_weigh_little():
-    claims = {
+    label_logits = {
         1: np.full(SLICE, 8.0, np.float32),
         2: np.full(SLICE, 2.0, np.float32),
         3: np.full(SLICE, -8.0, np.float32),
         4: np.full(SLICE, 8.0, np.float32),
     }
     prompts = prompts_of(FIRST, SlicePrompt.from_mask(2, 7, MASK), SlicePrompt.absent_at(1, 6))
-    weighed = weigh_claims(claims, prompts, 6)
+    weighed = weight_by_seed_distance(label_logits, prompts, 6)
     assert weighed[2].max() > weighed[1].max() > 0 > weighed[3].min()
     assert weighed[4].max() > 0
 
@@ -137,10 +137,10 @@ def test_signs_stay_and_far_claims_weigh_little():
 @given(prompts=annotations(fewest=3, rows=(2, 8), columns=(2, 12)), data=st.data())
 def test_gaps_run_again_alone_change_nothing(prompts, data):
     drive = run(FakeSegmenter(), bright_volume(12), prompts)
-    labels, lost = drive.labels.copy(), set(drive.result.lost)
+    labels, suppressed = drive.labels.copy(), set(drive.result.suppressed)
     quality = {label: dict(found) for label, found in drive.result.quality.items()}
     again = data.draw(st.sampled_from(sorted(prompts.prompts)))
     drive.plan(gaps_beside(find_gaps(prompts, 12), {again})).go()
     np.testing.assert_array_equal(drive.labels, labels)
-    assert drive.result.lost == lost
+    assert drive.result.suppressed == suppressed
     assert drive.result.quality == quality

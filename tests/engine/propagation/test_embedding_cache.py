@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingStore
+from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
 
 
 @given(
@@ -15,7 +15,7 @@ from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingStore
     sizes=st.lists(st.integers(0, 20), min_size=10, max_size=10),
 )
 def test_never_more_than_the_budget_and_always_the_right_one(budget, asked, sizes):
-    store = EmbeddingStore(budget)
+    store = EmbeddingCache(budget)
     encoded = []
 
     def encode(index):
@@ -33,7 +33,7 @@ def test_never_more_than_the_budget_and_always_the_right_one(budget, asked, size
 
 
 def test_the_least_recently_used_goes_first():
-    store = EmbeddingStore(20)
+    store = EmbeddingCache(20)
 
     def encode(index):
         return np.zeros(8, np.uint8)
@@ -49,7 +49,7 @@ def test_the_least_recently_used_goes_first():
 
 def test_clearing_forgets_also_what_takes_no_space():
     """The embedding of a model that looks at no intensities must not reach the next model."""
-    store = EmbeddingStore(100)
+    store = EmbeddingCache(100)
     store.get(0, lambda index: np.zeros(0))
     store.clear()
     assert len(store) == 0

@@ -20,7 +20,7 @@ from napari_slmsam2.core.events import (
 )
 from napari_slmsam2.core.plan import BACKWARD, FORWARD, find_gaps, gaps_beside
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
-from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingStore
+from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
 
 from ...fakes import (
     SLICE,
@@ -317,7 +317,7 @@ def test_a_long_run_keeps_a_short_bank():
 def test_embeddings_stay_within_their_budget():
     volume = bright_volume(30)
     size = volume.take(0).nbytes
-    store = EmbeddingStore(4 * size)
+    store = EmbeddingCache(4 * size)
     drive = run(FakeSegmenter(), volume, prompts_of(seed(3), seed(20)), store=store)
     assert store.nbytes <= 4 * size
     assert len(store) == 4
@@ -327,7 +327,7 @@ def test_embeddings_stay_within_their_budget():
 
 
 def test_without_a_budget_every_visit_encodes():
-    store = EmbeddingStore(0)
+    store = EmbeddingCache(0)
     run(FakeSegmenter(), bright_volume(10), prompts_of(seed(3)), store=store)
     assert (len(store), store.nbytes, store.encoded) == (0, 0, 10)
 

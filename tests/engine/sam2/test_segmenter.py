@@ -286,14 +286,14 @@ def test_memory_is_relieved_in_two_steps(make_segmenter, monkeypatch):
     segmenter.__class__ = Accelerator
     segmenter.device = segmenter._storage = torch.device("mps")
     segmenter.dtype = torch.bfloat16
-    first = segmenter.relieve_memory()
+    first = segmenter.free_memory()
     assert "moved off" in first
     assert segmenter.device.type == "mps"
-    second = segmenter.relieve_memory()
+    second = segmenter.free_memory()
     assert "on the CPU" in second
     assert segmenter.device.type == "cpu"
     assert segmenter.dtype == torch.float32
-    assert segmenter.relieve_memory() is None
+    assert segmenter.free_memory() is None
     assert len(emptied) == 2
 
 

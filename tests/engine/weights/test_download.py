@@ -20,8 +20,8 @@ from napari_slmsam2.core.errors import ConfigError, DownloadError
 from napari_slmsam2.engine.weights import download
 from napari_slmsam2.engine.weights.download import (
     DownloadCancelledError,
-    fetch_weights,
-    is_fetched,
+    download_weights,
+    is_downloaded,
     models_folder,
 )
 from napari_slmsam2.engine.weights.registry import ModelCard, WeightsFile, get_model, list_models
@@ -120,11 +120,11 @@ def visible(folder: Path) -> list[str]:
 def test_whole_file_with_progress(server, folder):
     seen: list[tuple[int, int]] = []
     model = card(server.url)
-    assert not is_fetched(model, folder)
-    path = fetch_weights(model, folder, progress=lambda *step: seen.append(step))
+    assert not is_downloaded(model, folder)
+    path = download_weights(model, folder, progress=lambda *step: seen.append(step))
     assert path == folder / "weights.pt"
     assert path.read_bytes() == CONTENT
-    assert is_fetched(model, folder)
+    assert is_downloaded(model, folder)
     done = [d for d, _ in seen]
     assert len(done) > 2
     assert done == sorted(set(done))
@@ -133,14 +133,14 @@ def test_whole_file_with_progress(server, folder):
 
 
 def test_second_call_needs_no_server(server, folder):
-    fetch_weights(card(server.url), folder)
-    fetch_weights(card(server.url), folder)
+    download_weights(card(server.url), folder)
+    download_weights(card(server.url), folder)
     assert len(server.ranges) == 1
 
 
 def test_broken_connection_is_resumed_where_it_broke(server, folder):
     server.break_after = iter([1_500_000, 700_000, None])
-    assert fetch_weights(card(server.url), folder).read_bytes() == CONTENT
+    assert download_weights(card(server.url), folder).read_bytes() == CONTENT
     offsets = [int(r.removeprefix("bytes=").rstrip("-")) for r in server.ranges if r]
     assert len(offsets) == 2
     assert 0 < offsets[0] < offsets[1] < len(CONTENT)
@@ -149,23 +149,23 @@ def test_broken_connection_is_resumed_where_it_broke(server, folder):
 def test_broken_connection_without_ranges_starts_again(server, folder):
     server.honours_ranges = False
     server.break_after = iter([1_500_000, None])
-    assert fetch_weights(card(server.url), folder).read_bytes() == CONTENT
+    assert download_weights(card(server.url), folder).read_bytes() == CONTENT
 
 
 def test_broken_connection_of_unknown_length_is_noticed(server, folder):
     server.tells_length = False
     server.break_after = iter([1_500_000, None])
-    assert fetch_weights(card(server.url), folder).read_bytes() == CONTENT
+    assert download_weights(card(server.url), folder).read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=1500000-"]
 
 
 def test_giving_up_leaves_a_part_that_the_next_call_resumes(server, folder):
     server.break_after = iter([2_000_000, 0, 0, 0, None])
     with pytest.raises(DownloadError, match=r"could not be downloaded.*Try again") as error:
-        fetch_weights(card(server.url), folder)
+        download_weights(card(server.url), folder)
     assert str(folder) in str(error.value)
     assert not (folder / "weights.pt").exists()
-    assert fetch_weights(card(server.url), folder).read_bytes() == CONTENT
+    assert download_weights(card(server.url), folder).read_bytes() == CONTENT
     assert server.ranges[-1] is not None
     assert visible(folder) == ["weights.pt"]
 
@@ -173,7 +173,7 @@ def test_giving_up_leaves_a_part_that_the_next_call_resumes(server, folder):
 def test_wrong_hash_is_thrown_away(server, folder):
     server.content = bytes(len(CONTENT))
     with pytest.raises(DownloadError, match="expected SHA-256"):
-        fetch_weights(card(server.url), folder)
+        download_weights(card(server.url), folder)
     assert visible(folder) == []
 
 
@@ -182,45 +182,45 @@ def test_wrong_hash_is_thrown_away(server, folder):
 def test_wrong_size_is_not_taken(server, folder, size, tells_length):
     server.tells_length = tells_length
     with pytest.raises(DownloadError):
-        fetch_weights(card(server.url, size=size), folder)
+        download_weights(card(server.url, size=size), folder)
     assert "weights.pt" not in visible(folder)
 
 
 def test_part_longer_than_the_servers_file_is_dropped(server, folder):
     server.break_after = iter([2_000_000, 0, 0, 0, *[None] * 4])
     with pytest.raises(DownloadError):
-        fetch_weights(card(server.url), folder)
+        download_weights(card(server.url), folder)
     server.content = CONTENT[:1_000_000]
     with pytest.raises(DownloadError, match="has the wrong size"):
-        fetch_weights(card(server.url), folder)
+        download_weights(card(server.url), folder)
     server.content = CONTENT
-    assert fetch_weights(card(server.url), folder).read_bytes() == CONTENT
+    assert download_weights(card(server.url), folder).read_bytes() == CONTENT
 
 
 def test_missing_page(server, folder):
     server.status = 404
     with pytest.raises(DownloadError, match="404"):
-        fetch_weights(card(server.url), folder)
+        download_weights(card(server.url), folder)
     assert len(server.ranges) == 1
     assert visible(folder) == []
 
 
 def test_no_connection(server, folder):
     with pytest.raises(DownloadError, match=r"put it into .*models"):
-        fetch_weights(card("http://127.0.0.1:9/weights.pt"), folder)
+        download_weights(card("http://127.0.0.1:9/weights.pt"), folder)
 
 
 def test_cancelled_download_goes_on_later(server, folder):
     done: list[int] = []
     with pytest.raises(DownloadCancelledError, match="was cancelled"):
-        fetch_weights(
+        download_weights(
             card(server.url),
             folder,
             progress=lambda d, _: done.append(d),
             should_stop=lambda: len(done) == 2,
         )
     assert not (folder / "weights.pt").exists()
-    assert fetch_weights(card(server.url), folder).read_bytes() == CONTENT
+    assert download_weights(card(server.url), folder).read_bytes() == CONTENT
     assert server.ranges == [None, f"bytes={done[1]}-"]
 
 
@@ -229,7 +229,7 @@ def test_two_downloads_at_once_share_one(server, folder):
         results: list[Path] = []
         for _ in range(3):
             thread = threading.Thread(
-                target=lambda: results.append(fetch_weights(card(server.url), folder))
+                target=lambda: results.append(download_weights(card(server.url), folder))
             )
             thread.start()
             stack.callback(thread.join)
@@ -244,12 +244,14 @@ def test_waiting_for_another_download_can_be_cancelled(server, folder):
         entered.set()
         leave.wait(10)
 
-    thread = threading.Thread(target=lambda: fetch_weights(card(server.url), folder, progress=hold))
+    thread = threading.Thread(
+        target=lambda: download_weights(card(server.url), folder, progress=hold)
+    )
     thread.start()
     try:
         assert entered.wait(10)
         with pytest.raises(DownloadCancelledError):
-            fetch_weights(card(server.url), folder, should_stop=lambda: True)
+            download_weights(card(server.url), folder, should_stop=lambda: True)
     finally:
         leave.set()
         thread.join()
@@ -257,7 +259,7 @@ def test_waiting_for_another_download_can_be_cancelled(server, folder):
 
 def test_too_little_space_is_noticed_before(server, folder):
     with pytest.raises(DownloadError, match=r"not enough space.*bytes free"):
-        fetch_weights(card(server.url, size=10**18), folder)
+        download_weights(card(server.url, size=10**18), folder)
     assert server.ranges == []
 
 
@@ -284,21 +286,21 @@ def test_disk_that_fills_up_leaves_nothing(server, small_disk, monkeypatch):
         download.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1 << 40})
     )
     with pytest.raises(DownloadError, match=r"weights\.pt: cannot be written"):
-        fetch_weights(card(server.url), small_disk)
+        download_weights(card(server.url), small_disk)
     assert visible(small_disk) == []
 
 
 def test_folder_that_cannot_be_made(server, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DownloadError, match="cannot be written"):
-        fetch_weights(card(server.url), tmp_path / "file" / "models")
+        download_weights(card(server.url), tmp_path / "file" / "models")
 
 
 def test_offline_folder(server, tmp_path, monkeypatch):
     (tmp_path / "weights.pt").write_bytes(CONTENT)
     monkeypatch.setenv("NAPARI_SLMSAM2_MODELS", str(tmp_path))
     assert models_folder() == tmp_path
-    assert fetch_weights(card(server.url)) == tmp_path / "weights.pt"
+    assert download_weights(card(server.url)) == tmp_path / "weights.pt"
     assert server.ranges == []
 
 
@@ -308,7 +310,7 @@ def test_offline_folder(server, tmp_path, monkeypatch):
 def test_wrong_file_in_an_offline_folder_is_refused_and_kept(server, tmp_path, content, problem):
     (tmp_path / "weights.pt").write_bytes(content)
     with pytest.raises(DownloadError, match=problem):
-        fetch_weights(card(server.url), tmp_path)
+        download_weights(card(server.url), tmp_path)
     assert (tmp_path / "weights.pt").read_bytes() == content
     assert server.ranges == []
 
@@ -320,8 +322,8 @@ def test_default_folder_is_the_users_cache(monkeypatch):
 
 def test_model_without_weights_has_no_download():
     with pytest.raises(DownloadError, match="no weights"):
-        fetch_weights(get_model("flow"))
-    assert is_fetched(get_model("flow"))
+        download_weights(get_model("flow"))
+    assert is_downloaded(get_model("flow"))
 
 
 def test_registry_lists_networks_and_classical_models():

@@ -29,12 +29,12 @@ from napari_slmsam2.core.errors import (
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.loading import load_network, make_segmenter
 from napari_slmsam2.training.adapt.adaptation import Adaptation
-from napari_slmsam2.training.adapt.backends import trainee_of
-from napari_slmsam2.training.adapt.estimate import TrialStep, plan_time, try_steps
+from napari_slmsam2.training.adapt.backends import backend_of
+from napari_slmsam2.training.adapt.estimate import TrialStep, plan_time, profile_steps
 from napari_slmsam2.training.data.labelled_scan import LabelledScan, check_scans, read_pair
 from napari_slmsam2.training.data.pseudo_stack import EMPTY, make_pseudo_stack
-from napari_slmsam2.training.data.split import cut_lessons, plan_course
-from napari_slmsam2.training.distributed import Crew
+from napari_slmsam2.training.data.split import cut_training_clips, split_data
+from napari_slmsam2.training.distributed import DistributedContext
 from napari_slmsam2.training.recipes import RECIPES, AdaptRecipe, get_recipe
 
 CPU = torch.device("cpu")
@@ -76,16 +76,16 @@ def test_it_learns_where_objects_end_and_writes_one_file(scans, base, tmp_path):
     assert report.improved
     assert report.after.dice > report.before.dice + 0.015
     assert report.after.mean("op_voxels") <= report.before.mean("op_voxels")
-    assert [p.judgement.dice for p in told if p.judgement] == [p.dice for p in report.curve]
+    assert [p.evaluation.dice for p in told if p.evaluation] == [p.dice for p in report.curve]
     path = job.save(tmp_path / "models" / "mine.safetensors", report)
     assert [f.name for f in path.parent.iterdir()] == ["mine.safetensors"]
     loaded = load_network(path)
-    again = job._trainee.judge(loaded.network, lambda: False)
+    again = job._backend.judge(loaded.network, lambda: False)
     assert again.dice == pytest.approx(report.after.dice, abs=0.01)
     assert make_segmenter(path, device="cpu").sha256 == loaded.sha256
     with safe_open(path, framework="np") as file:
         header = str(file.metadata())
-    facts = job.facts(report)["adapted"]
+    facts = job.metadata(report)["adapted"]
     assert facts["base"]["sha256"] == base.sha256
     assert facts["data"][0]["image_sha256"] != facts["data"][1]["image_sha256"]
     for told_of in (base.sha256, facts["data"][1]["labels_sha256"], "CC0-1.0", "quick"):
@@ -125,29 +125,41 @@ def test_what_is_held_out_is_never_looked_at(scans, base):
     labels = scans[0].labels
     for seeds, slices in ((False, None), (True, {1: (5, 7, 9), 2: (4, 6, 8, 10)})):
         given = labels if slices is None else keep_slices(labels, slices)
-        course = plan_course([scan_of(given, seeds=seeds)], 0)
-        assert {label for exam in course.exams for label in exam.seeds} == {1, 2}
+        data_split = split_data([scan_of(given, seeds=seeds)], 0)
+        assert {
+            label
+            for held_out_volume in data_split.held_out_volumes
+            for label in held_out_volume.seeds
+        } == {1, 2}
         other = given.copy()
-        offset = SHAPE[2] - course.exams[0].volume.n_slices if slices is None else None
-        for label, (first, last) in course.exams[0].scored.items():
-            shift = 0 if offset is None else _first_slice(course.exams[0], scan_of(given))
+        offset = (
+            SHAPE[2] - data_split.held_out_volumes[0].volume.n_slices if slices is None else None
+        )
+        for label, (first, last) in data_split.held_out_volumes[0].scored.items():
+            shift = (
+                0
+                if offset is None
+                else _first_slice(data_split.held_out_volumes[0], scan_of(given))
+            )
             part = other[..., first + shift : last + shift + 1]
             part[part == label] = 0
             if slices is None:
                 part[:3, :3] = label
         changed = [
-            dataclasses.replace(lesson, scan=scan_of(other, seeds=seeds))
-            for lesson in course.lessons
+            dataclasses.replace(training_object, scan=scan_of(other, seeds=seeds))
+            for training_object in data_split.training_objects
         ]
-        one = cut_lessons(course, network, 16, 0)
-        two = cut_lessons(dataclasses.replace(course, lessons=tuple(changed)), network, 16, 0)
+        one = cut_training_clips(data_split, network, 16, 0)
+        two = cut_training_clips(
+            dataclasses.replace(data_split, training_objects=tuple(changed)), network, 16, 0
+        )
         for name in ("distances", "priors", "present", "seed_distances"):
             np.testing.assert_array_equal(one[name], two[name])
 
 
-def _first_slice(exam, scan):
+def _first_slice(held_out_volume, scan):
     """Where the slices of an exam begin in its volume."""
-    first = exam.volume.take(0)
+    first = held_out_volume.volume.take(0)
     return next(i for i in range(scan.volume.n_slices) if (scan.volume.take(i) == first).all())
 
 
@@ -155,10 +167,10 @@ def _first_slice(exam, scan):
     ("n_volumes", "words"), [(1, "one end"), (2, "one end"), (3, "one of the volumes")]
 )
 def test_what_is_held_out_depends_on_what_there_is(scans, n_volumes, words):
-    course = plan_course(scans[:n_volumes], 0)
-    assert words in course.held_out
-    assert len(course.exams) == (1 if n_volumes == 3 else n_volumes)
-    taught = {id(lesson.scan) for lesson in course.lessons}
+    data_split = split_data(scans[:n_volumes], 0)
+    assert words in data_split.held_out
+    assert len(data_split.held_out_volumes) == (1 if n_volumes == 3 else n_volumes)
+    taught = {id(training_object.scan) for training_object in data_split.training_objects}
     assert len(taught) == (2 if n_volumes == 3 else n_volumes)
 
 
@@ -166,18 +178,22 @@ def test_many_objects_hold_some_of_themselves_out():
     labels = np.zeros(SHAPE, np.uint8)
     for k in range(8):
         labels[5 * k : 5 * k + 4, 3:12, 4:12] = k + 1
-    course = plan_course([scan_of(labels)], 0)
-    judged = {label for exam in course.exams for label in exam.seeds}
+    data_split = split_data([scan_of(labels)], 0)
+    judged = {
+        label for held_out_volume in data_split.held_out_volumes for label in held_out_volume.seeds
+    }
     assert len(judged) == 2
-    assert judged | {lesson.label for lesson in course.lessons} == set(range(1, 9))
-    assert not judged & {lesson.label for lesson in course.lessons}
+    assert judged | {
+        training_object.label for training_object in data_split.training_objects
+    } == set(range(1, 9))
+    assert not judged & {training_object.label for training_object in data_split.training_objects}
 
 
 def test_few_annotated_slices_are_continued(scans, base):
     labels = keep_slices(scans[0].labels, {1: (7,)})
     scan = scan_of(labels, seeds=True)
-    course = plan_course([scan], 0)
-    assert "made stacks" in course.held_out
+    data_split = split_data([scan], 0)
+    assert "made stacks" in data_split.held_out
     recipe = get_recipe("this-volume").replace(
         minutes=30.0, clips=8, steps=2, fewest_steps=1, judgements=1, batch_size=4
     )
@@ -188,18 +204,20 @@ def test_few_annotated_slices_are_continued(scans, base):
 
 def test_confident_slices_are_learned_from_like_annotated_ones(scans):
     labels = keep_slices(scans[0].labels, {1: (6, 7, 8, 9)})
-    alone = plan_course([scan_of(keep_slices(labels, {1: (7,)}), seeds=True)], 0)
-    course = plan_course([scan_of(labels, seeds=True, confident={1: (6, 8, 9)})], 0)
-    assert len(alone.lessons) == 1
-    assert {(x.first, x.last) for x in course.lessons} == {(7, 7), (6, 9)}
+    alone = split_data([scan_of(keep_slices(labels, {1: (7,)}), seeds=True)], 0)
+    data_split = split_data([scan_of(labels, seeds=True, confident={1: (6, 8, 9)})], 0)
+    assert len(alone.training_objects) == 1
+    assert {(x.first, x.last) for x in data_split.training_objects} == {(7, 7), (6, 9)}
 
 
 def test_what_was_propagated_from_the_held_out_slice_is_not_learned(scans):
     labels = keep_slices(scans[0].labels, {1: (4, 5, 6, 7, 8, 9, 10)})
     confident = {1: (5, 6, 8, 9)}  # 4, 7 and 10 are annotated
-    course = plan_course([scan_of(labels, seeds=True, confident=confident)], 0)
-    assert course.exams[0].scored[1][0] == course.exams[0].scored[1][1]
-    assert {(x.first, x.last) for x in course.lessons} == {(4, 4), (10, 10)}
+    data_split = split_data([scan_of(labels, seeds=True, confident=confident)], 0)
+    assert (
+        data_split.held_out_volumes[0].scored[1][0] == data_split.held_out_volumes[0].scored[1][1]
+    )
+    assert {(x.first, x.last) for x in data_split.training_objects} == {(4, 4), (10, 10)}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -240,8 +258,8 @@ def test_parts_that_are_not_trained_stay(scans, base, trained, moves):
 )
 def test_it_is_told_which_structure_it_follows(scans, base, labels_are, known):
     recipe = SHORT.replace(labels_are=labels_are)
-    trainee = trainee_of(base, recipe, plan_course(scans[:2], 0), Crew())
-    assert trainee.network.config.structures == known
+    backend = backend_of(base, recipe, split_data(scans[:2], 0), DistributedContext())
+    assert backend.network.config.structures == known
 
 
 def test_one_label_alone_and_annotated_slices_are_not_told(scans, base):
@@ -249,8 +267,8 @@ def test_one_label_alone_and_annotated_slices_are_not_told(scans, base):
     seeds = dataclasses.replace(scans[0], seeds=True)
     recipe = SHORT.replace(labels_are="auto")
     for scan, learned in ((alone, recipe), (seeds, recipe.replace(source="seeds"))):
-        trainee = trainee_of(base, learned, plan_course([scan], 0), Crew())
-        assert trainee.network.config.structures == ()
+        backend = backend_of(base, learned, split_data([scan], 0), DistributedContext())
+        assert backend.network.config.structures == ()
 
 
 def test_what_is_no_better_is_not_kept(scans, base, tmp_path):
@@ -314,9 +332,9 @@ def test_the_estimate_refuses_what_does_not_fit():
     def step(n):
         return torch.ones(n, 2**21).sum()
 
-    assert try_steps(step, 3, CPU).seconds > 0
+    assert profile_steps(step, 3, CPU).seconds > 0
     with pytest.raises(DeviceMemoryError, match="too little memory"):
-        try_steps(step, 2**40, CPU)
+        profile_steps(step, 2**40, CPU)
 
 
 def test_other_networks_are_refused(scans, base, tmp_path):

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from napari_slmsam2.core.config import WindowConfig
-from napari_slmsam2.engine.compact.network import WindowNetwork
+from napari_slmsam2.core.config import CompactConfig
+from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.compact.presence_gru import N_CLUES
-from napari_slmsam2.engine.compact.segmenter import WindowSegmenter
+from napari_slmsam2.engine.compact.segmenter import CompactSegmenter
 from napari_slmsam2.training.compact.presence import (
     SHIFTS,
-    EndsPlan,
+    PresenceTrainingConfig,
     calibrate_presence,
     dice_of_sweeps,
-    learn_ends,
+    train_presence,
 )
-from napari_slmsam2.training.compact.presence_shards import draw_seeds, learn_ends_from
+from napari_slmsam2.training.compact.presence_shards import draw_seeds, train_presence_on_sweeps
 from napari_slmsam2.training.compact.presence_sweeps import (
     BEYOND,
     WholeSweep,
@@ -27,7 +27,7 @@ from napari_slmsam2.training.compact.presence_sweeps import (
 from napari_slmsam2.training.data.sweep import sweep
 from napari_slmsam2.training.synthetic.stack import LabelledStack
 
-CONFIG = WindowConfig(window_size=48, widths=(8, 8, 16, 16), memory_dim=16)
+CONFIG = CompactConfig(window_size=48, widths=(8, 8, 16, 16), memory_dim=16)
 
 
 def stack(n_slices, n_empty):
@@ -42,7 +42,7 @@ def stack(n_slices, n_empty):
 
 def network(bias):
     torch.manual_seed(0)
-    net = WindowNetwork(CONFIG).eval()
+    net = CompactNetwork(CONFIG).eval()
     torch.nn.init.zeros_(net.heads[2].weight)
     net.heads[2].bias.data = torch.tensor([bias, 0.0])
     return net
@@ -67,7 +67,7 @@ def test_every_structure_gets_its_own():
     calibrate_presence(net, [swept(net, one) for one in objects])
     shown = {}
     for one in objects:
-        segmenter = WindowSegmenter(net, name="", device=torch.device("cpu"), dtype=torch.float32)
+        segmenter = CompactSegmenter(net, name="", device=torch.device("cpu"), dtype=torch.float32)
         seed = int(one.mask.sum((1, 2)).argmax())
         slices = range(seed + 1, len(one.mask))
         shown[one.label] = [
@@ -122,8 +122,8 @@ def test_it_learns_from_the_way_so_far_where_objects_end():
     learned, others = ([object_that_ends(rng) for _ in range(n)] for n in (128, 32))
     before = {name: value.clone() for name, value in net.state_dict().items()}
     assert dice_of_sweeps(net, others) < 0.75
-    plan = EndsPlan(passes=40, learning_rate=1e-2)
-    learn_ends(net, learned, ["ball"] * len(learned), plan)
+    plan = PresenceTrainingConfig(passes=40, learning_rate=1e-2)
+    train_presence(net, learned, ["ball"] * len(learned), plan)
     assert dice_of_sweeps(net, others) > 0.85
     changed = {n for n, value in net.state_dict().items() if not torch.equal(value, before[n])}
     assert changed
@@ -133,16 +133,18 @@ def test_it_learns_from_the_way_so_far_where_objects_end():
 def test_sweeps_are_made_once_and_the_end_is_the_same(tmp_path):
     first, again = network(2.0), network(2.0)
     told = []
-    scores = learn_ends_from(tmp_path, None, first, 1, told=lambda *now: told.append(now))
+    scores = train_presence_on_sweeps(
+        tmp_path, None, first, 1, progress=lambda *now: told.append(now)
+    )
     assert told[-1] == (2, 2)
     assert set(scores) == {"before", "after"}
     made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
-    assert learn_ends_from(tmp_path, None, again, 1) == scores
+    assert train_presence_on_sweeps(tmp_path, None, again, 1) == scores
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")} == made
     for name, value in first.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], value)
     # Another network makes its own sweeps.
-    learn_ends_from(tmp_path, None, network(-2.0), 1)
+    train_presence_on_sweeps(tmp_path, None, network(-2.0), 1)
     assert len(list(tmp_path.rglob("*.npz"))) == 2 * len(made)
 
 

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from napari_slmsam2.core.config import WindowConfig
+from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.core.errors import CheckpointError, InputError
-from napari_slmsam2.engine.compact.network import WindowNetwork
+from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.features.optical_flow import warp as warp_image
 from napari_slmsam2.training.compact.rollout import LossWeights, roll_out, step_loss
-from napari_slmsam2.training.compact.trainer import Trainer, TrainingPlan, train
+from napari_slmsam2.training.compact.trainer import Trainer, TrainingConfig, train
 from napari_slmsam2.training.compact.validation import validate
 from napari_slmsam2.training.data.batch import make_batch, sampling_weights, warp
 from napari_slmsam2.training.data.shards import read_shards, write_shards
 from napari_slmsam2.training.data.volumes import find_volumes, is_held_out
 
-CONFIG = WindowConfig(window_size=48, widths=(8, 8, 16, 16), memory_dim=16)
+CONFIG = CompactConfig(window_size=48, widths=(8, 8, 16, 16), memory_dim=16)
 CPU = torch.device("cpu")
 
 
@@ -31,7 +31,7 @@ def clips(tmp_path_factory):
 
 
 def plan(**changes):
-    return TrainingPlan(**{"steps": 30, "batch_size": 8, "warm_up": 2, **changes})
+    return TrainingConfig(**{"steps": 30, "batch_size": 8, "warm_up": 2, **changes})
 
 
 def test_the_same_shard_is_made_twice_alike(clips, tmp_path):
@@ -75,7 +75,7 @@ def test_turned_flows_still_carry_the_turned_masks(clips):
 
 def test_an_untrained_network_is_the_flow(clips):
     torch.manual_seed(0)
-    network = WindowNetwork(CONFIG).eval()
+    network = CompactNetwork(CONFIG).eval()
     batch = make_batch(clips, np.arange(8), 48, device=CPU, generator=None)
     with torch.no_grad():
         first = next(roll_out(network, batch))
@@ -86,7 +86,7 @@ def test_an_untrained_network_is_the_flow(clips):
 def confident(growth=1.5):
     """A network that calls everything present and larger by a constant logit."""
     torch.manual_seed(0)
-    network = WindowNetwork(CONFIG.replace(feedback=0.5)).eval()
+    network = CompactNetwork(CONFIG.replace(feedback=0.5)).eval()
     torch.nn.init.zeros_(network.heads[2].weight)
     network.heads[2].bias.data = torch.tensor([3.0, 0.0])
     last = [m for m in network.out.modules() if isinstance(m, torch.nn.Conv2d)][-1]
@@ -127,7 +127,7 @@ def test_it_learns(clips):
 def test_what_no_clip_shows_is_not_judged(clips):
     whole = clips["present"].all(1)
     assert whole.any()
-    scores = validate(WindowNetwork(CONFIG), {k: v[whole] for k, v in clips.items()}, CPU)
+    scores = validate(CompactNetwork(CONFIG), {k: v[whole] for k, v in clips.items()}, CPU)
     assert np.isnan(scores["recall_absent"])
     assert np.isfinite(scores["dice"])
 
@@ -168,7 +168,7 @@ def test_a_run_leaves_a_log_and_a_checkpoint_and_can_be_called_again(clips, tmp_
 
 def test_empty_slices_count_in_the_loss_as_asked(clips):
     torch.manual_seed(0)
-    network = WindowNetwork(CONFIG)
+    network = CompactNetwork(CONFIG)
     gone = np.flatnonzero(~clips["present"][:, 0] & (clips["weights"][:, 0] > 0))[:4]
     batch = make_batch(clips, gone, 48, device=CPU, generator=None)
     result = next(roll_out(network, batch))

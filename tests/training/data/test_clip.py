@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from napari_slmsam2.core.config import WindowConfig
+from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.core.memory import MemoryBank, MemoryEntry
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.segmenter import SweepContext
-from napari_slmsam2.engine.compact.network import WindowNetwork
-from napari_slmsam2.engine.compact.segmenter import WindowSegmenter
+from napari_slmsam2.engine.compact.network import CompactNetwork
+from napari_slmsam2.engine.compact.segmenter import CompactSegmenter
 from napari_slmsam2.engine.features.optical_flow import warp
 from napari_slmsam2.training.data.clip import Scenario, cut_clip, draw_scenario
-from napari_slmsam2.training.data.sweep import chain_arrivals, never_absent
+from napari_slmsam2.training.data.sweep import never_absent, rollout_states
 from napari_slmsam2.training.synthetic.stack import LabelledStack
 
-CONFIG = WindowConfig(window_size=48, widths=(8, 8, 16, 16), memory_dim=16)
+CONFIG = CompactConfig(window_size=48, widths=(8, 8, 16, 16), memory_dim=16)
 SPACING = (2.0, 1.0, 1.0)
 
 
@@ -31,8 +31,8 @@ def moving_ball(n=20, first=4, last=14):
 
 
 def arrivals_of(image, mask, scenario, network=None):
-    segmenter = never_absent(network or WindowNetwork(CONFIG))
-    return chain_arrivals(segmenter, LabelledStack(image, mask, SPACING, "ball"), scenario)
+    segmenter = never_absent(network or CompactNetwork(CONFIG))
+    return rollout_states(segmenter, LabelledStack(image, mask, SPACING, "ball"), scenario)
 
 
 def truths(clip):
@@ -105,11 +105,11 @@ def test_the_seeds_of_a_clip_are_the_annotated_slices():
 def test_a_clip_can_start_where_the_flow_arrives():
     image, mask = moving_ball()
     scenario = Scenario((7,), None, 9)
-    arrivals = arrivals_of(image, mask, scenario)
-    assert sorted(arrivals) == list(range(8, 17))
+    states = arrivals_of(image, mask, scenario)
+    assert sorted(states) == list(range(8, 17))
     ahead = arrivals_of(image, mask, Scenario((7, 11), (4, 14), 9))
     assert sorted(ahead) == [8, 9, 10]
-    clip = cut_clip(image, mask, SPACING, scenario, CONFIG, arrival=arrivals[9])
+    clip = cut_clip(image, mask, SPACING, scenario, CONFIG, state=states[9])
     plain = cut_clip(image, mask, SPACING, scenario, CONFIG)
     assert clip.drifted
     assert clip.feedback == pytest.approx(1.0)
@@ -124,24 +124,24 @@ def test_a_sweep_arrives_where_inference_does(feedback):
     """The chain of the training is the carried mask of the segmenter, slice by slice."""
     image, mask = moving_ball()
     torch.manual_seed(0)
-    network = WindowNetwork(CONFIG.replace(feedback=feedback))
+    network = CompactNetwork(CONFIG.replace(feedback=feedback))
     last = [m for m in network.out.modules() if isinstance(m, torch.nn.Conv2d)][-1]
     last.bias.data.fill_(0.5)
-    segmenter = WindowSegmenter(
+    segmenter = CompactSegmenter(
         network, name="window", device=torch.device("cpu"), dtype=torch.float32, threshold=0.0
     )
     context = SweepContext(len(image), mask.shape[1:], SPACING, {}, lambda i: image[i])
     bank = MemoryBank(1)
     prompt = SlicePrompt.from_mask(1, 7, mask[7])
     bank.add(MemoryEntry(7, True, segmenter.encode_seed(image[7], prompt, mask[7].shape).content))
-    arrivals = arrivals_of(image, mask, Scenario((7,), None, 9), network)
+    states = arrivals_of(image, mask, Scenario((7,), None, 9), network)
     by_flow = arrivals_of(image, mask, Scenario((7,), None, 9))
     for index in range(8, 15):
         (found,) = segmenter.segment(image[index], index, 1, [bank], context)
         bank.add(MemoryEntry(index, False, found.content))
-        assert found.content.window == arrivals[index].window
-        np.testing.assert_array_equal(found.content.carried, arrivals[index].carried)
-    areas = [(x[14].carried > 0).sum() / x[14].window.zoom ** 2 for x in (arrivals, by_flow)]
+        assert found.content.window == states[index].window
+        np.testing.assert_array_equal(found.content.carried, states[index].carried)
+    areas = [(x[14].carried > 0).sum() / x[14].window.zoom ** 2 for x in (states, by_flow)]
     assert (areas[0] / areas[1] > 1.1) == (feedback > 0)
 
 

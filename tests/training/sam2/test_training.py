@@ -21,10 +21,10 @@ from napari_slmsam2.session.session import SegmentationSession
 from napari_slmsam2.training.adapt import backends
 from napari_slmsam2.training.adapt.adaptation import Adaptation
 from napari_slmsam2.training.data.labelled_scan import read_pair
-from napari_slmsam2.training.data.split import plan_course
-from napari_slmsam2.training.distributed import Crew
+from napari_slmsam2.training.data.split import split_data
+from napari_slmsam2.training.distributed import DistributedContext
 from napari_slmsam2.training.recipes import PaperRecipe, get_recipe
-from napari_slmsam2.training.sam2.clips import ClipDrawer
+from napari_slmsam2.training.sam2.clips import ClipSampler
 from napari_slmsam2.training.sam2.prompts import correction, draw_kind, first_clicks
 from napari_slmsam2.training.sam2.rollout import Answer, answer_loss, clip_loss, roll_out
 from napari_slmsam2.training.sam2.trainer import MemoryTrainer, groups_of
@@ -56,7 +56,7 @@ def scans(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drawer(scans):
-    return ClipDrawer(plan_course(scans, 0).lessons, SHORT, 64, CPU)
+    return ClipSampler(split_data(scans, 0).training_objects, SHORT, 64, CPU)
 
 
 class OneClip:
@@ -72,7 +72,7 @@ class OneClip:
 def trainer_of(base, drawer, recipe=SHORT, **options):
     network = SliceNetwork(TINY)
     network.load_state_dict(base.network.state_dict())
-    given = {"steps": 20, "batch_size": 1, "crew": Crew(), **options}
+    given = {"steps": 20, "batch_size": 1, "distributed": DistributedContext(), **options}
     return MemoryTrainer(network, recipe, drawer, **given)
 
 
@@ -173,8 +173,8 @@ def test_a_computer_with_too_little_memory_is_refused_before_it_is_tried(base, s
     free = 64**2 * 1900 * 3
     monkeypatch.setattr(backends, "free_memory", lambda device: free)
     job = Adaptation(scans, base, SHORT.replace(checkpointing="auto"), device="cpu")
-    job._trainee._foresee()
-    assert job._trainee._save_memory
+    job._backend._foresee()
+    assert job._backend._save_memory
     free //= 3
     with pytest.raises(DeviceMemoryError, match="too little memory to train on 4 slices of 64"):
         job.prepare()
@@ -198,22 +198,22 @@ def test_clips_are_consecutive_slices_that_begin_with_a_label(drawer, scans):
 
 
 def test_held_out_slices_are_in_no_clip(scans):
-    course = plan_course(scans[:1], 0)
-    drawer = ClipDrawer(course.lessons, SHORT, 64, CPU)
-    held = {x.label: set(range(x.first, x.last + 1)) for x in course.lessons}
+    data_split = split_data(scans[:1], 0)
+    drawer = ClipSampler(data_split.training_objects, SHORT, 64, CPU)
+    held = {x.label: set(range(x.first, x.last + 1)) for x in data_split.training_objects}
     rng = np.random.default_rng(0)
     asked = []
-    for lesson in course.lessons:
-        original = type(lesson.scan).mask
+    for training_object in data_split.training_objects:
+        original = type(training_object.scan).mask
 
         def note(self, label, index, original=original):
             asked.append((label, index))
             return original(self, label, index)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(type(lesson.scan), "mask", note)
+            patch.setattr(type(training_object.scan), "mask", note)
             for _ in range(20):
-                drawer._cut(lesson, rng)
+                drawer._cut(training_object, rng)
     assert len(asked) > 100
     assert all(index in held[label] for label, index in asked)
 

@@ -123,7 +123,7 @@ def test_it_is_told_before_and_in_the_file(adapt, bench, qtbot, tmp_path, monkey
     qtbot.waitUntil(lambda: not adapt.runner.running, timeout=60_000)
     assert "Confident slices that are learned from: 11." in adapt.estimate.text()
     job = adapt.runner._prepared[1].job
-    runs = {(x.first, x.last) for x in job._course.lessons}
+    runs = {(x.first, x.last) for x in job._course.training_objects}
     assert runs == {(3, 3), (0, 11)}
     report = job.run()
     path = job.save(tmp_path / "mine.safetensors", as_improved(report))

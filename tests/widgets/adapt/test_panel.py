@@ -136,7 +136,7 @@ def test_an_estimate_is_made_first_and_used(adapt, qtbot, folder):
     adapt.name.setText("other")
     adapt.go_button.click()
     stages = set()
-    adapt.runner.told.connect(lambda told: stages.add(getattr(told, "stage", "")))
+    adapt.runner.progressed.connect(lambda told: stages.add(getattr(told, "stage", "")))
     finish(adapt, qtbot)
     assert stages == {"training", "judging"}
     assert job._run.trainer.step == 8
@@ -148,7 +148,7 @@ def test_labels_painted_after_the_estimate_are_learned(adapt, viewer, qtbot):
     finish(adapt, qtbot)
     viewer.layers["knee"].data[12, 12, 8] = 2
     stages = set()
-    adapt.runner.told.connect(lambda told: stages.add(getattr(told, "stage", "")))
+    adapt.runner.progressed.connect(lambda told: stages.add(getattr(told, "stage", "")))
     adapt.go_button.click()
     qtbot.waitUntil(lambda: "trial" in stages, timeout=60_000)
     adapt.cancel_button.click()

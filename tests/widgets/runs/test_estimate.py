@@ -16,7 +16,7 @@ from napari_slmsam2.widgets.workspace.annotation import Annotation
 @pytest.fixture
 def annotation():
     made = Annotation(bright_volume(30))
-    made.say(1, None, {10: SlicePrompt.from_mask(1, 10, rectangle(2, 2))})
+    made.set_prompts(1, None, {10: SlicePrompt.from_mask(1, 10, rectangle(2, 2))})
     return made
 
 
@@ -51,7 +51,7 @@ def test_the_last_run_tells_how_long_the_next_one_takes(annotation):
     assert speeds.describe(annotation, request(annotation)) == (
         "About 58 s for 29 slices (flow on cpu)."
     )
-    annotation.say(2, None, {10: SlicePrompt.from_mask(2, 10, rectangle(9, 9))})
+    annotation.set_prompts(2, None, {10: SlicePrompt.from_mask(2, 10, rectangle(9, 9))})
     assert "About 2 min" in speeds.describe(annotation, request(annotation, labels=(1, 2)))
     other = RunRequest(model="interpolation", labels=(1,), prompts=annotation.prompts)
     assert "shows after" in speeds.describe(annotation, other)

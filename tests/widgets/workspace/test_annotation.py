@@ -24,12 +24,12 @@ def plane(**labels):
 
 
 def mark_end(annotation, label, index, *, first):
-    annotation.say(label, annotation.extent_with(label, index, first=first), {})
+    annotation.set_prompts(label, annotation.extent_with(label, index, first=first), {})
 
 
 def mark_absent(annotation, label, index):
     extent = annotation.prompts.extents.get(label)
-    annotation.say(label, extent, {index: SlicePrompt.absent_at(label, index)})
+    annotation.set_prompts(label, extent, {index: SlicePrompt.absent_at(label, index)})
 
 
 def edit(annotation, index, now):
@@ -130,7 +130,7 @@ def test_an_end_that_leaves_out_a_seed_is_refused_but_an_undone_one_gives_way(an
     edit(annotation, 8, plane(l1=rectangle(1, 1)))
     with pytest.raises(PromptError, match="leaves out slices"):
         annotation.extent_with(1, 5, first=False)
-    annotation.say(1, (2, 5), {})
+    annotation.set_prompts(1, (2, 5), {})
     assert annotation.prompts.extents == {1: (2, 8)}
 
 
@@ -174,7 +174,7 @@ def test_a_session_is_brought_in_line(annotation):
 
 
 def test_points_without_a_mask_need_no_pixels(annotation):
-    annotation.say(1, None, {4: SlicePrompt.from_points(1, 4, [(3, 3)])})
+    annotation.set_prompts(1, None, {4: SlicePrompt.from_points(1, 4, [(3, 3)])})
     written = plane(l1=rectangle(1, 1))
     annotation.protect(4, written)
     assert (written == 1).any()
@@ -184,7 +184,7 @@ def test_points_without_a_mask_need_no_pixels(annotation):
 
 def test_the_mask_found_for_points_is_kept_like_a_painted_one(annotation):
     seed = SlicePrompt.from_points(1, 4, [(3, 3)]).answered(rectangle(1, 1))
-    annotation.say(1, None, {4: seed})
+    annotation.set_prompts(1, None, {4: seed})
     written = plane(l1=rectangle(6, 9))
     annotation.protect(4, written)
     np.testing.assert_array_equal(written == 1, rectangle(1, 1))

@@ -20,9 +20,9 @@ from napari_slmsam2.engine.features.interpolation import (
     signed_distance,
 )
 from napari_slmsam2.engine.features.optical_flow import dense_flow, resample, warp
-from napari_slmsam2.engine.features.presence import Cues
+from napari_slmsam2.engine.features.presence import AppearanceFeatures
 from napari_slmsam2.engine.features.taper import Taper, find_taper
-from napari_slmsam2.engine.raw_slice_segmenter import Image, ImageSegmenter
+from napari_slmsam2.engine.raw_slice_segmenter import Image, RawSliceSegmenter
 
 Window = tuple[slice, slice]
 
@@ -79,14 +79,14 @@ class FlowState:
     seed: FlowSeed
 
 
-class FlowSegmenter(ImageSegmenter):
+class FlowSegmenter(RawSliceSegmenter):
     """Dense optical flow as a `SliceSegmenter`.
 
     A window around the object is scaled to one size and matched to the same window of the next
     slice (TV-L1 flow); the signed distance to the outline is carried along. What is carried is
     the flow's result alone; what is shown is also moved by the intensities where object and
     surround differ clearly, and tapers towards an end. Presence and expected overlap are judged
-    by `Cues`.
+    by `AppearanceFeatures`.
     """
 
     name = "flow"
@@ -153,7 +153,9 @@ def _start(image: Image, mask: npt.NDArray[np.bool_]) -> FlowState:
     return FlowState(window, crop, distance, FlowSeed(int(mask.sum()), low, high, appearance, fit))
 
 
-def _carry(crop: Image, state: FlowState, index: int, taper: Taper) -> tuple[Image, Image, Cues]:
+def _carry(
+    crop: Image, state: FlowState, index: int, taper: Taper
+) -> tuple[Image, Image, AppearanceFeatures]:
     """The signed distance on the next slice: as carried on, as shown, and what was met there."""
     look = state.seed.appearance
     assert look is not None
@@ -175,10 +177,10 @@ def _carry(crop: Image, state: FlowState, index: int, taper: Taper) -> tuple[Ima
 
 def _cues(
     here: Image, residual: Image, moved: Image, state: FlowState, travel: float, zoom: float
-) -> Cues:
+) -> AppearanceFeatures:
     seed, look = state.seed, state.seed.appearance
     assert look is not None
-    return Cues.measure(
+    return AppearanceFeatures.measure(
         here,
         residual,
         moved,

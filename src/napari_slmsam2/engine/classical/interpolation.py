@@ -16,10 +16,10 @@ from napari_slmsam2.engine.features.interpolation import (
     interpolated_logits,
     mask_stability,
 )
-from napari_slmsam2.engine.raw_slice_segmenter import Image, ImageSegmenter
+from napari_slmsam2.engine.raw_slice_segmenter import Image, RawSliceSegmenter
 
 
-class InterpolationSegmenter(ImageSegmenter):
+class InterpolationSegmenter(RawSliceSegmenter):
     """Interpolation between the seeds as a `SliceSegmenter`.
 
     It looks at intensities only where a seed consists of clicks.

@@ -24,7 +24,7 @@ _BINS = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Levels:
+class LevelSets:
     """Regions within a distance, one inside the other, from small to large.
 
     Attributes

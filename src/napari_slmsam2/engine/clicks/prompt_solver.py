@@ -10,11 +10,11 @@ from napari_slmsam2.core.intensity import IntensityWindow
 from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
 from napari_slmsam2.core.segmenter import SliceSegmenter
 from napari_slmsam2.core.volume import Volume
-from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingStore
+from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
 
 
 @dataclass(frozen=True, slots=True)
-class SliceAnswers:
+class PromptSolver:
     """Answers clicks on the slices of a volume; what was encoded once is kept.
 
     Parameters
@@ -22,14 +22,14 @@ class SliceAnswers:
     segmenter : SliceSegmenter
     volume : Volume
     window : IntensityWindow
-    embeddings : EmbeddingStore, optional
+    embeddings : EmbeddingCache, optional
         Of this segmenter, volume and window. Default: one that holds 256 MiB.
     """
 
     segmenter: SliceSegmenter
     volume: Volume
     window: IntensityWindow
-    embeddings: EmbeddingStore = field(default_factory=lambda: EmbeddingStore(2**28))
+    embeddings: EmbeddingCache = field(default_factory=lambda: EmbeddingCache(2**28))
 
     def find(self, prompt: SlicePrompt) -> SlicePrompt:
         """The prompt with the mask that the model finds for its points and box.

@@ -19,7 +19,7 @@ from napari_slmsam2.core.errors import PromptError
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.engine.clicks.correction import repaired
 from napari_slmsam2.engine.clicks.geodesic import UNLIKE, distance_from, gradient_cost, unlike
-from napari_slmsam2.engine.clicks.level_sets import Levels
+from napari_slmsam2.engine.clicks.level_sets import LevelSets
 from napari_slmsam2.engine.features.optical_flow import resample
 
 Image = npt.NDArray[np.float32]
@@ -225,7 +225,7 @@ def _field(image: Image, hints: _Hints) -> Field:
     smooth, cost, unit = gradient_cost(image, centre)
     if hints.box is not None:
         distance = _box_distance(cost, smooth, hints)
-        levels = Levels.measure(distance, image)
+        levels = LevelSets.measure(distance, image)
         height, width = hints.box[2:] - hints.box[:2]
         share = np.log(levels.areas / (height * width)) - np.log(BOX_AREA)
         weights = levels.weights(-0.5 * (share / BOX_AREA_SPREAD) ** 2)
@@ -235,13 +235,13 @@ def _field(image: Image, hints: _Hints) -> Field:
     if len(hints.outside):
         away = distance_from(cost + unlike(smooth, hints.outside) / unit, hints.outside)
         rim = away - distance
-    levels = Levels.measure(np.where(rim < 0, distance.max(), distance), image)
+    levels = LevelSets.measure(np.where(rim < 0, distance.max(), distance), image)
     level = _bounded(levels, levels.weights(), distance, hints)
     return _tidy(np.minimum(level - distance, rim), hints)
 
 
 def _bounded(
-    levels: Levels, weights: npt.NDArray[np.float64], distance: Field, hints: _Hints
+    levels: LevelSets, weights: npt.NDArray[np.float64], distance: Field, hints: _Hints
 ) -> float:
     """The level that the clicks allow and that looks most like an object."""
     free = levels.median(weights)

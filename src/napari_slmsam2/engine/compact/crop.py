@@ -24,7 +24,7 @@ GROWTH_TOLERATED = 1.2
 
 
 @dataclass(frozen=True, slots=True)
-class FollowingWindow:
+class ObjectCrop:
     """A square of the slice, sampled with a fixed number of pixels.
 
     It may reach beyond the slice; what lies there repeats the border.
@@ -100,7 +100,7 @@ class FollowingWindow:
 
         Parameters
         ----------
-        there : FollowingWindow
+        there : ObjectCrop
         values : ndarray of float32, shape (there.size, there.size)
         """
         places = (

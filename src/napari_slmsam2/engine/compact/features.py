@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from napari_slmsam2.core.config import WindowConfig
-from napari_slmsam2.engine.compact.crop import FollowingWindow
+from napari_slmsam2.core.config import CompactConfig
+from napari_slmsam2.engine.compact.crop import ObjectCrop
 from napari_slmsam2.engine.features.interpolation import (
     EDGE_SHARPNESS,
     bounding_window,
@@ -63,24 +63,24 @@ class Contrast:
         return np.clip(scaled, -1.0, 2.0)
 
 
-def window_for(mask: Mask, config: WindowConfig) -> FollowingWindow | None:
+def window_for(mask: Mask, config: CompactConfig) -> ObjectCrop | None:
     """The window of a network around an object; None where the mask is empty.
 
     Parameters
     ----------
     mask : ndarray of bool, shape (H, W)
-    config : WindowConfig
+    config : CompactConfig
     """
     if config.follow == "object":
-        return FollowingWindow.around(mask, config.window_size, config.window_margin)
+        return ObjectCrop.around(mask, config.window_size, config.window_margin)
     height, width = mask.shape
     side = float(max(height, width))
-    return FollowingWindow((height - 1) / 2, (width - 1) / 2, side, config.window_size)
+    return ObjectCrop((height - 1) / 2, (width - 1) / 2, side, config.window_size)
 
 
 def follow(
-    carried: Image, window: FollowingWindow, shape: tuple[int, ...], config: WindowConfig
-) -> tuple[FollowingWindow, Image]:
+    carried: Image, window: ObjectCrop, shape: tuple[int, ...], config: CompactConfig
+) -> tuple[ObjectCrop, Image]:
     """Place the window anew around a carried mask.
 
     Near the outline the logits keep their fraction of a pixel, further away they are measured
@@ -90,14 +90,14 @@ def follow(
     ----------
     carried : ndarray of float32, shape (N, N)
         Mask logits in ``window``.
-    window : FollowingWindow
+    window : ObjectCrop
     shape : tuple of int
         ``(H, W)`` of the slice.
-    config : WindowConfig
+    config : CompactConfig
 
     Returns
     -------
-    window : FollowingWindow
+    window : ObjectCrop
         The old one where no pixel of the slice is left in the mask.
     carried : ndarray of float32, shape (N, N)
         Mask logits in it.
@@ -117,12 +117,12 @@ def follow(
     return window, np.clip(distance * np.float32(LOGITS_PER_PIXEL), -MAX_LOGIT, MAX_LOGIT)
 
 
-def read_logits(distance: Image, window: FollowingWindow) -> Image:
+def read_logits(distance: Image, window: ObjectCrop) -> Image:
     """Logits of a mask in a window, from its signed distance in pixels of the slice."""
     return window.read(distance) * np.float32(window.zoom * LOGITS_PER_PIXEL)
 
 
-def interpolated_prior(masks: Mapping[int, Mask], index: int, window: FollowingWindow) -> Image:
+def interpolated_prior(masks: Mapping[int, Mask], index: int, window: ObjectCrop) -> Image:
     """What the annotated slices say of a slice between two of them.
 
     Parameters
@@ -130,7 +130,7 @@ def interpolated_prior(masks: Mapping[int, Mask], index: int, window: FollowingW
     masks : mapping of slice index to ndarray of bool, shape (H, W)
         Empty where the object is known to be absent.
     index : int
-    window : FollowingWindow
+    window : ObjectCrop
 
     Returns
     -------
@@ -142,7 +142,7 @@ def interpolated_prior(masks: Mapping[int, Mask], index: int, window: FollowingW
     box = bounding_window(list(masks.values()), 12)
     assert box is not None
     logits = interpolated_logits({i: m[box] for i, m in masks.items()}, index)
-    inner = FollowingWindow(
+    inner = ObjectCrop(
         window.row - box[0].start, window.column - box[1].start, window.side, window.size
     )
     found = read_logits(logits / np.float32(EDGE_SHARPNESS), inner)
@@ -173,13 +173,13 @@ def chosen_seeds(areas: Mapping[int, int], index: int, direction: int, n: int) -
     return order[:n]
 
 
-def measure_cues(
+def position_features(
     areas: Mapping[int, int],
     index: int,
     direction: int,
     extent: tuple[int, int] | None,
     spacing: tuple[float, float, float],
-    window: FollowingWindow,
+    window: ObjectCrop,
 ) -> npt.NDArray[np.float32]:
     """What the network is told of the way from the seed.
 
@@ -193,7 +193,7 @@ def measure_cues(
         First and last slice of the object, if the person marked them.
     spacing : tuple of float
         ``(slice, row, column)`` distance of the voxel centres.
-    window : FollowingWindow
+    window : ObjectCrop
 
     Returns
     -------

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from napari_slmsam2.core.config import WindowConfig
+from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.engine.compact.features import AREA_CUE, MAX_LOGIT, N_CUES
 from napari_slmsam2.engine.compact.intensity_prior import log_ratios, looked_up, smoothed
 from napari_slmsam2.engine.compact.presence_gru import WIDTH as ENDS_WIDTH
@@ -36,7 +36,7 @@ Field = TypeVar("Field", npt.NDArray[np.float32], Tensor)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class WindowInput:
+class CompactInput:
     """One slice of ``B`` objects, as the windows around them show it.
 
     Attributes
@@ -51,7 +51,7 @@ class WindowInput:
     prior : Tensor, shape (B, 1, N, N)
         Mask logits interpolated from the annotated slices; 0 where nothing can be interpolated.
     cues : Tensor, shape (B, 9)
-        See `napari_slmsam2.engine.compact.features.measure_cues`.
+        See `napari_slmsam2.engine.compact.features.position_features`.
     labels : Tensor of int, shape (B,)
         Label values, for a network that was adapted to some structures.
     """
@@ -84,7 +84,7 @@ class SeedMemory(NamedTuple):
     ratios: Tensor
 
 
-class WindowOutput(NamedTuple):
+class CompactOutput(NamedTuple):
     """What the network says of ``B`` objects.
 
     Attributes
@@ -101,15 +101,15 @@ class WindowOutput(NamedTuple):
     iou: Tensor
 
 
-class WindowNetwork(nn.Module):
+class CompactNetwork(nn.Module):
     """Mask, presence and expected overlap on the next slice.
 
     Parameters
     ----------
-    config : WindowConfig
+    config : CompactConfig
     """
 
-    def __init__(self, config: WindowConfig) -> None:
+    def __init__(self, config: CompactConfig) -> None:
         super().__init__()
         self.config = config
         a, b, c, d = config.widths
@@ -152,7 +152,7 @@ class WindowNetwork(nn.Module):
         Parameters
         ----------
         images : Tensor, shape (B, K, N, N)
-            Scaled like `WindowInput.images`.
+            Scaled like `CompactInput.images`.
         logits : Tensor, shape (B, K, N, N)
             Of the annotated masks, `LOGITS_PER_PIXEL` per pixel, not bounded.
         known : Tensor of bool, shape (B, K)
@@ -175,7 +175,7 @@ class WindowNetwork(nn.Module):
         )
         return SeedMemory(keys, tokens(value), known_tokens, ratios)
 
-    def forward(self, inputs: WindowInput, memory: SeedMemory) -> WindowOutput:
+    def forward(self, inputs: CompactInput, memory: SeedMemory) -> CompactOutput:
         """Segment one slice of every object."""
         config = self.config
         current = inputs.images[:, 1:2]
@@ -211,7 +211,7 @@ class WindowNetwork(nn.Module):
         logits = (self.carried_weight * base + y0)[:, 0]
         summary = self._summary(x3, y1, base, logits)
         presence, iou = _told(self.heads, summary, of_heads).float().unbind(1)
-        return WindowOutput(logits.float(), presence, iou)
+        return CompactOutput(logits.float(), presence, iou)
 
     def judge_presence(self, clues: Tensor, state: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Judge over the sweeps so far whether the objects are still there.
@@ -227,10 +227,10 @@ class WindowNetwork(nn.Module):
         logit, state = self.ends(clues, state, of_ends)
         return logit + shift[:, 0], state
 
-    def with_structures(self, labels: Iterable[int]) -> WindowNetwork:
+    def with_structures(self, labels: Iterable[int]) -> CompactNetwork:
         """A copy that can be told of more structures, and for now does as this one."""
         old = self.config.structures
-        new = WindowNetwork(
+        new = CompactNetwork(
             self.config.replace(structures=(*old, *sorted(set(labels) - set(old))))
         ).to(self.carried_weight.device)
         state = self.state_dict()
@@ -262,7 +262,7 @@ class WindowNetwork(nn.Module):
             found = STRUCTURE_GAIN * (chosen @ self.structures)
         return torch.split(found, list(_TOLD_WIDTHS), dim=1)
 
-    def _cues(self, inputs: WindowInput) -> Tensor:
+    def _cues(self, inputs: CompactInput) -> Tensor:
         """The cues, with the growth of the object since its seed filled in."""
         area = torch.sigmoid(inputs.carried[:, 0]).sum((1, 2))
         cues = inputs.cues.clone()
@@ -287,7 +287,7 @@ def _told(layers: nn.Sequential, x: Tensor, offset: Tensor) -> Tensor:
     return found
 
 
-def carried_on(moved: Field, found: Field, share: float | Field) -> Field:
+def apply_correction(moved: Field, found: Field, share: float | Field) -> Field:
     """What goes on to the next slice: the carried mask, and a part of the correction.
 
     The correction is bounded, so that one slice on which the network is wrong does not lose the
@@ -300,7 +300,7 @@ def carried_on(moved: Field, found: Field, share: float | Field) -> Field:
     found : ndarray or Tensor of float32
         Those of the network.
     share : float, or Tensor of shape (B, 1, 1)
-        ``WindowConfig.feedback``, as far as the object needs it.
+        ``CompactConfig.feedback``, as far as the object needs it.
     """
     correction = found.clip(-MAX_LOGIT, MAX_LOGIT) - moved
     correction = correction.clip(-FEEDBACK_LIMIT, FEEDBACK_LIMIT)
@@ -311,7 +311,7 @@ def carried_on(moved: Field, found: Field, share: float | Field) -> Field:
 class _SeedEncoder(nn.Module):
     """Keys and values at a quarter of the resolution; keys also for the slice that asks."""
 
-    def __init__(self, config: WindowConfig) -> None:
+    def __init__(self, config: CompactConfig) -> None:
         super().__init__()
         dim = config.memory_dim
         self.layers = nn.Sequential(_conv(1, 16, 2), _conv(16, 32, 2), _conv(32, 32))
@@ -338,7 +338,7 @@ class _SeedEncoder(nn.Module):
 class _Fuser(nn.Module):
     """Joins the short-term and the long-term read-out and adds them to the slice's own feature."""
 
-    def __init__(self, width: int, config: WindowConfig) -> None:
+    def __init__(self, width: int, config: CompactConfig) -> None:
         super().__init__()
         self.memory, self.fusion = config.memory, config.fusion
         self.gate = nn.Conv2d(3 * width, width, 1) if config.fusion == "gate" else None

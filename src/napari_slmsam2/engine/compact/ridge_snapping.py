@@ -56,7 +56,7 @@ def measure_ridge(image: Image, distance: Image) -> float:
     return (max(0.0, here - brighter) - max(0.0, darker - here)) / deviation
 
 
-def drawn_to_ridge(distance: Image, image: Image, pull: float) -> Image:
+def snap_to_ridge(distance: Image, image: Image, pull: float) -> Image:
     """Move an outline towards the ridge next to it.
 
     A watershed (Beucher and Lantuejoul 1979) from the core of the object and from what is

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage as ndi
 
-from napari_slmsam2.core.config import WindowConfig
-from napari_slmsam2.engine.compact.crop import FollowingWindow
+from napari_slmsam2.core.config import CompactConfig
+from napari_slmsam2.engine.compact.crop import ObjectCrop
 from napari_slmsam2.engine.compact.features import (
     LOGITS_PER_PIXEL,
     Contrast,
@@ -38,18 +38,18 @@ RIDGE_PULL = 0.5
 """Share of the way to a ridge that an outline is drawn on every slice."""
 
 
-def ring_width(config: WindowConfig) -> float:
+def ring_width(config: CompactConfig) -> float:
     """Width of the surround of an object whose look is measured, in pixels of the window."""
     return 0.3 * config.window_size / config.window_margin
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SeedView:
+class SeedCrop:
     """What a sweep measures on the annotated slice that it comes from.
 
     Attributes
     ----------
-    window : FollowingWindow
+    window : ObjectCrop
         Around the object.
     contrast : Contrast
     image : ndarray of float32, shape (N, N)
@@ -61,7 +61,7 @@ class SeedView:
         Mean gradient of the image, per pixel, over the object and its surround.
     """
 
-    window: FollowingWindow
+    window: ObjectCrop
     contrast: Contrast
     image: Image
     logits: Image
@@ -69,7 +69,7 @@ class SeedView:
     texture: float
 
     @classmethod
-    def measure(cls, image: Image, mask: npt.NDArray[np.bool_], config: WindowConfig) -> Self:
+    def measure(cls, image: Image, mask: npt.NDArray[np.bool_], config: CompactConfig) -> Self:
         """Look at a slice.
 
         Parameters
@@ -77,7 +77,7 @@ class SeedView:
         image : ndarray of float32, shape (H, W)
         mask : ndarray of bool, shape (H, W)
             Not empty.
-        config : WindowConfig
+        config : CompactConfig
         """
         distance = signed_distance(mask)
         window = window_for(mask, config)
@@ -99,7 +99,7 @@ class SeedView:
 
     @property
     def need_of_correction(self) -> float:
-        """How much of ``WindowConfig.feedback`` is of use for the object, 0 to 1.
+        """How much of ``CompactConfig.feedback`` is of use for the object, 0 to 1.
 
         Among look-alikes in a slice full of structure, as neurites in electron microscopy, the
         flow keeps an object better than a network that carries its own corrections on.

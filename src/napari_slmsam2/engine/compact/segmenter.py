@@ -13,7 +13,7 @@ from torch import Tensor
 
 from napari_slmsam2.core.memory import MemoryBank
 from napari_slmsam2.core.segmenter import SegmentedSlice, SweepContext
-from napari_slmsam2.engine.compact.crop import FollowingWindow
+from napari_slmsam2.engine.compact.crop import ObjectCrop
 from napari_slmsam2.engine.compact.features import (
     LOGITS_PER_PIXEL,
     MAX_LOGIT,
@@ -22,30 +22,30 @@ from napari_slmsam2.engine.compact.features import (
     follow,
     interpolated_prior,
     known_masks,
-    measure_cues,
+    position_features,
     read_logits,
     window_for,
 )
 from napari_slmsam2.engine.compact.network import (
+    CompactInput,
+    CompactNetwork,
     SeedMemory,
-    WindowInput,
-    WindowNetwork,
-    carried_on,
+    apply_correction,
 )
 from napari_slmsam2.engine.compact.presence_gru import N_CLUES
 from napari_slmsam2.engine.compact.presence_gru import WIDTH as ENDS_WIDTH
-from napari_slmsam2.engine.compact.ridge_snapping import drawn_to_ridge
-from napari_slmsam2.engine.compact.seed_crop import SeedView, ring_width
+from napari_slmsam2.engine.compact.ridge_snapping import snap_to_ridge
+from napari_slmsam2.engine.compact.seed_crop import SeedCrop, ring_width
 from napari_slmsam2.engine.device import computing
 from napari_slmsam2.engine.features.appearance import Appearance
 from napari_slmsam2.engine.features.interpolation import mask_stability, signed_distance
 from napari_slmsam2.engine.features.optical_flow import dense_flow, warp
-from napari_slmsam2.engine.features.presence import Cues
+from napari_slmsam2.engine.features.presence import AppearanceFeatures
 from napari_slmsam2.engine.features.taper import find_taper
-from napari_slmsam2.engine.raw_slice_segmenter import Image, ImageSegmenter
+from napari_slmsam2.engine.raw_slice_segmenter import Image, RawSliceSegmenter
 
 NETWORK_SHARE = 0.5
-"""Weight of the network against `Cues` in the logit of presence."""
+"""Weight of the network against `AppearanceFeatures` in the logit of presence."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +73,7 @@ class SweepState:
     ----------
     image : ndarray of float32, shape (H, W)
         The slice.
-    window : FollowingWindow
+    window : ObjectCrop
         Around the object, for the next slice.
     carried : ndarray of float32, shape (N, N)
         Mask logits in that window, as the flow, and ``config.feedback`` of the network's
@@ -88,7 +88,7 @@ class SweepState:
     feedback : float
         Share of a correction that is carried on.
     pull : float
-        Of ridges, see `SeedView.pull`.
+        Of ridges, see `SeedCrop.pull`.
     memory : SeedMemory
     seeds : tuple of int
         The annotated slices in the memory.
@@ -99,7 +99,7 @@ class SweepState:
     """
 
     image: Image
-    window: FollowingWindow
+    window: ObjectCrop
     carried: Image
     contrast: Contrast
     look: Appearance
@@ -124,11 +124,11 @@ class _View:
     moved: Image
     prior: Image
     cues: npt.NDArray[np.float32]
-    met: Cues
+    met: AppearanceFeatures
     certain: bool
 
 
-def gather_clues(view: _View, logit: float, iou: float) -> npt.NDArray[np.float32]:
+def presence_features(view: _View, logit: float, iou: float) -> npt.NDArray[np.float32]:
     """What `SweepPresence` sees of a slice."""
     cues = min(max(view.met.presence(), 1e-4), 1 - 1e-4)
     by_cues = np.log(cues / (1 - cues))
@@ -137,12 +137,12 @@ def gather_clues(view: _View, logit: float, iou: float) -> npt.NDArray[np.float3
     return np.clip(clues, -10.0, 10.0)
 
 
-class WindowSegmenter(ImageSegmenter):
-    """Carries masks with a `WindowNetwork`.
+class CompactSegmenter(RawSliceSegmenter):
+    """Carries masks with a `CompactNetwork`.
 
     Parameters
     ----------
-    network : WindowNetwork
+    network : CompactNetwork
     name : str
     device : torch.device
     dtype : torch.dtype
@@ -157,7 +157,7 @@ class WindowSegmenter(ImageSegmenter):
 
     def __init__(
         self,
-        network: WindowNetwork,
+        network: CompactNetwork,
         *,
         name: str,
         device: torch.device,
@@ -198,7 +198,7 @@ class WindowSegmenter(ImageSegmenter):
         with computing(self._device, torch.float32):
             clues = np.stack(
                 [
-                    gather_clues(*clue)
+                    presence_features(*clue)
                     for clue in zip(views, output.presence.float().cpu().numpy(), iou, strict=True)
                 ]
             )
@@ -235,9 +235,9 @@ class WindowSegmenter(ImageSegmenter):
         flow = dense_flow(images[1], images[0])
         taper = find_taper(areas, index, direction, extent, context.spacing)
         aligned, moved = warp(images[0], flow), warp(state.carried, flow)
-        distance = drawn_to_ridge(moved / np.float32(LOGITS_PER_PIXEL), images[1], state.pull)
+        distance = snap_to_ridge(moved / np.float32(LOGITS_PER_PIXEL), images[1], state.pull)
         moved = distance * np.float32(LOGITS_PER_PIXEL)
-        met = Cues.measure(
+        met = AppearanceFeatures.measure(
             images[1],
             np.abs(images[1] - aligned),
             distance,
@@ -256,7 +256,7 @@ class WindowSegmenter(ImageSegmenter):
             aligned=aligned,
             moved=moved,
             prior=interpolated_prior(masks, index, window),
-            cues=measure_cues(areas, index, direction, extent, context.spacing, window),
+            cues=position_features(areas, index, direction, extent, context.spacing, window),
             met=met,
             certain=taper.between or (extent is not None and extent[0] <= index <= extent[1]),
         )
@@ -264,7 +264,7 @@ class WindowSegmenter(ImageSegmenter):
     def _start(
         self, seed: SeedState, seeds: dict[int, SeedState], chosen: tuple[int, ...]
     ) -> SweepState:
-        view = SeedView.measure(seed.image, seed.mask, self.config)
+        view = SeedCrop.measure(seed.image, seed.mask, self.config)
         return SweepState(
             image=seed.image,
             window=view.window,
@@ -295,8 +295,8 @@ class WindowSegmenter(ImageSegmenter):
             known[0, k] = True
         return self._network.read_seeds(*(self._tensor(x) for x in (images, logits, known)))
 
-    def _inputs(self, views: Sequence[_View]) -> WindowInput:
-        return WindowInput(
+    def _inputs(self, views: Sequence[_View]) -> CompactInput:
+        return CompactInput(
             images=self._tensor(np.stack([v.images for v in views])),
             aligned=self._tensor(np.stack([v.aligned[None] for v in views])),
             carried=self._tensor(np.stack([v.moved[None] for v in views])),
@@ -338,7 +338,7 @@ class WindowSegmenter(ImageSegmenter):
         present = chance >= self._threshold and bool((found > 0).any())
         moved = view.moved
         if present:
-            moved = carried_on(moved, found, state.feedback)
+            moved = apply_correction(moved, found, state.feedback)
         window, carried = follow(moved, state.window, image.shape, self.config)
         here = replace(state, image=image, window=window, carried=carried, ends=ends, clues=clues)
         if not present:

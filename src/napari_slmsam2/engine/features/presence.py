@@ -45,7 +45,7 @@ _OVERLAP = {
 
 
 @dataclass(frozen=True, slots=True)
-class Cues:
+class AppearanceFeatures:
     """What a sweep knows about the object on a slice.
 
     The weights were fitted on the training volumes (see ``docs/flow.md``).

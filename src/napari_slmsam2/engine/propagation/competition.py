@@ -12,7 +12,7 @@ from napari_slmsam2.core.plan import BACKWARD, FORWARD, Gap, find_gaps
 from napari_slmsam2.core.prompts import PromptKind, PromptSet
 from napari_slmsam2.core.soft_masks import SoftMasks
 
-Claims = Mapping[int, npt.NDArray[np.float32]]
+LabelLogits = Mapping[int, npt.NDArray[np.float32]]
 
 CLOSENESS_POWER = 2
 """Of the distance from the seed, plus 1, in the weight of a claim."""
@@ -21,12 +21,14 @@ TAKEN_OVER = 0.5
 """Share of a mask in other labels above which its sweep follows one of them."""
 
 
-def weigh_claims(claims: Claims, prompts: PromptSet, index: int) -> Claims:
+def weight_by_seed_distance(
+    label_logits: LabelLogits, prompts: PromptSet, index: int
+) -> LabelLogits:
     """Make logits of several labels comparable: the nearer the seed, the less a sweep has drifted.
 
     Parameters
     ----------
-    claims : mapping of label to ndarray of float32, shape (H, W)
+    label_logits : mapping of label to ndarray of float32, shape (H, W)
         Mask logits on a slice.
     prompts : PromptSet
     index : int
@@ -45,16 +47,16 @@ def weigh_claims(claims: Claims, prompts: PromptSet, index: int) -> Claims:
     farthest = max(nearest.values(), default=0)
     return {
         label: logits * np.float32((1.0 + nearest.get(label, farthest)) ** -CLOSENESS_POWER)
-        for label, logits in claims.items()
+        for label, logits in label_logits.items()
     }
 
 
-def find_lost(
+def find_taken_over_slices(
     soft: SoftMasks,
     prompts: PromptSet,
     n_slices: int,
     labels: Collection[int],
-    resolve: Callable[[int, Claims], npt.NDArray[np.integer]],
+    resolve: Callable[[int, LabelLogits], npt.NDArray[np.integer]],
 ) -> set[tuple[int, int]]:
     """Where sweeps with an open end have gone over to other objects.
 
@@ -78,18 +80,18 @@ def find_lost(
 
     @cache
     def taken_on(index: int) -> set[int]:
-        claims = soft.on_slice(index)
-        if not claims:
+        label_logits = soft.on_slice(index)
+        if not label_logits:
             return set()
-        winner = resolve(index, claims)
-        return {label for label, logits in claims.items() if _is_taken(logits, winner, label)}
+        winner = resolve(index, label_logits)
+        return {label for label, logits in label_logits.items() if _is_taken(logits, winner, label)}
 
-    lost: set[tuple[int, int]] = set()
+    suppressed: set[tuple[int, int]] = set()
     for gap in _open_gaps(prompts, n_slices, labels):
         way = gap.indices(FORWARD if gap.after is None else BACKWARD)
         first = next((step for step, i in enumerate(way) if gap.label in taken_on(i)), len(way))
-        lost |= {(gap.label, index) for index in way[first:]}
-    return lost
+        suppressed |= {(gap.label, index) for index in way[first:]}
+    return suppressed
 
 
 def _is_taken(logits: npt.NDArray[np.float32], winner: npt.NDArray[np.integer], label: int) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class EmbeddingStore:
+class EmbeddingCache:
     """Least recently used embeddings go first.
 
     One store serves all labels, both sweeps and every re-run on a volume, as long as model and

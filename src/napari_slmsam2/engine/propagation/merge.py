@@ -11,20 +11,20 @@ _EPSILON = 1e-4
 
 
 def merge_logits(
-    voices: Iterable[tuple[npt.NDArray[np.floating], float]],
+    weighted_logits: Iterable[tuple[npt.NDArray[np.floating], float]],
 ) -> npt.NDArray[np.float32]:
     """Weighted mean of probabilities, as logits.
 
     Parameters
     ----------
-    voices : iterable of (ndarray, float)
+    weighted_logits : iterable of (ndarray, float)
         Logits of shape (H, W) with their weights.
 
     Returns
     -------
     ndarray of float32, shape (H, W)
     """
-    logits, weights = zip(*voices, strict=True)
+    logits, weights = zip(*weighted_logits, strict=True)
     total = sum(share * sigmoid(one) for one, share in zip(logits, weights, strict=True))
     probability = np.clip(total / max(sum(weights), _EPSILON), _EPSILON, 1 - _EPSILON)
     return np.log(probability / (1 - probability)).astype(np.float32)

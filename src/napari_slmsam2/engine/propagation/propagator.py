@@ -28,8 +28,12 @@ from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
 from napari_slmsam2.core.quality import SliceQuality, mean_quality, measured
 from napari_slmsam2.core.segmenter import SegmentedSlice, SliceSegmenter, SweepContext
 from napari_slmsam2.engine.features.interpolation import interpolated_logits
-from napari_slmsam2.engine.propagation.competition import Claims, find_lost, weigh_claims
-from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingStore
+from napari_slmsam2.engine.propagation.competition import (
+    LabelLogits,
+    find_taken_over_slices,
+    weight_by_seed_distance,
+)
+from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
 from napari_slmsam2.engine.propagation.merge import dice, merge_logits, sweep_weights
 from napari_slmsam2.engine.propagation.result import PropagationInput, PropagationResult
 
@@ -64,7 +68,7 @@ class Propagator:
     config : PropagationConfig
     result : PropagationResult, optional
         Of earlier runs on the same volume; updated in place.
-    embeddings : EmbeddingStore, optional
+    embeddings : EmbeddingCache, optional
         Shared with other runs of the same model on the same volume.
     """
 
@@ -75,14 +79,14 @@ class Propagator:
         config: PropagationConfig | None = None,
         *,
         result: PropagationResult | None = None,
-        embeddings: EmbeddingStore | None = None,
+        embeddings: EmbeddingCache | None = None,
     ) -> None:
         self.config = config or PropagationConfig()
         self.result = PropagationResult() if result is None else result
         self._segmenter = segmenter
         self._task = task
         if embeddings is None:
-            embeddings = EmbeddingStore(self.config.embedding_budget * 2**20)
+            embeddings = EmbeddingCache(self.config.embedding_budget * 2**20)
         self._embeddings = embeddings
         self._context = SweepContext(
             task.volume.n_slices,
@@ -185,7 +189,7 @@ class Propagator:
             return
         yield from self._visit(self._steps[self._next_step])
         if self._next_step == len(self._steps):
-            yield from self._give_way()
+            yield from self._suppress_taken_over()
 
     def _visit(self, step: Step) -> Iterator[PropagationEvent]:
         active = [
@@ -215,7 +219,7 @@ class Propagator:
         prompt = self._task.prompts.get(label, index)
         assert prompt is not None
         embedding = self._embedding(index)
-        output = self._with_relief(
+        output = self._with_memory_fallback(
             lambda: self._segmenter.encode_seed(embedding, prompt, self._context.shape)
         )
         entry = MemoryEntry(index, is_seed=True, content=output.content)
@@ -243,24 +247,24 @@ class Propagator:
                     embedding, step.index, step.direction, chunk, self._context
                 )
             except DeviceMemoryError as error:
-                self._relieve(error, len(chunk))
+                self._free_memory(error, len(chunk))
         return outputs
 
     def _embedding(self, index: int) -> object:
         def encode(i: int) -> object:
             image = self._task.window.apply(self._task.volume.take(i))
-            return self._with_relief(lambda: self._segmenter.encode_image(image))
+            return self._with_memory_fallback(lambda: self._segmenter.encode_image(image))
 
         return self._embeddings.get(index, encode)
 
-    def _with_relief(self, compute: Callable[[], _T]) -> _T:
+    def _with_memory_fallback(self, compute: Callable[[], _T]) -> _T:
         while True:
             try:
                 return compute()
             except DeviceMemoryError as error:
-                self._relieve(error, 1)
+                self._free_memory(error, 1)
 
-    def _relieve(self, error: DeviceMemoryError, batch: int) -> None:
+    def _free_memory(self, error: DeviceMemoryError, batch: int) -> None:
         """Make room: smaller batch, then fewer stored embeddings and whatever the model can do."""
         if batch > 1:
             self._batch_size = max(1, batch // 2)
@@ -268,7 +272,7 @@ class Propagator:
             self._notes.append(f"memory is short: {labels} at a time now")
             return
         self._embeddings.clear()
-        note = self._segmenter.relieve_memory()
+        note = self._segmenter.free_memory()
         if note is None:
             raise error
         self._notes.append(note)
@@ -299,8 +303,8 @@ class Propagator:
         if gap.closed:
             logits, quality = self._merge(sweep, index, logits, quality)
         self.result.soft.put(gap.label, index, logits)
-        self.result.lost.discard((gap.label, index))
-        self.result.judged.setdefault(gap.label, {})[index] = quality
+        self.result.suppressed.discard((gap.label, index))
+        self.result.scores.setdefault(gap.label, {})[index] = quality
         return quality
 
     def _merge(
@@ -315,12 +319,12 @@ class Propagator:
         assert gap.after is not None
         if not self._is_final(gap, direction):
             return logits, quality
-        voices = [(logits, 1.0)]
+        weighted_logits = [(logits, 1.0)]
         agreement = None
         first = None
         if direction == BACKWARD and gap.from_before:
             # None where a seed was set and taken back since the forward sweep.
-            first = self.result.judged.get(gap.label, {}).get(index)
+            first = self.result.scores.get(gap.label, {}).get(index)
         if first is not None:
             earlier = self.result.soft.get(gap.label, index)
             if earlier is None:
@@ -329,15 +333,15 @@ class Propagator:
             forward, backward = sweep_weights(
                 index, gap.before, gap.after, first.confidence, quality.confidence
             )
-            voices = [(earlier, forward), (logits, backward)]
+            weighted_logits = [(earlier, forward), (logits, backward)]
             quality = mean_quality(first, quality)
         if self._interpolates(gap):
-            share = INTERPOLATION_SHARE * sum(weight for _, weight in voices)
+            share = INTERPOLATION_SHARE * sum(weight for _, weight in weighted_logits)
             masks = {i: m for (label, i), m in self._seed_masks.items() if label == gap.label}
-            voices.append((interpolated_logits(masks, index), share))
-        if len(voices) == 1:
+            weighted_logits.append((interpolated_logits(masks, index), share))
+        if len(weighted_logits) == 1:
             return logits, quality
-        merged = merge_logits(voices)
+        merged = merge_logits(weighted_logits)
         return merged, replace(measured(quality, merged), agreement=agreement)
 
     def _interpolates(self, gap: Gap) -> bool:
@@ -378,31 +382,31 @@ class Propagator:
             if (self._task.read_labels(i) == gap.label).any():
                 yield self._slice_event(i, {}, final=True)
 
-    def _give_way(self) -> Iterator[PropagationEvent]:
+    def _suppress_taken_over(self) -> Iterator[PropagationEvent]:
         """End sweeps that have gone over to other labels where that happened."""
         labels = set(self._running)
         if self.config.overlap == "highest":
             labels |= {label for label, _ in self.result.soft}
-        found = find_lost(
+        found = find_taken_over_slices(
             self.result.soft,
             self._prompts_now(),
             self._context.n_slices,
             labels,
-            lambda index, claims: self._resolve(
-                self._task.read_labels(index), index, claims, labels
+            lambda index, label_logits: self._resolve(
+                self._task.read_labels(index), index, label_logits, labels
             ),
         )
         changed = {
             (label, index)
-            for label, index in found ^ self.result.lost
+            for label, index in found ^ self.result.suppressed
             if label in labels and self._writes(label, index)
         }
-        shown = replace(self.result, lost=self.result.lost ^ changed).quality
+        shown = replace(self.result, suppressed=self.result.suppressed ^ changed).quality
         for index, here in groupby(sorted(changed, key=_BY_SLICE), key=_BY_SLICE):
             switched = set(here)
             cleared = {label for label, _ in switched}
             quality = {x: shown[x][index] for x in cleared if index in shown.get(x, {})}
-            self.result.lost ^= switched
+            self.result.suppressed ^= switched
             yield self._slice_event(index, quality, final=True, cleared=cleared)
 
     def _slice_event(
@@ -415,7 +419,7 @@ class Propagator:
     ) -> SliceSegmented:
         existing = self._task.read_labels(index)
         running = self._running.union(cleared)
-        resolved = self._resolve(existing, index, self.result.claims(index), running)
+        resolved = self._resolve(existing, index, self.result.label_logits(index), running)
         changed = resolved != existing
         rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
         bbox = (
@@ -431,7 +435,7 @@ class Propagator:
         self,
         existing: npt.NDArray[np.integer],
         index: int,
-        claims: Claims,
+        label_logits: LabelLogits,
         running: Collection[int],
     ) -> npt.NDArray[np.integer]:
         prompts = self._prompts_now()
@@ -440,7 +444,7 @@ class Propagator:
             for p in prompts.on_slice(index)
             if (mask := self._seed_mask(p)) is not None
         }
-        weighed = weigh_claims(claims, prompts, index)
+        weighed = weight_by_seed_distance(label_logits, prompts, index)
         return resolve_labels(existing, weighed, running, seeds, self.config.overlap)
 
     def _seed_mask(self, prompt: SlicePrompt) -> npt.NDArray[np.bool_] | None:

@@ -53,32 +53,34 @@ class PropagationResult:
     ----------
     soft : SoftMasks
         Logits of every propagated label and slice.
-    judged : dict of label to dict of slice index to SliceQuality
+    scores : dict of label to dict of slice index to SliceQuality
         As the sweeps came by; see `quality`.
     seed_masks : dict of (label, index) to ndarray of bool, shape (H, W)
         What each seed stands for: the mask as drawn, or the model's answer to points.
-    lost : set of (label, index)
+    suppressed : set of (label, index)
         Slices of a sweep that has gone over to other labels: their logits claim nothing.
     """
 
     soft: SoftMasks = field(default_factory=SoftMasks)
-    judged: dict[int, dict[int, SliceQuality]] = field(default_factory=dict)
+    scores: dict[int, dict[int, SliceQuality]] = field(default_factory=dict)
     seed_masks: dict[tuple[int, int], npt.NDArray[np.bool_]] = field(default_factory=dict)
-    lost: set[tuple[int, int]] = field(default_factory=set)
+    suppressed: set[tuple[int, int]] = field(default_factory=set)
 
     def copy(self) -> PropagationResult:
         """A copy that later runs do not change; the arrays are shared."""
         return PropagationResult(
             self.soft.copy(),
-            {label: dict(slices) for label, slices in self.judged.items()},
+            {label: dict(slices) for label, slices in self.scores.items()},
             dict(self.seed_masks),
-            set(self.lost),
+            set(self.suppressed),
         )
 
-    def claims(self, index: int) -> dict[int, npt.NDArray[np.float32]]:
+    def label_logits(self, index: int) -> dict[int, npt.NDArray[np.float32]]:
         """Mask logits, shape (H, W), of the labels that are followed on a slice."""
         soft = self.soft.on_slice(index)
-        return {label: logits for label, logits in soft.items() if (label, index) not in self.lost}
+        return {
+            label: logits for label, logits in soft.items() if (label, index) not in self.suppressed
+        }
 
     @property
     def quality(self) -> dict[int, dict[int, SliceQuality]]:
@@ -88,28 +90,31 @@ class PropagationResult:
         """
         return {
             label: {
-                index: replace(one, area=0, centroid=None) if (label, index) in self.lost else one
+                index: replace(one, area=0, centroid=None)
+                if (label, index) in self.suppressed
+                else one
                 for index, one in slices.items()
-                if (label, index) not in self.lost or self._is_shown_beside(label, index)
+                if (label, index) not in self.suppressed or self._is_shown_beside(label, index)
             }
-            for label, slices in self.judged.items()
+            for label, slices in self.scores.items()
         }
 
     def _is_shown_beside(self, label: int, index: int) -> bool:
         beside = [(label, index - 1), (label, index + 1)]
         return any(
-            near in self.seed_masks or (near[1] in self.judged[label] and near not in self.lost)
+            near in self.seed_masks
+            or (near[1] in self.scores[label] and near not in self.suppressed)
             for near in beside
         )
 
     def forget(self, label: int, index: int) -> None:
         """Drop what was propagated for a label to a slice."""
         self.soft.discard(label, index)
-        self.lost.discard((label, index))
-        self.judged.get(label, {}).pop(index, None)
+        self.suppressed.discard((label, index))
+        self.scores.get(label, {}).pop(index, None)
         self.seed_masks.pop((label, index), None)
 
     def known(self) -> frozenset[tuple[int, int]]:
         """``(label, index)`` of everything that is remembered."""
-        scored = {(label, index) for label, slices in self.judged.items() for index in slices}
+        scored = {(label, index) for label, slices in self.scores.items() for index in slices}
         return frozenset(scored | self.seed_masks.keys() | set(self.soft))

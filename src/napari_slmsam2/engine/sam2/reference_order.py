@@ -20,7 +20,7 @@ from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
 
 
 @dataclass(frozen=True, slots=True)
-class WalkedSlice:
+class ReferenceSlice:
     """One slice of a walk.
 
     Attributes
@@ -37,7 +37,7 @@ class WalkedSlice:
     logits: dict[int, npt.NDArray[np.float32]]
 
 
-class UpstreamWalk:
+class ReferenceOrder:
     """Prompts and walks as in the published predictors.
 
     Labels are independent of each other, as in SAM 2. (The published SLM-SAM 2 shares
@@ -76,7 +76,7 @@ class UpstreamWalk:
         self._walked: dict[tuple[int, int], int] = {}
         self._corrected: set[tuple[int, int]] = set()
 
-    def add_prompt(self, prompt: SlicePrompt) -> WalkedSlice:
+    def add_prompt(self, prompt: SlicePrompt) -> ReferenceSlice:
         """Give a prompt; on a walked slice it corrects the walk.
 
         Clicks feed back the logits that the slice has so far.
@@ -107,7 +107,7 @@ class UpstreamWalk:
 
     def walk(
         self, start: int | None = None, *, reverse: bool = False, limit: int | None = None
-    ) -> Iterator[WalkedSlice]:
+    ) -> Iterator[ReferenceSlice]:
         """Walk over the slices from ``start``; prompted slices come back as stored.
 
         Parameters
@@ -148,9 +148,9 @@ class UpstreamWalk:
         self._walked[key] = direction
         return self._outputs[key]
 
-    def _walked_slice(self, index: int, outputs: dict[int, SliceOutput]) -> WalkedSlice:
+    def _walked_slice(self, index: int, outputs: dict[int, SliceOutput]) -> ReferenceSlice:
         to_slice = self._segmenter.preprocessor.to_slice
-        return WalkedSlice(
+        return ReferenceSlice(
             index,
             outputs,
             {

@@ -125,7 +125,7 @@ class NetworkSegmenter:
                 results.update(zip(members, batch, strict=True))
         return [results[i] for i in range(len(banks))]
 
-    def relieve_memory(self) -> str | None:
+    def free_memory(self) -> str | None:
         """First keep everything but the network off the device, then compute on the CPU."""
         if self.device.type == "cpu":
             return None

@@ -38,7 +38,7 @@ class DownloadCancelledError(DownloadError):
     """The download was stopped on request; the next one goes on from there."""
 
 
-def fetch_weights(
+def download_weights(
     card: ModelCard,
     folder: str | os.PathLike[str] | None = None,
     *,
@@ -81,13 +81,13 @@ def fetch_weights(
     return path
 
 
-def is_fetched(card: ModelCard, folder: str | os.PathLike[str] | None = None) -> bool:
+def is_downloaded(card: ModelCard, folder: str | os.PathLike[str] | None = None) -> bool:
     """Whether a model can be used without a download. The file is not verified here."""
     weights = card.weights
     return weights is None or (models_folder(folder) / weights.filename).is_file()
 
 
-def bytes_there(card: ModelCard, folder: str | os.PathLike[str] | None = None) -> int:
+def downloaded_bytes(card: ModelCard, folder: str | os.PathLike[str] | None = None) -> int:
     """How many bytes of an unfinished download the next one goes on from."""
     if card.weights is None:
         return 0
@@ -215,7 +215,7 @@ class _Transfer:
     part : Path
         The unfinished download.
     progress, should_stop : callable
-        See `fetch_weights`.
+        See `download_weights`.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from napari_slmsam2.core.config import ModelConfig, WindowConfig
+from napari_slmsam2.core.config import CompactConfig, ModelConfig
 from napari_slmsam2.core.errors import CheckpointError, ConfigError
 from napari_slmsam2.engine.weights.checkpoints import read_metadata
 from napari_slmsam2.engine.weights.model_card import ModelCard, models_folder
@@ -34,7 +34,7 @@ def find_adapted(folder: str | os.PathLike[str] | None = None) -> tuple[ModelCar
     return tuple(_card(path) for path in paths)
 
 
-def read_facts(path: Path) -> dict[str, Any]:
+def read_model_metadata(path: Path) -> dict[str, Any]:
     """What a file of weights tells of itself.
 
     Returns
@@ -50,7 +50,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     noted = read_metadata(path)
     try:
         config = noted["config"]
-        kind = WindowConfig if config.get("architecture") == "window" else ModelConfig
+        kind = CompactConfig if config.get("architecture") == "window" else ModelConfig
         kind.from_dict(config)
         if not isinstance(noted.get("adapted", {}), dict):
             raise TypeError("adapted")
@@ -67,7 +67,7 @@ def read_facts(path: Path) -> dict[str, Any]:
 def _card(path: Path) -> ModelCard:
     name = path.name.removesuffix(SUFFIX)
     try:
-        noted = read_facts(path)
+        noted = read_model_metadata(path)
     except CheckpointError as error:
         return ModelCard(
             name=name,

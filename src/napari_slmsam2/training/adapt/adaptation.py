@@ -24,7 +24,7 @@ from napari_slmsam2.engine.device import choose_device, is_out_of_memory
 from napari_slmsam2.engine.loading import LoadedNetwork
 from napari_slmsam2.engine.weights.checkpoints import read_metadata
 from napari_slmsam2.engine.weights.registry import list_models
-from napari_slmsam2.training.adapt.backends import AdaptTrainer, trainee_of
+from napari_slmsam2.training.adapt.backends import AdaptTrainer, backend_of
 from napari_slmsam2.training.adapt.checkpoint import (
     AdaptRun,
     copied_state,
@@ -33,11 +33,11 @@ from napari_slmsam2.training.adapt.checkpoint import (
     write_checkpoint,
 )
 from napari_slmsam2.training.adapt.estimate import Estimate, plan_time
-from napari_slmsam2.training.adapt.evaluation import Judgement
+from napari_slmsam2.training.adapt.evaluation import EvaluationResult
 from napari_slmsam2.training.adapt.report import AdaptReport
 from napari_slmsam2.training.data.labelled_scan import LabelledScan, check_scans
-from napari_slmsam2.training.data.split import plan_course
-from napari_slmsam2.training.distributed import Crew
+from napari_slmsam2.training.data.split import split_data
+from napari_slmsam2.training.distributed import DistributedContext
 from napari_slmsam2.training.lora import pull_back
 from napari_slmsam2.training.recipes import AdaptRecipe
 
@@ -58,7 +58,7 @@ class AdaptProgress:
         Of the last step; NaN before the first one.
     seconds_left : float
         NaN where not known yet.
-    judgement : Judgement or None
+    evaluation : EvaluationResult or None
         A new one, with a preview.
     """
 
@@ -67,7 +67,7 @@ class AdaptProgress:
     total: int
     loss: float = math.nan
     seconds_left: float = math.nan
-    judgement: Judgement | None = None
+    evaluation: EvaluationResult | None = None
 
 
 Tell = Callable[[AdaptProgress], object]
@@ -90,7 +90,7 @@ class Adaptation:
         Labels that were asked for, to tell which are missing.
     checkpoint : Path, optional
         Written at every judgement; where it is there, `run` goes on from it, exactly.
-    crew : Crew, optional
+    distributed : DistributedContext, optional
         Processes that train together; they stand for ``device``. All do the same calls.
 
     Raises
@@ -110,15 +110,15 @@ class Adaptation:
         device: str = "auto",
         chosen: Collection[int] | None = None,
         checkpoint: Path | None = None,
-        crew: Crew | None = None,
+        distributed: DistributedContext | None = None,
     ) -> None:
         self.notes = tuple(check_scans(scans, chosen))
         self.recipe = recipe
         self.base = base
-        self._crew = crew or Crew(device=choose_device(device))
+        self._distributed = distributed or DistributedContext(device=choose_device(device))
         self._data = [scan.provenance() for scan in scans]
-        self._course = plan_course(scans, recipe.seed)
-        self._trainee = trainee_of(base, recipe, self._course, self._crew)
+        self._data_split = split_data(scans, recipe.seed)
+        self._backend = backend_of(base, recipe, self._data_split, self._distributed)
         self._checkpoint = checkpoint
         self._run: AdaptRun | None = None
         self._spent = 0.0
@@ -127,7 +127,7 @@ class Adaptation:
     @property
     def held_out(self) -> str:
         """What is held out, in words."""
-        return self._course.held_out
+        return self._data_split.held_out
 
     def prepare(self, tell: Tell | None = None, should_stop: Stop | None = None) -> Estimate | None:
         """Cut clips, make two trial steps, judge the base model.
@@ -149,30 +149,30 @@ class Adaptation:
         state = self._stored()
         self._spent = 0.0 if state is None else state["seconds"]
         n_clips = self._cut(None if state is None else state["n_clips"], tell, stop)
-        if self._crew.any(stop()):
+        if self._distributed.any(stop()):
             return None
         if state is not None:
-            trainer = self._trainee.trainer(state["estimate"]["steps"])
+            trainer = self._backend.trainer(state["estimate"]["steps"])
             self._run = AdaptRun.from_state(state, trainer)
             self._spent = self._elapsed()
             return self._run.estimate
         tell(AdaptProgress("trial", 0, 2))
-        trial = self._trainee.try_steps()
+        trial = self._backend.profile_steps()
         tell(AdaptProgress("judging", 0, 1))
-        base = self._trainee.network
+        base = self._backend.network
         before = self._judge(base, stop)
         if before is None:
             return None
-        tell(AdaptProgress("judging", 1, 1, judgement=before))
+        tell(AdaptProgress("judging", 1, 1, evaluation=before))
         started = time.perf_counter()
-        untrained = self._trainee.candidate(base)
+        untrained = self._backend.candidate(base)
         found = self._judge(untrained, stop)
         if found is None:
             return None
         judge_seconds = time.perf_counter() - started
-        measured = self._crew.agree((trial, judge_seconds, self._elapsed()))
+        measured = self._distributed.broadcast((trial, judge_seconds, self._elapsed()))
         estimate = plan_time(self.recipe, *measured)
-        trainer = self._trainee.trainer(estimate.steps)
+        trainer = self._backend.trainer(estimate.steps)
         self._run = AdaptRun(trainer, estimate, n_clips, before, before, copied_state(base))
         if is_better(found, before):
             self._run.best, self._run.best_state = found, copied_state(untrained)
@@ -196,7 +196,7 @@ class Adaptation:
         every = math.ceil(total / run.estimate.judgements)
         stopped = "finished"
         while trainer.step < total:
-            if self._crew.any(stop()):
+            if self._distributed.any(stop()):
                 stopped = "cancelled"
                 break
             failure, loss = self._step(trainer)
@@ -206,13 +206,13 @@ class Adaptation:
             run.loss_sum += loss
             run.loss_steps += 1
             soon = self._elapsed() + run.estimate.judge_seconds
-            late = self._crew.agree(soon > 60 * self.recipe.minutes)
+            late = self._distributed.broadcast(soon > 60 * self.recipe.minutes)
             due = late or trainer.step % every == 0 or trainer.step == total
             tell(AdaptProgress("training", trainer.step, total, loss, run.seconds_left))
             if not due:
                 continue
             tell(AdaptProgress("judging", trainer.step, total, loss, run.seconds_left))
-            candidate = self._trainee.candidate(trainer.averaged)
+            candidate = self._backend.candidate(trainer.averaged)
             found = self._judge(candidate, stop)
             if found is None:
                 stopped = "cancelled"
@@ -235,7 +235,7 @@ class Adaptation:
             self.notes,
         )
 
-    def facts(self, report: AdaptReport) -> dict[str, Any]:
+    def metadata(self, report: AdaptReport) -> dict[str, Any]:
         """What the file of weights shall tell: no names and paths of the data, only hashes."""
         return {
             "adapted": {
@@ -265,20 +265,20 @@ class Adaptation:
         """
         if self._run is None or not report.improved:
             raise ConfigError("adapted model", "is no better than the base model; it is not kept")
-        run, facts = self._run, self.facts(report)
+        run, metadata = self._run, self.metadata(report)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._trainee.write(run.trainer, run.best_state, path, facts)
+            self._backend.write(run.trainer, run.best_state, path, metadata)
         except OSError as error:
             raise OutputError(str(path), "cannot be written", found=error.strerror) from error
         if self._checkpoint is not None:
             self._checkpoint.unlink(missing_ok=True)
         return path
 
-    def _judge(self, network: nn.Module, stop: Stop) -> Judgement | None:
+    def _judge(self, network: nn.Module, stop: Stop) -> EvaluationResult | None:
         """The first process judges, the others wait for what it says."""
-        found = self._trainee.judge(network, stop) if self._crew.leads else None
-        return self._crew.agree(found)
+        found = self._backend.judge(network, stop) if self._distributed.is_main else None
+        return self._distributed.broadcast(found)
 
     def _step(self, trainer: AdaptTrainer) -> tuple[str | None, float]:
         """Why it failed, or None; and the loss."""
@@ -291,7 +291,7 @@ class Adaptation:
                 raise
             return "memory", math.nan
         if self.recipe.pull:
-            pull_back(trainer.network, self._trainee.network, self.recipe.pull)
+            pull_back(trainer.network, self._backend.network, self.recipe.pull)
         return None, loss
 
     def _elapsed(self) -> float:
@@ -299,7 +299,7 @@ class Adaptation:
 
     def _cut(self, exactly: int | None, tell: Tell, stop: Stop) -> int:
         recipe = self.recipe
-        if self._crew.size > 1:
+        if self._distributed.size > 1:
             exactly = exactly or recipe.clips  # all processes need the same ones
         wanted = exactly or recipe.clips
 
@@ -308,7 +308,7 @@ class Adaptation:
             late = self._elapsed() > CLIPS_SHARE * 60 * recipe.minutes
             return stop() or (exactly is None and late and n >= recipe.batch_size)
 
-        return self._trainee.cut(exactly, is_enough)
+        return self._backend.cut(exactly, is_enough)
 
     def _key(self) -> str:
         """What a checkpoint must agree with."""
@@ -317,7 +317,7 @@ class Adaptation:
 
     def _store(self, run: AdaptRun) -> None:
         path = self._checkpoint
-        if path is None or not self._crew.leads:
+        if path is None or not self._distributed.is_main:
             return
         state = {"key": self._key(), "seconds": self._elapsed(), **run.to_state()}
         try:
@@ -330,7 +330,7 @@ class Adaptation:
         path = self._checkpoint
         if path is None or not path.exists():
             return None
-        return read_checkpoint(path, self._key(), self._crew.device)
+        return read_checkpoint(path, self._key(), self._distributed.device)
 
 
 def licence_of(base: LoadedNetwork) -> str:

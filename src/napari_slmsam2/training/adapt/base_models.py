@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from napari_slmsam2.engine.weights.local_models import read_facts
+from napari_slmsam2.engine.weights.local_models import read_model_metadata
 from napari_slmsam2.engine.weights.model_card import ModelCard
 from napari_slmsam2.engine.weights.registry import list_models
 from napari_slmsam2.training.recipes import AdaptRecipe
@@ -31,4 +31,8 @@ def architecture_of(card: ModelCard) -> str | None:
         return "sam2"
     if card.path is None or card.problem is not None:
         return None
-    return "window" if read_facts(card.path)["config"].get("architecture") == "window" else "sam2"
+    return (
+        "window"
+        if read_model_metadata(card.path)["config"].get("architecture") == "window"
+        else "sam2"
+    )

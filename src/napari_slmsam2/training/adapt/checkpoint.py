@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from napari_slmsam2.core.errors import CheckpointError, OutputError
 from napari_slmsam2.training.adapt.backends import AdaptTrainer
 from napari_slmsam2.training.adapt.estimate import Estimate
-from napari_slmsam2.training.adapt.evaluation import Judgement
+from napari_slmsam2.training.adapt.evaluation import EvaluationResult
 from napari_slmsam2.training.adapt.report import CurvePoint
 
 BETTER = 1e-4
@@ -32,7 +32,7 @@ class AdaptRun:
     estimate : Estimate
     n_clips : int
         That were cut.
-    before, best : Judgement
+    before, best : EvaluationResult
         Of the base model, and the best so far.
     best_state : dict of str to Tensor
         The weights of the latter.
@@ -49,8 +49,8 @@ class AdaptRun:
     trainer: AdaptTrainer
     estimate: Estimate
     n_clips: int
-    before: Judgement
-    best: Judgement
+    before: EvaluationResult
+    best: EvaluationResult
     best_state: dict[str, Tensor]
     best_step: int = 0
     in_vain: int = 0
@@ -65,7 +65,7 @@ class AdaptRun:
         judgements = max(0, self.estimate.judgements - len(self.curve))
         return steps * self.estimate.step_seconds + judgements * self.estimate.judge_seconds
 
-    def take(self, found: Judgement, candidate: nn.Module) -> None:
+    def take(self, found: EvaluationResult, candidate: nn.Module) -> None:
         """Note a judgement; keep the weights if they are the best so far."""
         loss = self.loss_sum / max(1, self.loss_steps)
         self.curve = (*self.curve, CurvePoint(self.trainer.step, loss, found.dice))
@@ -98,8 +98,8 @@ class AdaptRun:
             trainer,
             Estimate(**state["estimate"]),
             state["n_clips"],
-            Judgement.from_state(state["before"]),
-            Judgement.from_state(state["best"]),
+            EvaluationResult.from_state(state["before"]),
+            EvaluationResult.from_state(state["best"]),
             state["best_state"],
             state["best_step"],
             state["in_vain"],
@@ -107,7 +107,7 @@ class AdaptRun:
         )
 
 
-def is_better(found: Judgement, than: Judgement) -> bool:
+def is_better(found: EvaluationResult, than: EvaluationResult) -> bool:
     """Whether the held-out Dice is higher by more than rounding."""
     return found.dice > than.dice + BETTER
 

@@ -56,7 +56,9 @@ class TrialStep:
     memory: int
 
 
-def try_steps(step: Callable[[int], object], batch_size: int, device: torch.device) -> TrialStep:
+def profile_steps(
+    step: Callable[[int], object], batch_size: int, device: torch.device
+) -> TrialStep:
     """A step with two clips, and one with all if the first one lets hope that it fits.
 
     Parameters

@@ -15,14 +15,14 @@ from napari_slmsam2.core.events import Finished, FinishReason, SliceSegmented
 from napari_slmsam2.core.plan import find_gaps
 from napari_slmsam2.core.prompts import PromptSet, SlicePrompt
 from napari_slmsam2.core.segmenter import SliceSegmenter
-from napari_slmsam2.engine.compact.network import WindowNetwork
+from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.propagation.propagator import Propagator
 from napari_slmsam2.engine.propagation.result import PropagationInput
 from napari_slmsam2.evaluate import evaluate_labels
 from napari_slmsam2.evaluate.report import MEASURES
 from napari_slmsam2.training.compact.presence import calibrate_presence
 from napari_slmsam2.training.compact.presence_sweeps import WIDE, sweep_outward
-from napari_slmsam2.training.data.split import Course, Exam, thinned
+from napari_slmsam2.training.data.split import DataSplit, HeldOutVolume, thinned
 from napari_slmsam2.training.synthetic.stack import LabelledStack
 
 MOST_CALIBRATED = 6
@@ -37,14 +37,14 @@ class StructureScores:
 
     Attributes
     ----------
-    exam : int
+    held_out_volume : int
         Number of the volume.
     label : int
     dice, nsd, op_voxels : float
         See `napari_slmsam2.evaluate`; NaN where not defined.
     """
 
-    exam: int
+    held_out_volume: int
     label: int
     dice: float
     nsd: float
@@ -68,7 +68,7 @@ class Preview:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judgement:
+class EvaluationResult:
     """Scores on all that was held out."""
 
     structures: tuple[StructureScores, ...]
@@ -99,31 +99,37 @@ class Judgement:
         return cls(tuple(StructureScores(**scores) for scores in state))
 
 
-class Examiner:
+class Evaluator:
     """Sets the presence threshold of window networks.
 
     Parameters
     ----------
-    course : Course
+    data_split : DataSplit
     device : torch.device
     """
 
-    def __init__(self, course: Course, device: torch.device) -> None:
+    def __init__(self, data_split: DataSplit, device: torch.device) -> None:
         self._device = device
-        whole = [lesson for lesson in course.lessons if lesson.first < lesson.last]
-        if any(lesson.scan.seeds for lesson in course.lessons):
+        whole = [
+            training_object
+            for training_object in data_split.training_objects
+            if training_object.first < training_object.last
+        ]
+        if any(training_object.scan.seeds for training_object in data_split.training_objects):
             whole = []
         self._stacks = [
-            lesson.scan.stack(lesson.label, lesson.first, lesson.last)
-            for lesson in thinned(whole, MOST_CALIBRATED)
+            training_object.scan.stack(
+                training_object.label, training_object.first, training_object.last
+            )
+            for training_object in thinned(whole, MOST_CALIBRATED)
         ]
 
-    def calibrated(self, network: WindowNetwork) -> WindowNetwork:
+    def calibrated(self, network: CompactNetwork) -> CompactNetwork:
         """A copy with the threshold that suits the objects it learned from.
 
         They must be known as a whole: ends of made stacks say nothing of true ones.
         """
-        copy = WindowNetwork(network.config).to(self._device)
+        copy = CompactNetwork(network.config).to(self._device)
         copy.load_state_dict(network.state_dict())
         each = max(1, MOST_CALIBRATED // max(1, len(self._stacks)))
         objects = [
@@ -144,9 +150,9 @@ def _telling_slices(stack: LabelledStack, n: int) -> list[int]:
 
 def judge(
     segmenter: SliceSegmenter,
-    exams: Sequence[Exam],
+    held_out_volumes: Sequence[HeldOutVolume],
     should_stop: Callable[[], bool] | None = None,
-) -> Judgement | None:
+) -> EvaluationResult | None:
     """Propagate all held-out volumes and compare.
 
     Returns
@@ -156,30 +162,37 @@ def judge(
     """
     structures: list[StructureScores] = []
     preview = None
-    for number, exam in enumerate(exams):
-        found = _propagate(segmenter, exam, should_stop)
+    for number, held_out_volume in enumerate(held_out_volumes):
+        found = _propagate(segmenter, held_out_volume, should_stop)
         if found is None:
             return None
         structures += [
-            StructureScores(number, label, **_scores(exam, found, label)) for label in exam.seeds
+            StructureScores(number, label, **_scores(held_out_volume, found, label))
+            for label in held_out_volume.seeds
         ]
-        preview = preview or _preview(exam, found)
-    return Judgement(tuple(structures), preview)
+        preview = preview or _preview(held_out_volume, found)
+    return EvaluationResult(tuple(structures), preview)
 
 
 def _propagate(
-    segmenter: SliceSegmenter, exam: Exam, should_stop: Callable[[], bool] | None
+    segmenter: SliceSegmenter,
+    held_out_volume: HeldOutVolume,
+    should_stop: Callable[[], bool] | None,
 ) -> npt.NDArray[np.integer] | None:
-    volume, labels, prompts = exam.volume, np.zeros_like(exam.truth), PromptSet()
-    for label, indices in exam.seeds.items():
+    volume, labels, prompts = (
+        held_out_volume.volume,
+        np.zeros_like(held_out_volume.truth),
+        PromptSet(),
+    )
+    for label, indices in held_out_volume.seeds.items():
         for index in indices:
             place = volume.slicer(index)
-            mask = np.asarray(exam.truth[place]) == label
+            mask = np.asarray(held_out_volume.truth[place]) == label
             prompts = prompts.with_prompt(SlicePrompt.from_mask(label, index, mask))
             labels[place][mask] = label
     task = PropagationInput(
         volume,
-        exam.window,
+        held_out_volume.window,
         prompts,
         find_gaps(prompts, volume.n_slices),
         lambda index: np.asarray(labels[volume.slicer(index)]),
@@ -192,11 +205,17 @@ def _propagate(
     return labels
 
 
-def _scores(exam: Exam, found: npt.NDArray[np.integer], label: int) -> dict[str, float]:
-    first, last = exam.scored[label]
-    axis = exam.volume.axis
-    predicted, truth = found == label, exam.truth == label
-    exclude = [*range(first), *range(last + 1, exam.volume.n_slices), *exam.seeds[label]]
+def _scores(
+    held_out_volume: HeldOutVolume, found: npt.NDArray[np.integer], label: int
+) -> dict[str, float]:
+    first, last = held_out_volume.scored[label]
+    axis = held_out_volume.volume.axis
+    predicted, truth = found == label, held_out_volume.truth == label
+    exclude = [
+        *range(first),
+        *range(last + 1, held_out_volume.volume.n_slices),
+        *held_out_volume.seeds[label],
+    ]
     if first == last:
         # The other slices are not known: only this one is compared.
         predicted, truth = (np.take(m, [first], axis) for m in (predicted, truth))
@@ -204,8 +223,8 @@ def _scores(exam: Exam, found: npt.NDArray[np.integer], label: int) -> dict[str,
     report = evaluate_labels(
         predicted.astype(np.uint8),
         truth.astype(np.uint8),
-        spacing=exam.volume.spacing,
-        unit=exam.volume.unit,
+        spacing=held_out_volume.volume.spacing,
+        unit=held_out_volume.volume.unit,
         axis=axis,
         labels=[1],
         exclude={1: exclude},
@@ -214,14 +233,15 @@ def _scores(exam: Exam, found: npt.NDArray[np.integer], label: int) -> dict[str,
     return {measure: MEASURES[measure](scores) for measure in JUDGED}
 
 
-def _preview(exam: Exam, found: npt.NDArray[np.integer]) -> Preview:
-    label, (first, last) = next(iter(exam.scored.items()))
+def _preview(held_out_volume: HeldOutVolume, found: npt.NDArray[np.integer]) -> Preview:
+    label, (first, last) = next(iter(held_out_volume.scored.items()))
     there = [
         i
         for i in range(first, last + 1)
-        if i not in exam.seeds[label] and (exam.truth[exam.volume.slicer(i)] == label).any()
+        if i not in held_out_volume.seeds[label]
+        and (held_out_volume.truth[held_out_volume.volume.slicer(i)] == label).any()
     ]
     index = there[len(there) // 2] if there else (first + last) // 2
-    place = exam.volume.slicer(index)
-    image = exam.window.apply(exam.volume.take(index))
-    return Preview(image, exam.truth[place] == label, found[place] == label)
+    place = held_out_volume.volume.slicer(index)
+    image = held_out_volume.window.apply(held_out_volume.volume.take(index))
+    return Preview(image, held_out_volume.truth[place] == label, found[place] == label)

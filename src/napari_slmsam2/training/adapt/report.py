@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from napari_slmsam2.training.adapt.evaluation import JUDGED, Judgement
+from napari_slmsam2.training.adapt.evaluation import JUDGED, EvaluationResult
 
 WHY_STOPPED = {
     "finished": "all steps were made",
@@ -51,7 +51,7 @@ class AdaptReport:
     seconds : float
     held_out : str
         What was held out, in words.
-    before, after : Judgement
+    before, after : EvaluationResult
         Of the base model and of the kept weights. The latter were chosen on the same held-out
         part, which flatters them a little.
     curve : tuple of CurvePoint
@@ -64,8 +64,8 @@ class AdaptReport:
     best_step: int
     seconds: float
     held_out: str
-    before: Judgement
-    after: Judgement
+    before: EvaluationResult
+    after: EvaluationResult
     curve: tuple[CurvePoint, ...]
     notes: tuple[str, ...]
 
@@ -92,7 +92,7 @@ class AdaptReport:
         """Plain values, for JSON."""
         structures = [
             {
-                "volume": old.exam,
+                "volume": old.held_out_volume,
                 "label": old.label,
                 **{
                     measure: [_plain(getattr(old, measure)), _plain(getattr(new, measure))]

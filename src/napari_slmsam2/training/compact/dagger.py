@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from napari_slmsam2.core.config import WindowConfig
+from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.training.compact.export import release
-from napari_slmsam2.training.compact.trainer import Trainer, TrainingPlan, train
+from napari_slmsam2.training.compact.trainer import Trainer, TrainingConfig, train
 from napari_slmsam2.training.data.shards import SHARD_CLIPS, read_network, read_shards, write_shards
-from napari_slmsam2.training.distributed import Crew
+from napari_slmsam2.training.distributed import DistributedContext
 
 SHARDS_PER_ROUND = 1000
 """Numbers kept for the shards of a round."""
@@ -24,7 +24,7 @@ VALIDATE_EVERY = 250
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RoundsPlan:
+class DaggerConfig:
     """Where the clips of a training come from.
 
     Attributes
@@ -49,12 +49,12 @@ class RoundsPlan:
     workers: int = 1
 
 
-def train_in_rounds(
+def train_with_dagger(
     out: Path,
-    config: WindowConfig,
-    plan: TrainingPlan,
-    rounds: RoundsPlan,
-    crew: Crew,
+    config: CompactConfig,
+    plan: TrainingConfig,
+    rounds: DaggerConfig,
+    distributed: DistributedContext,
     *,
     seconds: float | None = None,
     cut: Callable[[int, int], None] = lambda done, total: None,
@@ -68,10 +68,10 @@ def train_in_rounds(
     out : Path
         Takes ``clips``, ``checkpoint.pt``, ``log.jsonl``, and ``round-N.safetensors``, what sweeps
         in a round.
-    config : WindowConfig
-    plan : TrainingPlan
-    rounds : RoundsPlan
-    crew : Crew
+    config : CompactConfig
+    plan : TrainingConfig
+    rounds : DaggerConfig
+    distributed : DistributedContext
         The processes that train together; the first one makes the clips and writes.
     seconds : float, optional
         Stop after the first validation beyond this time.
@@ -89,12 +89,12 @@ def train_in_rounds(
     swept_by: str | Path | None = rounds.start
     trainer: Trainer | None = None
     for number in range(rounds.rounds):
-        if crew.leads:
+        if distributed.is_main:
             _cut_round(folder, config, plan.seed, rounds, number, swept_by, cut)
-        crew.agree("cut")
+        distributed.broadcast("cut")
         clips = read_shards(folder, "train", below=(number + 1) * SHARDS_PER_ROUND)
         if trainer is None:
-            trainer = Trainer(config, plan, clips, crew.device, crew)
+            trainer = Trainer(config, plan, clips, distributed.device, distributed)
             if rounds.start is not None:
                 trainer.start_from(read_network(rounds.start, config))
             held_out = read_shards(folder, "held-out")
@@ -114,17 +114,17 @@ def train_in_rounds(
         if trainer.step < until:
             break
         swept_by = weights = out / f"round-{number + 1}.safetensors"
-        if crew.leads and number + 1 < rounds.rounds and not weights.exists():
-            release(weights, config, trainer.averaged.state_dict(), trainer.facts())
+        if distributed.is_main and number + 1 < rounds.rounds and not weights.exists():
+            release(weights, config, trainer.averaged.state_dict(), trainer.metadata())
     assert trainer is not None
     return trainer
 
 
 def _cut_round(
     folder: Path,
-    config: WindowConfig,
+    config: CompactConfig,
     seed: int,
-    rounds: RoundsPlan,
+    rounds: DaggerConfig,
     number: int,
     swept_by: str | Path | None,
     cut: Callable[[int, int], None],

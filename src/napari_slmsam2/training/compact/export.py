@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from napari_slmsam2.core.config import WindowConfig
+from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.engine.weights.checkpoints import save_weights
 
 
 def release(
-    path: Path, config: WindowConfig, weights: Mapping[str, Tensor], facts: Mapping[str, Any]
+    path: Path, config: CompactConfig, weights: Mapping[str, Tensor], metadata: Mapping[str, Any]
 ) -> None:
     """Write weights in half precision, with what they are and how they were made.
 
@@ -22,9 +22,9 @@ def release(
     ----------
     path : Path
         ``.safetensors``.
-    config : WindowConfig
+    config : CompactConfig
     weights : mapping of str to Tensor
-    facts : mapping
+    metadata : mapping
         What else the file shall tell, values that JSON can hold.
 
     Raises
@@ -36,4 +36,4 @@ def release(
         name: value.to(torch.float16) if value.is_floating_point() else value
         for name, value in weights.items()
     }
-    save_weights(path, state, {"config": config.to_dict(), **facts})
+    save_weights(path, state, {"config": config.to_dict(), **metadata})

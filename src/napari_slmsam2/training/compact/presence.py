@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from napari_slmsam2.engine.compact.network import WindowNetwork
+from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.compact.presence_gru import WIDTH
 from napari_slmsam2.training.compact.presence_sweeps import WholeSweep, dice_if_shown
 from napari_slmsam2.training.optimizer import make_adamw
@@ -41,7 +41,7 @@ Objects = Sequence[Sequence[WholeSweep]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EndsPlan:
+class PresenceTrainingConfig:
     """How presence over a sweep is learned.
 
     Attributes
@@ -62,11 +62,11 @@ class EndsPlan:
     seed: int = 0
 
 
-def learn_ends(
-    network: WindowNetwork,
+def train_presence(
+    network: CompactNetwork,
     objects: Objects,
     kinds: Sequence[str],
-    plan: EndsPlan | None = None,
+    plan: PresenceTrainingConfig | None = None,
     *,
     advanced: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
@@ -74,17 +74,17 @@ def learn_ends(
 
     Parameters
     ----------
-    network : WindowNetwork
+    network : CompactNetwork
         Changed in place.
     objects : sequence of sequence of WholeSweep
         Of `napari_slmsam2.training.compact.presence_sweeps.sweep_outward` with this network.
     kinds : sequence of str
         Of every object; a kind is drawn as often as the root of its number.
-    plan : EndsPlan, optional
+    plan : PresenceTrainingConfig, optional
     advanced : callable
         Is told the steps that were made and all.
     """
-    plan = plan or EndsPlan()
+    plan = plan or PresenceTrainingConfig()
     ends = network.ends.requires_grad_(True)
     counts = Counter(kinds)
     chances = np.array([counts[kind] ** -0.5 for kind in kinds])
@@ -110,7 +110,7 @@ def learn_ends(
         ends.eval()
 
 
-def _loss(network: WindowNetwork, objects: Objects) -> Tensor:
+def _loss(network: CompactNetwork, objects: Objects) -> Tensor:
     """One minus the Dice of objects shown with these probabilities, and some cross entropy."""
     device = network.carried_weight.device
     sweeps = [(number, one) for number, found in enumerate(objects) for one in found]
@@ -138,12 +138,12 @@ def _loss(network: WindowNetwork, objects: Objects) -> Tensor:
     return (1 - dice).mean() + ENTROPY_SHARE * (entropy * stake).sum(1).mean()
 
 
-def unroll(network: WindowNetwork, clues: Tensor, labels: Tensor) -> Tensor:
+def unroll(network: CompactNetwork, clues: Tensor, labels: Tensor) -> Tensor:
     """Presence logits along sweeps.
 
     Parameters
     ----------
-    network : WindowNetwork
+    network : CompactNetwork
     clues : Tensor, shape (B, S, 21)
     labels : Tensor of int, shape (B,)
 
@@ -159,14 +159,14 @@ def unroll(network: WindowNetwork, clues: Tensor, labels: Tensor) -> Tensor:
     return torch.stack(logits, 1)
 
 
-def calibrate_presence(network: WindowNetwork, objects: Objects) -> float:
+def calibrate_presence(network: CompactNetwork, objects: Objects) -> float:
     """Shift presence so that the sweeps reach the best Dice.
 
     All labels together, then every structure of the network by itself.
 
     Parameters
     ----------
-    network : WindowNetwork
+    network : CompactNetwork
         Changed in place.
     objects : sequence of sequence of WholeSweep
         Both sweeps of every object.
@@ -193,7 +193,7 @@ def calibrate_presence(network: WindowNetwork, objects: Objects) -> float:
 _Judged = tuple[Sequence[WholeSweep], Sequence[npt.NDArray[np.float64]]]
 
 
-def presence_along(network: WindowNetwork, one: WholeSweep) -> npt.NDArray[np.float64]:
+def presence_along(network: CompactNetwork, one: WholeSweep) -> npt.NDArray[np.float64]:
     """Presence logits of a sweep, shape (S,)."""
     device = network.carried_weight.device
     with torch.inference_mode():
@@ -209,7 +209,7 @@ def _best_shift(judged: Collection[_Judged], start: float = 0.0) -> float:
     return float(min(good, key=lambda shift: abs(shift - start)))
 
 
-def dice_of_sweeps(network: WindowNetwork, objects: Objects) -> float:
+def dice_of_sweeps(network: CompactNetwork, objects: Objects) -> float:
     """Mean 3D Dice of objects without their seeds, ends unknown."""
     return mean_dice(
         [(found, [presence_along(network, one) for one in found]) for found in objects]

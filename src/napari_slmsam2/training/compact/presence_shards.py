@@ -10,8 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from napari_slmsam2.engine.compact.network import WindowNetwork
-from napari_slmsam2.training.compact.presence import EndsPlan, dice_of_sweeps, learn_ends
+from napari_slmsam2.engine.compact.network import CompactNetwork
+from napari_slmsam2.training.compact.presence import (
+    PresenceTrainingConfig,
+    dice_of_sweeps,
+    train_presence,
+)
 from napari_slmsam2.training.compact.presence_sweeps import WIDE, WholeSweep, sweep_outward
 from napari_slmsam2.training.data.volumes import (
     HELD_OUT_SHARE,
@@ -25,14 +29,14 @@ SHARD_OBJECTS = 32
 FEWEST_SLICES = 4
 
 
-def learn_ends_from(
+def train_presence_on_sweeps(
     folder: Path,
     volumes: Path | None,
-    network: WindowNetwork,
+    network: CompactNetwork,
     objects: int,
     *,
     seed: int = 0,
-    told: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, float]:
     """Make the sweeps that are not there yet, and fit the presence of a network to them.
 
@@ -42,12 +46,12 @@ def learn_ends_from(
         For the sweeps.
     volumes : Path or None
         Folder of labelled volumes. None: synthetic stacks only.
-    network : WindowNetwork
+    network : CompactNetwork
         Makes the sweeps; its `SweepPresence` is changed.
     objects : int
         An eighth is added for validation.
     seed : int
-    told : callable
+    progress : callable
         Is told the objects that were swept and all.
 
     Returns
@@ -67,17 +71,17 @@ def learn_ends_from(
                 _write(path, _sweep_some(volumes, network, split, number, seed, size))
             made += _read(path)
             done += min(size, count - number * size)
-            told(done, sum(counts.values()))
+            progress(done, sum(counts.values()))
         found[split] = made[:count]
     held_out = [sweeps for _, sweeps in found["held-out"]]
     before = dice_of_sweeps(network, held_out)
     kinds, sweeps = zip(*found["train"], strict=True)
-    learn_ends(network, sweeps, kinds, EndsPlan(seed=seed))
+    train_presence(network, sweeps, kinds, PresenceTrainingConfig(seed=seed))
     return {"before": before, "after": dice_of_sweeps(network, held_out)}
 
 
 def _sweep_some(
-    volumes: Path | None, network: WindowNetwork, split: str, number: int, seed: int, size: int
+    volumes: Path | None, network: CompactNetwork, split: str, number: int, seed: int, size: int
 ) -> list[tuple[str, list[WholeSweep]]]:
     """The objects of a shard: the same number gives the same ones."""
     sets: dict[str, list[TrainingVolume]] = {"synthetic": []}
@@ -114,7 +118,7 @@ def draw_seeds(areas: npt.NDArray[np.int64], rng: np.random.Generator) -> list[i
     return sorted({int(wide[0]), largest, int(wide[-1])})
 
 
-def _digest(network: WindowNetwork) -> str:
+def _digest(network: CompactNetwork) -> str:
     """Of everything but what is learned from the sweeps."""
     found = hashlib.sha256(repr(network.config).encode())
     for name, value in network.state_dict().items():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from napari_slmsam2.engine.compact.network import WindowNetwork
+from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.compact.segmenter import SweepState
 from napari_slmsam2.training.data.sweep import never_absent, sweep
 from napari_slmsam2.training.synthetic.stack import LabelledStack
@@ -47,13 +47,13 @@ class WholeSweep:
 
 
 def sweep_outward(
-    network: WindowNetwork, stack: LabelledStack, seeds: Sequence[int]
+    network: CompactNetwork, stack: LabelledStack, seeds: Sequence[int]
 ) -> list[WholeSweep]:
     """Carry an object from its outermost annotated slices outward, with unknown ends.
 
     Parameters
     ----------
-    network : WindowNetwork
+    network : CompactNetwork
     stack : LabelledStack
     seeds : sequence of int
         Annotated slices, with the object.

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from napari_slmsam2.engine.compact.network import (
-    WindowInput,
-    WindowNetwork,
-    WindowOutput,
-    carried_on,
+    CompactInput,
+    CompactNetwork,
+    CompactOutput,
+    apply_correction,
 )
 from napari_slmsam2.training.data.batch import Batch, warp
-from napari_slmsam2.training.distributed import Crew
+from napari_slmsam2.training.distributed import DistributedContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +47,21 @@ class StepResult:
 
     Attributes
     ----------
-    output : WindowOutput
+    output : CompactOutput
     target : Tensor, shape (B, N, N)
         Share of every pixel that the object covers.
     present : Tensor of bool, shape (B,)
     weight : Tensor, shape (B,)
     """
 
-    output: WindowOutput
+    output: CompactOutput
     target: Tensor
     present: Tensor
     weight: Tensor
 
 
 def roll_out(
-    network: WindowNetwork, batch: Batch, steps: Collection[int] | None = None
+    network: CompactNetwork, batch: Batch, steps: Collection[int] | None = None
 ) -> Iterator[StepResult]:
     """Carry the masks of a batch along and ask the network on every step.
 
@@ -69,7 +69,7 @@ def roll_out(
 
     Parameters
     ----------
-    network : WindowNetwork
+    network : CompactNetwork
     batch : Batch
     steps : collection of int, optional
         Those that are given back. Default: all.
@@ -83,7 +83,7 @@ def roll_out(
         asked = steps is None or step in steps
         if not asked and not feedback:
             continue
-        inputs = WindowInput(
+        inputs = CompactInput(
             images=batch.images[:, step : step + 3],
             aligned=moved[:, 1:],
             carried=moved[:, :1],
@@ -95,7 +95,7 @@ def roll_out(
             output = network(inputs, memory)
         if feedback:
             seen = (output.presence > 0) & (output.logits > 0).any(2).any(1)
-            onward = carried_on(carried, output.logits.detach(), feedback * batch.feedback)
+            onward = apply_correction(carried, output.logits.detach(), feedback * batch.feedback)
             carried = torch.where(seen[:, None, None], onward, carried)
         if asked:
             yield StepResult(
@@ -107,12 +107,12 @@ def roll_out(
 
 
 def step_loss(
-    result: StepResult, weights: LossWeights, crew: Crew | None = None
+    result: StepResult, weights: LossWeights, distributed: DistributedContext | None = None
 ) -> tuple[Tensor, dict[str, float]]:
     """Loss of one step, and its parts for the log; of a crew, this process's share of them."""
-    crew = crew or Crew()
+    distributed = distributed or DistributedContext()
     logits, target, present = result.output.logits, result.target, result.present
-    total_weight = crew.total(result.weight.sum()).clamp(min=1.0)
+    total_weight = distributed.total(result.weight.sum()).clamp(min=1.0)
 
     def mean(values: Tensor) -> Tensor:
         return (values * result.weight).sum() / total_weight
@@ -126,7 +126,7 @@ def step_loss(
         "mask": weights.mask * mean(entropy * there),
         "dice_loss": weights.dice * mean(dice * there),
         "empty": weights.empty * mean(entropy * (1 - there)),
-        "presence": weights.presence * _presence_loss(result, crew),
+        "presence": weights.presence * _presence_loss(result, distributed),
         "iou": weights.iou * mean((torch.sigmoid(result.output.iou) - true_iou(result)).abs()),
     }
     loss = torch.stack(list(parts.values())).sum()
@@ -140,12 +140,12 @@ def true_iou(result: StepResult) -> Tensor:
     return (found & truth).sum((1, 2)) / union.clamp(min=1) * result.present
 
 
-def _presence_loss(result: StepResult, crew: Crew) -> Tensor:
+def _presence_loss(result: StepResult, distributed: DistributedContext) -> Tensor:
     """Cross entropy with both answers counted alike."""
     there = result.present.float()
     entropy = F.binary_cross_entropy_with_logits(result.output.presence, there, reduction="none")
     halves = []
     for chosen in (there, 1 - there):
         weight = chosen * result.weight
-        halves.append((entropy * weight).sum() / crew.total(weight.sum()).clamp(min=1.0))
+        halves.append((entropy * weight).sum() / distributed.total(weight.sum()).clamp(min=1.0))
     return 0.5 * (halves[0] + halves[1])

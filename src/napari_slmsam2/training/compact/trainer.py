@@ -15,19 +15,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from napari_slmsam2.core.config import WindowConfig
+from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.core.errors import CheckpointError
-from napari_slmsam2.engine.compact.network import WindowNetwork
+from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.training.compact.rollout import LossWeights, roll_out, step_loss
 from napari_slmsam2.training.compact.validation import validate
 from napari_slmsam2.training.data.batch import Batch, Clips, make_batch, sampling_weights
-from napari_slmsam2.training.distributed import Crew
+from napari_slmsam2.training.distributed import DistributedContext
 from napari_slmsam2.training.lora import add_adapters
 from napari_slmsam2.training.optimizer import make_adamw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingPlan:
+class TrainingConfig:
     """How a network is trained.
 
     Attributes
@@ -72,28 +72,28 @@ class Trainer:
 
     Parameters
     ----------
-    config : WindowConfig
-    plan : TrainingPlan
+    config : CompactConfig
+    plan : TrainingConfig
     clips : mapping
         From `read_shards`.
     device : torch.device
-    crew : Crew, optional
+    distributed : DistributedContext, optional
         Processes that train together: all draw the same batch, each computes its part.
     """
 
     def __init__(
         self,
-        config: WindowConfig,
-        plan: TrainingPlan,
+        config: CompactConfig,
+        plan: TrainingConfig,
         clips: Clips,
         device: torch.device,
-        crew: Crew | None = None,
+        distributed: DistributedContext | None = None,
     ) -> None:
-        self.crew = crew or Crew()
+        self.distributed = distributed or DistributedContext()
         torch.manual_seed(plan.seed)
         self.config, self.plan, self.device = config, plan, device
-        self.network = WindowNetwork(config).to(device)
-        self.averaged = WindowNetwork(config).to(device)
+        self.network = CompactNetwork(config).to(device)
+        self.averaged = CompactNetwork(config).to(device)
         self.averaged.load_state_dict(self.network.state_dict())
         self.averaged.requires_grad_(False)
         self.optimizer = make_adamw(self._groups(), lr=plan.learning_rate)
@@ -106,7 +106,7 @@ class Trainer:
         self._chances = sampling_weights(clips["set_names"])
         self._length = clips["flows"].shape[1]
 
-    def start_from(self, network: WindowNetwork) -> None:
+    def start_from(self, network: CompactNetwork) -> None:
         """Take over the weights of a trained network."""
         for own in (self.network, self.averaged):
             own.load_state_dict(network.state_dict())
@@ -141,14 +141,14 @@ class Trainer:
             generator=generator,
             gentle=plan.gentle,
         )
-        if self.crew.size > 1:
-            batch = _part(batch, self.crew.part(plan.batch_size))
+        if self.distributed.size > 1:
+            batch = _part(batch, self.distributed.part(plan.batch_size))
         self.network.train()
         total, parts = torch.zeros((), device=self.device), dict[str, float]()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
             results = list(roll_out(self.network, batch, asked))
         for result in results:
-            loss, found = step_loss(result, plan.loss, self.crew)
+            loss, found = step_loss(result, plan.loss, self.distributed)
             total = total + loss / len(results)
             for name, value in found.items():
                 parts[name] = parts.get(name, 0.0) + value / len(results)
@@ -156,7 +156,7 @@ class Trainer:
             group["lr"] = self._rate()
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(total)
-        self.crew.add_up_gradients(self.network.parameters())
+        self.distributed.all_reduce_gradients(self.network.parameters())
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), plan.clip_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"the loss of step {self.step} is not a number")
@@ -164,7 +164,7 @@ class Trainer:
         self.step += 1
         self._average()
         shares = torch.tensor([float(total.detach()), *parts.values()], device=self.device)
-        return dict(zip(("loss", *parts), self.crew.total(shares).tolist(), strict=True))
+        return dict(zip(("loss", *parts), self.distributed.total(shares).tolist(), strict=True))
 
     def _rate(self) -> float:
         plan = self.plan
@@ -179,7 +179,7 @@ class Trainer:
         for mean, now in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
             mean.lerp_(now, 1 - decay)
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """How the weights were made, for the file that takes them."""
         plan = self.plan
         recipe = {"steps": self.step, "batch_size": plan.batch_size, "seed": plan.seed}
@@ -221,7 +221,7 @@ class Trainer:
             It is of another network.
         """
         state = torch.load(path, map_location=self.device, weights_only=True)
-        if WindowConfig.from_dict(state["config"]) != self.config:
+        if CompactConfig.from_dict(state["config"]) != self.config:
             raise CheckpointError(
                 str(path),
                 "is a checkpoint of another network",
@@ -284,7 +284,7 @@ def train(
             advanced(trainer.step)
         if trainer.step % validate_every and trainer.step < last:
             continue
-        if trainer.crew.leads:
+        if trainer.distributed.is_main:
             scores = validate(trainer.averaged, held_out, trainer.device)
             line = {
                 "step": trainer.step,
@@ -298,5 +298,5 @@ def train(
             report(json.dumps(line))
         sums, since = {}, 0
         late = seconds is not None and time.monotonic() - started > seconds
-        if trainer.crew.agree(late):
+        if trainer.distributed.broadcast(late):
             return

@@ -10,14 +10,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from napari_slmsam2.engine.compact.network import WindowNetwork
+from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.training.compact.rollout import StepResult, roll_out, true_iou
 from napari_slmsam2.training.data.batch import Clips, make_batch
 
 
 @torch.no_grad()
 def validate(
-    network: WindowNetwork, clips: Clips, device: torch.device, batch_size: int = 32
+    network: CompactNetwork, clips: Clips, device: torch.device, batch_size: int = 32
 ) -> dict[str, float]:
     """Judge a network on clips that it was not trained on, without augmentation.
 

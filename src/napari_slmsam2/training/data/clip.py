@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from napari_slmsam2.core.config import WindowConfig
-from napari_slmsam2.engine.compact.crop import FollowingWindow
+from napari_slmsam2.core.config import CompactConfig
+from napari_slmsam2.engine.compact.crop import ObjectCrop
 from napari_slmsam2.engine.compact.features import (
     LOGITS_PER_PIXEL,
     MAX_LOGIT,
@@ -17,10 +17,10 @@ from napari_slmsam2.engine.compact.features import (
     chosen_seeds,
     interpolated_prior,
     known_masks,
-    measure_cues,
+    position_features,
     window_for,
 )
-from napari_slmsam2.engine.compact.seed_crop import SeedView
+from napari_slmsam2.engine.compact.seed_crop import SeedCrop
 from napari_slmsam2.engine.features.interpolation import signed_distance
 from napari_slmsam2.engine.features.optical_flow import dense_flow
 
@@ -53,7 +53,7 @@ class Clip:
     priors : ndarray of int8, shape (L, M, M)
         Interpolation of the annotated slices, logits times 15.
     cues : ndarray of float32, shape (L, 9)
-        See `measure_cues`.
+        See `position_features`.
     seed_images : ndarray of uint8, shape (K, M, M)
     seed_distances : ndarray of int8, shape (K, M, M)
     seeds_known : ndarray of bool, shape (K,)
@@ -66,7 +66,7 @@ class Clip:
     drifted : bool
         Whether ``start`` is where the flow had carried the annotated mask, not the true mask.
     feedback : float
-        Part of the network's feedback that sweeps from the seed take, see `SeedView`.
+        Part of the network's feedback that sweeps from the seed take, see `SeedCrop`.
     label : int
         Value of the object in its label map.
     """
@@ -88,17 +88,17 @@ class Clip:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Arrival:
+class RolloutState:
     """Where a sweep has arrived on the slice on which a clip starts.
 
     Attributes
     ----------
-    window : FollowingWindow
+    window : ObjectCrop
     carried : ndarray of float32, shape (N, N)
         Mask logits in it.
     """
 
-    window: FollowingWindow
+    window: ObjectCrop
     carried: npt.NDArray[np.float32]
 
 
@@ -168,9 +168,9 @@ def cut_clip(
     mask: npt.NDArray[np.bool_],
     spacing: tuple[float, float, float],
     scenario: Scenario,
-    config: WindowConfig,
+    config: CompactConfig,
     length: int = LENGTH,
-    arrival: Arrival | None = None,
+    state: RolloutState | None = None,
     label: int = 1,
 ) -> Clip:
     """Look through the window at ``length`` steps of a sweep towards higher slices.
@@ -183,23 +183,23 @@ def cut_clip(
     spacing : tuple of float
         ``(slice, row, column)``.
     scenario : Scenario
-    config : WindowConfig
+    config : CompactConfig
     length : int
         Steps.
-    arrival : Arrival, optional
-        Of a real sweep, see `chain_arrivals`. Default: it comes with the true mask.
+    state : RolloutState, optional
+        Of a real sweep, see `rollout_states`. Default: it comes with the true mask.
     label : int
     """
     areas = mask.sum((1, 2))
     start, last_slice = scenario.start, len(image) - 1
     on = max(i for i in range(start + 1) if areas[i])
-    window = window_for(mask[on], config) if arrival is None else arrival.window
+    window = window_for(mask[on], config) if state is None else state.window
     assert window is not None
     seeds = {i: mask[i] for i in scenario.seeds}
     seed_areas = {i: int(areas[i]) for i in scenario.seeds}
     known = known_masks(seeds, scenario.extent)
     source = max(i for i in seeds if i <= start)
-    look = SeedView.measure(image[source], mask[source], config)
+    look = SeedCrop.measure(image[source], mask[source], config)
     contrast = look.contrast
     room = _with_room(window)
     steps = [start + 1 + i for i in range(length)]
@@ -217,7 +217,7 @@ def cut_clip(
         ),
         cues=np.stack(
             [
-                measure_cues(seed_areas, i, 1, scenario.extent, spacing, window)
+                position_features(seed_areas, i, 1, scenario.extent, spacing, window)
                 if i < stop
                 else np.zeros(N_CUES, np.float32)
                 for i in steps
@@ -228,27 +228,27 @@ def cut_clip(
         seeds_known=seed_fields[2],
         present=np.array([i <= last_slice and areas[i] > 0 for i in steps]),
         weights=np.array([float(i < stop) for i in steps], np.float32),
-        start=_start(mask[start], room, arrival),
-        drifted=arrival is not None,
+        start=_start(mask[start], room, state),
+        drifted=state is not None,
         feedback=look.need_of_correction,
         label=label,
     )
 
 
 def _start(
-    mask: npt.NDArray[np.bool_], room: FollowingWindow, arrival: Arrival | None
+    mask: npt.NDArray[np.bool_], room: ObjectCrop, state: RolloutState | None
 ) -> npt.NDArray[np.int8]:
-    if arrival is None:
+    if state is None:
         logits = _distance(mask, room) * np.float32(LOGITS_PER_PIXEL)
     else:
-        rim = (room.size - arrival.window.size) // 2
-        logits = np.pad(arrival.carried, rim, constant_values=-MAX_LOGIT)
+        rim = (room.size - state.window.size) // 2
+        logits = np.pad(state.carried, rim, constant_values=-MAX_LOGIT)
     return np.rint(np.clip(logits, -MAX_LOGIT, MAX_LOGIT) * 15).astype(np.int8)
 
 
-def _with_room(window: FollowingWindow) -> FollowingWindow:
+def _with_room(window: ObjectCrop) -> ObjectCrop:
     size = round(ROOM * window.size)
-    return FollowingWindow(window.row, window.column, window.side * size / window.size, size)
+    return ObjectCrop(window.row, window.column, window.side * size / window.size, size)
 
 
 def _first_not_swept(scenario: Scenario, last_slice: int) -> int:
@@ -262,7 +262,7 @@ def _seeds(
     mask: npt.NDArray[np.bool_],
     areas: dict[int, int],
     index: int,
-    config: WindowConfig,
+    config: CompactConfig,
     contrast: Contrast,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int8], npt.NDArray[np.bool_]]:
     size = round(ROOM * config.window_size)
@@ -279,7 +279,7 @@ def _seeds(
     return images, distances, known
 
 
-def _distance(mask: npt.NDArray[np.bool_], window: FollowingWindow) -> npt.NDArray[np.float32]:
+def _distance(mask: npt.NDArray[np.bool_], window: ObjectCrop) -> npt.NDArray[np.float32]:
     return window.read(signed_distance(mask)) * np.float32(window.zoom)
 
 

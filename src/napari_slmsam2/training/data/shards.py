@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from napari_slmsam2.core.config import WindowConfig
+from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.core.errors import CheckpointError, InputError
-from napari_slmsam2.engine.compact.network import WindowNetwork
-from napari_slmsam2.engine.compact.segmenter import WindowSegmenter
+from napari_slmsam2.engine.compact.network import CompactNetwork
+from napari_slmsam2.engine.compact.segmenter import CompactSegmenter
 from napari_slmsam2.engine.loading import load_network
-from napari_slmsam2.training.data.clip import LENGTH, Arrival, Clip, cut_clip, draw_scenario
-from napari_slmsam2.training.data.sweep import chain_arrivals, never_absent
+from napari_slmsam2.training.data.clip import LENGTH, Clip, RolloutState, cut_clip, draw_scenario
+from napari_slmsam2.training.data.sweep import never_absent, rollout_states
 from napari_slmsam2.training.data.volumes import (
     TrainingVolume,
     draw_stack,
@@ -39,7 +39,7 @@ FIELDS = tuple(field.name for field in dataclasses.fields(Clip))
 def write_shards(
     out: Path,
     volumes: Path | None,
-    config: WindowConfig,
+    config: CompactConfig,
     *,
     split: str,
     numbers: Iterable[int],
@@ -56,7 +56,7 @@ def write_shards(
         Folder; a shard is ``SPLIT-real-NUMBER.npz`` or ``SPLIT-synthetic-NUMBER.npz``.
     volumes : Path or None
         Folder of labelled volumes. None: synthetic stacks.
-    config : WindowConfig
+    config : CompactConfig
     split : {"train", "held-out"}
     numbers : iterable of int
         Of the shards; the same number gives the same clips.
@@ -80,7 +80,7 @@ def write_shards(
 def _write_shard(
     out: Path,
     volumes: Path | None,
-    config: WindowConfig,
+    config: CompactConfig,
     split: str,
     seed: int,
     shard_clips: int,
@@ -98,7 +98,7 @@ def _write_shard(
             sets.setdefault(volume.set_name, []).append(volume)
     # Untrained, and with nothing carried on, the network is the optical flow.
     network = (
-        WindowNetwork(config.replace(feedback=0.0))
+        CompactNetwork(config.replace(feedback=0.0))
         if swept_by is None
         else read_network(swept_by, config)
     )
@@ -117,7 +117,7 @@ def _write_shard(
     os.replace(unfinished, path)
 
 
-def read_network(weights: str | Path, config: WindowConfig) -> WindowNetwork:
+def read_network(weights: str | Path, config: CompactConfig) -> CompactNetwork:
     """A network of our own kind with a given configuration; the feedback may differ.
 
     Raises
@@ -127,7 +127,7 @@ def read_network(weights: str | Path, config: WindowConfig) -> WindowNetwork:
     """
     network = load_network(weights).network
     found = network.config
-    if not isinstance(network, WindowNetwork) or (
+    if not isinstance(network, CompactNetwork) or (
         network.config.replace(feedback=config.feedback) != config
     ):
         raise CheckpointError(
@@ -142,7 +142,7 @@ def read_network(weights: str | Path, config: WindowConfig) -> WindowNetwork:
 
 def cut_clips(
     stack: LabelledStack,
-    segmenter: WindowSegmenter,
+    segmenter: CompactSegmenter,
     rng: np.random.Generator,
     *,
     is_part: bool = False,
@@ -152,7 +152,7 @@ def cut_clips(
     Parameters
     ----------
     stack : LabelledStack
-    segmenter : WindowSegmenter
+    segmenter : CompactSegmenter
         Makes the sweep.
     rng : numpy.random.Generator
     is_part : bool
@@ -164,9 +164,9 @@ def cut_clips(
     if is_part:
         scenario = replace(scenario, extent=None)
     stack = replace(stack, image=np.ascontiguousarray(stack.image))
-    arrivals = chain_arrivals(segmenter, stack, scenario)
-    starts: dict[int, Arrival | None] = {scenario.start: None}
-    starts |= {int(i): arrivals[i] for i in rng.permutation(list(arrivals))[:CHAINED_CLIPS]}
+    states = rollout_states(segmenter, stack, scenario)
+    starts: dict[int, RolloutState | None] = {scenario.start: None}
+    starts |= {int(i): states[i] for i in rng.permutation(list(states))[:CHAINED_CLIPS]}
     clips = [
         cut_clip(
             stack.image,
@@ -174,10 +174,10 @@ def cut_clips(
             stack.spacing,
             replace(scenario, start=start),
             segmenter.config,
-            arrival=arrival,
+            state=state,
             label=stack.label,
         )
-        for start, arrival in starts.items()
+        for start, state in starts.items()
     ]
     return [clip for clip in clips if clip.weights.any()]
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from napari_slmsam2.core.errors import VolumeError
 from napari_slmsam2.core.intensity import IntensityWindow
 from napari_slmsam2.core.volume import Volume
-from napari_slmsam2.engine.compact.network import WindowNetwork
+from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.training.data.clip import Clip
 from napari_slmsam2.training.data.labelled_scan import FEWEST_SLICES, LabelledScan
 from napari_slmsam2.training.data.pseudo_stack import make_pseudo_stack
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lesson:
+class TrainingObject:
     """An object to learn from.
 
     Attributes
@@ -75,7 +75,7 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Exam:
+class HeldOutVolume:
     """A volume to propagate, and where its result is compared.
 
     Attributes
@@ -99,28 +99,28 @@ class Exam:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Course:
+class DataSplit:
     """Lessons and exams, without a slice in common.
 
     Attributes
     ----------
-    lessons : tuple of Lesson
-    exams : tuple of Exam
+    training_objects : tuple of TrainingObject
+    held_out_volumes : tuple of HeldOutVolume
     held_out : str
         What the exams are, in words.
     """
 
-    lessons: tuple[Lesson, ...]
-    exams: tuple[Exam, ...]
+    training_objects: tuple[TrainingObject, ...]
+    held_out_volumes: tuple[HeldOutVolume, ...]
     held_out: str
 
     @property
     def labels(self) -> tuple[int, ...]:
         """Those that are learned."""
-        return tuple(sorted({lesson.label for lesson in self.lessons}))
+        return tuple(sorted({training_object.label for training_object in self.training_objects}))
 
 
-def plan_course(scans: Sequence[LabelledScan], seed: int) -> Course:
+def split_data(scans: Sequence[LabelledScan], seed: int) -> DataSplit:
     """Hold something out: the last of three and more volumes, else labels, else ends of objects.
 
     Of a volume that is known on annotated slices only, the middle one of three and more, else
@@ -134,7 +134,7 @@ def plan_course(scans: Sequence[LabelledScan], seed: int) -> Course:
         Of made stacks.
     """
     if any(scan.seeds for scan in scans):
-        return _course_of_seeds(scans, seed)
+        return _split_seeds(scans, seed)
     usable = [
         (scan, label)
         for scan in scans
@@ -144,28 +144,28 @@ def plan_course(scans: Sequence[LabelledScan], seed: int) -> Course:
     taught = [scan for scan in scans if any(scan is s for s, _ in usable)]
     if len(taught) >= VOLUMES_TO_HOLD_ONE_OUT:
         held = taught[-1]
-        return Course(
-            tuple(_lesson(scan, label) for scan, label in usable if scan is not held),
-            (_exam(held, thinned([label for scan, label in usable if scan is held])),),
+        return DataSplit(
+            tuple(_training_object(scan, label) for scan, label in usable if scan is not held),
+            (_held_out_volume(held, thinned([label for scan, label in usable if scan is held])),),
             "one of the volumes",
         )
     if len(usable) >= LABELS_TO_HOLD_SOME_OUT:
         held_labels = usable[2::5]
-        exams = [
-            _exam(scan, thinned([label for s, label in held_labels if s is scan]))
+        held_out_volumes = [
+            _held_out_volume(scan, thinned([label for s, label in held_labels if s is scan]))
             for scan in taught
         ]
-        return Course(
-            tuple(_lesson(*one) for one in usable if one not in held_labels),
-            tuple(exam for exam in exams if exam.seeds),
+        return DataSplit(
+            tuple(_training_object(*one) for one in usable if one not in held_labels),
+            tuple(held_out_volume for held_out_volume in held_out_volumes if held_out_volume.seeds),
             "some of the objects",
         )
-    return _course_of_ends(usable)
+    return _split_at_ends(usable)
 
 
-def cut_lessons(
-    course: Course,
-    network: WindowNetwork,
+def cut_training_clips(
+    data_split: DataSplit,
+    network: CompactNetwork,
     most: int,
     seed: int,
     *,
@@ -175,8 +175,8 @@ def cut_lessons(
 
     Parameters
     ----------
-    course : Course
-    network : WindowNetwork
+    data_split : DataSplit
+    network : CompactNetwork
         What is to be adapted; its sweeps lead to where the clips start.
     most : int
         Clips.
@@ -194,15 +194,23 @@ def cut_lessons(
     clips: list[Clip] = []
     names: list[str] = []
     segmenter = never_absent(network)
-    scans = list(dict.fromkeys(id(lesson.scan) for lesson in course.lessons))
+    scans = list(
+        dict.fromkeys(id(training_object.scan) for training_object in data_split.training_objects)
+    )
     in_vain = 0
-    for number in itertools.cycle(rng.permutation(len(course.lessons))):
-        lesson = course.lessons[number]
-        found = cut_clips(lesson.stack(rng), segmenter, rng, is_part=lesson.is_part)
+    for number in itertools.cycle(rng.permutation(len(data_split.training_objects))):
+        training_object = data_split.training_objects[number]
+        found = cut_clips(
+            training_object.stack(rng), segmenter, rng, is_part=training_object.is_part
+        )
         clips += found
-        names += [str(scans.index(id(lesson.scan)))] * len(found)
+        names += [str(scans.index(id(training_object.scan)))] * len(found)
         in_vain = 0 if found else in_vain + 1
-        if len(clips) >= most or is_enough(len(clips)) or in_vain > 20 * len(course.lessons):
+        if (
+            len(clips) >= most
+            or is_enough(len(clips))
+            or in_vain > 20 * len(data_split.training_objects)
+        ):
             break
     if not clips:
         raise VolumeError(
@@ -212,11 +220,11 @@ def cut_lessons(
     return {**fields, "set_names": np.array(names[:most])}
 
 
-def _lesson(scan: LabelledScan, label: int) -> Lesson:
-    return Lesson(scan, label, 0, scan.volume.n_slices - 1)
+def _training_object(scan: LabelledScan, label: int) -> TrainingObject:
+    return TrainingObject(scan, label, 0, scan.volume.n_slices - 1)
 
 
-def _exam(scan: LabelledScan, labels: Sequence[int]) -> Exam:
+def _held_out_volume(scan: LabelledScan, labels: Sequence[int]) -> HeldOutVolume:
     """All of a volume, from the largest slice of every label."""
     n = scan.volume.n_slices
     seeds: dict[int, tuple[int, ...]] = {x: (int(scan.areas[x].argmax()),) for x in labels}
@@ -227,7 +235,7 @@ def _trimmed(
     scan: LabelledScan,
     seeds: dict[int, tuple[int, ...]],
     scored: dict[int, tuple[int, int]],
-) -> Exam:
+) -> HeldOutVolume:
     """Without the slices far from all labels."""
     known = [i for label in seeds for i in scan.known(label)] or [0]
     volume = scan.volume
@@ -237,7 +245,7 @@ def _trimmed(
     data = np.stack([volume.take(i) for i in slices], volume.axis)
     truth = np.stack([np.asarray(scan.labels[volume.slicer(i)]) for i in slices], volume.axis)
     truth = np.where(np.isin(truth, list(seeds)), truth, 0)
-    return Exam(
+    return HeldOutVolume(
         volume.name,
         replace(volume, data=data, affine=None),
         scan.window,
@@ -250,9 +258,9 @@ def _trimmed(
     )  # fmt: skip
 
 
-def _course_of_ends(usable: Sequence[tuple[LabelledScan, int]]) -> Course:
+def _split_at_ends(usable: Sequence[tuple[LabelledScan, int]]) -> DataSplit:
     """Hold out the longer side of every object from the largest slice on, in part."""
-    lessons, exams = [], []
+    training_objects, held_out_volumes = [], []
     for scan in {id(s): s for s, _ in usable}.values():
         seeds: dict[int, tuple[int, ...]] = {}
         scored: dict[int, tuple[int, int]] = {}
@@ -264,31 +272,37 @@ def _course_of_ends(usable: Sequence[tuple[LabelledScan, int]]) -> Course:
             side = [i for i in known if (i > largest if after else i < largest)]
             held = min(held, len(side) - 1)
             if held < 2:
-                lessons.append(_lesson(scan, label))
+                training_objects.append(_training_object(scan, label))
             elif after:
-                lessons.append(Lesson(scan, label, 0, side[-held] - 1, is_part=True))
+                training_objects.append(
+                    TrainingObject(scan, label, 0, side[-held] - 1, is_part=True)
+                )
                 scored[label] = (side[-held], n - 1)
             else:
-                lessons.append(Lesson(scan, label, side[held - 1] + 1, n - 1, is_part=True))
+                training_objects.append(
+                    TrainingObject(scan, label, side[held - 1] + 1, n - 1, is_part=True)
+                )
                 scored[label] = (0, side[held - 1])
             if label in scored:
                 seeds[label] = (largest,)
         if seeds:
-            exams.append(_trimmed(scan, seeds, scored))
-    if exams:
-        return Course(tuple(lessons), tuple(exams), "one end of every object")
+            held_out_volumes.append(_trimmed(scan, seeds, scored))
+    if held_out_volumes:
+        return DataSplit(
+            tuple(training_objects), tuple(held_out_volumes), "one end of every object"
+        )
     (scan, _), *_ = usable
     labels = thinned([label for s, label in usable if s is scan])
-    return Course(
-        tuple(lessons),
-        (_exam(scan, labels),),
+    return DataSplit(
+        tuple(training_objects),
+        (_held_out_volume(scan, labels),),
         "nothing, for there is too little; it is judged on what it learned from",
     )
 
 
-def _course_of_seeds(scans: Sequence[LabelledScan], seed: int) -> Course:
-    lessons: list[Lesson] = []
-    exams: list[Exam] = []
+def _split_seeds(scans: Sequence[LabelledScan], seed: int) -> DataSplit:
+    training_objects: list[TrainingObject] = []
+    held_out_volumes: list[HeldOutVolume] = []
     for scan in scans:
         seeds: dict[int, tuple[int, ...]] = {}
         scored: dict[int, tuple[int, int]] = {}
@@ -301,39 +315,45 @@ def _course_of_seeds(scans: Sequence[LabelledScan], seed: int) -> Course:
                 trusted -= set(range(known[middle - 1], known[middle + 1]))
                 held = known.pop(middle)
                 seeds[label], scored[label] = tuple(known), (held, held)
-            lessons += [Lesson(scan, label, i, i) for i in known]
-            lessons += _runs(scan, label, {*known, *trusted})
+            training_objects += [TrainingObject(scan, label, i, i) for i in known]
+            training_objects += _runs(scan, label, {*known, *trusted})
         if seeds:
-            exams.append(_trimmed(scan, seeds, scored))
-    if exams:
-        return Course(tuple(lessons), tuple(exams), "one annotated slice of every label")
+            held_out_volumes.append(_trimmed(scan, seeds, scored))
+    if held_out_volumes:
+        return DataSplit(
+            tuple(training_objects), tuple(held_out_volumes), "one annotated slice of every label"
+        )
     rng = np.random.default_rng((seed, 2))
-    single = [lesson for lesson in lessons if lesson.first == lesson.last]
+    single = [
+        training_object
+        for training_object in training_objects
+        if training_object.first == training_object.last
+    ]
     chosen = [single[i * len(single) // PSEUDO_STACKS] for i in range(PSEUDO_STACKS)]
-    return Course(
-        tuple(lessons),
-        tuple(_pseudo_exam(lesson, rng) for lesson in chosen),
+    return DataSplit(
+        tuple(training_objects),
+        tuple(_pseudo_volume(training_object, rng) for training_object in chosen),
         "made stacks; there were too few annotated slices to hold one out",
     )
 
 
-def _runs(scan: LabelledScan, label: int, trusted: set[int]) -> list[Lesson]:
+def _runs(scan: LabelledScan, label: int, trusted: set[int]) -> list[TrainingObject]:
     """Stretches of consecutive slices that are known or trusted."""
-    lessons = []
+    training_objects = []
     ordered = sorted(trusted)
     for _, group in itertools.groupby(enumerate(ordered), lambda pair: pair[1] - pair[0]):
         run = [i for _, i in group]
         if len(run) >= FEWEST_SLICES:
-            lessons.append(Lesson(scan, label, run[0], run[-1], is_part=True))
-    return lessons
+            training_objects.append(TrainingObject(scan, label, run[0], run[-1], is_part=True))
+    return training_objects
 
 
-def _pseudo_exam(lesson: Lesson, rng: np.random.Generator) -> Exam:
-    stack = lesson.stack(rng)
+def _pseudo_volume(training_object: TrainingObject, rng: np.random.Generator) -> HeldOutVolume:
+    stack = training_object.stack(rng)
     truth = stack.mask.astype(np.uint8)
     largest = int(truth.sum((1, 2)).argmax())
-    return Exam(
-        f"made from slice {lesson.first} of {lesson.scan.volume.name}",
+    return HeldOutVolume(
+        f"made from slice {training_object.first} of {training_object.scan.volume.name}",
         Volume(stack.image, axis=0, spacing=stack.spacing, name="made stack"),
         IntensityWindow(0.0, 1.0),
         truth,

@@ -10,23 +10,23 @@ import torch
 from napari_slmsam2.core.memory import MemoryBank, MemoryEntry
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.segmenter import SegmentedSlice, SweepContext
-from napari_slmsam2.engine.compact.network import WindowNetwork
-from napari_slmsam2.engine.compact.segmenter import SweepState, WindowSegmenter
-from napari_slmsam2.training.data.clip import Arrival, Scenario
+from napari_slmsam2.engine.compact.network import CompactNetwork
+from napari_slmsam2.engine.compact.segmenter import CompactSegmenter, SweepState
+from napari_slmsam2.training.data.clip import RolloutState, Scenario
 from napari_slmsam2.training.synthetic.stack import LabelledStack
 
 BEYOND = 2
 """Slices beyond the end of the object on which a clip may still start."""
 
 
-def never_absent(network: WindowNetwork) -> WindowSegmenter:
+def never_absent(network: CompactNetwork) -> CompactSegmenter:
     """A segmenter that shows a mask on every slice, whatever it thinks of its presence."""
     device = next(network.parameters()).device
-    return WindowSegmenter(network, name="", device=device, dtype=torch.float32, threshold=0.0)
+    return CompactSegmenter(network, name="", device=device, dtype=torch.float32, threshold=0.0)
 
 
 def sweep(
-    segmenter: WindowSegmenter,
+    segmenter: CompactSegmenter,
     stack: LabelledStack,
     seeds: Iterable[int],
     slices: range,
@@ -36,7 +36,7 @@ def sweep(
 
     Parameters
     ----------
-    segmenter : WindowSegmenter
+    segmenter : CompactSegmenter
     stack : LabelledStack
     seeds : iterable of int
         Annotated slices.
@@ -61,14 +61,14 @@ def sweep(
         yield index, found
 
 
-def chain_arrivals(
-    segmenter: WindowSegmenter, stack: LabelledStack, scenario: Scenario
-) -> dict[int, Arrival]:
+def rollout_states(
+    segmenter: CompactSegmenter, stack: LabelledStack, scenario: Scenario
+) -> dict[int, RolloutState]:
     """Carry the last seed before the start of a scenario along.
 
     Parameters
     ----------
-    segmenter : WindowSegmenter
+    segmenter : CompactSegmenter
         See `never_absent`. With an untrained network it is the optical flow.
     stack : LabelledStack
     scenario : Scenario
@@ -84,9 +84,9 @@ def chain_arrivals(
     stops = [i - 1 for i in scenario.seeds if i > scenario.start]
     stops.append(last - 1 if scenario.extent is not None else last + BEYOND)
     slices = range(source + 1, min(*stops, len(stack.image) - 2) + 1)
-    arrivals: dict[int, Arrival] = {}
+    states: dict[int, RolloutState] = {}
     for index, found in sweep(segmenter, stack, scenario.seeds, slices, scenario.extent):
         state = found.content
         assert isinstance(state, SweepState)
-        arrivals[index] = Arrival(state.window, state.carried)
-    return arrivals
+        states[index] = RolloutState(state.window, state.carried)
+    return states

@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from napari_slmsam2.core.errors import VolumeError
 from napari_slmsam2.engine.sam2.preprocess import SlicePreprocessor
-from napari_slmsam2.training.data.split import Lesson
+from napari_slmsam2.training.data.split import TrainingObject
 from napari_slmsam2.training.recipes import PaperRecipe
 
 TURN, SHEAR = math.radians(25.0), math.radians(20.0)
@@ -43,12 +43,12 @@ class MemoryClip:
     masks: Tensor
 
 
-class ClipDrawer:
+class ClipSampler:
     """Draws clips out of lessons, as SLM-SAM 2's training does (Chen et al., arXiv:2505.01854).
 
     Parameters
     ----------
-    lessons : sequence of Lesson
+    training_objects : sequence of TrainingObject
     recipe : PaperRecipe
     image_size : int
         Side S of the network's input.
@@ -57,12 +57,12 @@ class ClipDrawer:
 
     def __init__(
         self,
-        lessons: Sequence[Lesson],
+        training_objects: Sequence[TrainingObject],
         recipe: PaperRecipe,
         image_size: int,
         device: torch.device,
     ) -> None:
-        self._lessons = lessons
+        self._lessons = training_objects
         self._recipe = recipe
         self._preprocessor = SlicePreprocessor(image_size, device)
 
@@ -76,8 +76,8 @@ class ClipDrawer:
         """
         rng = np.random.default_rng(seed)
         for _ in range(_TRIES):
-            lesson = self._lessons[int(rng.integers(len(self._lessons)))]
-            images, masks = self._cut(lesson, rng)
+            training_object = self._lessons[int(rng.integers(len(self._lessons)))]
+            images, masks = self._cut(training_object, rng)
             if masks[0].any():
                 return self._seen(images, masks, rng)
         raise VolumeError(
@@ -88,46 +88,50 @@ class ClipDrawer:
         )
 
     def _cut(
-        self, lesson: Lesson, rng: np.random.Generator
+        self, training_object: TrainingObject, rng: np.random.Generator
     ) -> tuple[list[npt.NDArray[np.float32]], npt.NDArray[np.bool_]]:
         """Slices in either direction, and masks of shape (T, B, H, W)."""
         length = self._recipe.clip_slices
-        if lesson.first == lesson.last:
-            made = lesson.stack(rng)
+        if training_object.first == training_object.last:
+            made = training_object.stack(rng)
             first = int(rng.integers(max(1, len(made.image) - length + 1)))
             part = slice(first, first + length)
             return list(made.image[part]), np.asarray(made.mask[part])[:, None]
-        scan = lesson.scan
-        span = lesson.last - lesson.first + 1
-        known = np.flatnonzero(scan.areas[lesson.label])
-        near = known[(known >= lesson.first) & (known <= lesson.last)]
+        scan = training_object.scan
+        span = training_object.last - training_object.first + 1
+        known = np.flatnonzero(scan.areas[training_object.label])
+        near = known[(known >= training_object.first) & (known <= training_object.last)]
         # Far from the object there is nothing to learn but that it is not there.
         start = int(rng.choice(near))
         forward = bool(rng.random() < 0.5)
-        if min(length, span) > (lesson.last - start + 1 if forward else start - lesson.first + 1):
+        if min(length, span) > (
+            training_object.last - start + 1 if forward else start - training_object.first + 1
+        ):
             forward = not forward
-        stop = min(start + length - 1, lesson.last) if forward else max(
-            start - length + 1, lesson.first
+        stop = min(start + length - 1, training_object.last) if forward else max(
+            start - length + 1, training_object.first
         )  # fmt: skip
         indices = list(range(start, stop + 1) if forward else range(start, stop - 1, -1))
-        labels = self._labels(lesson, indices, rng)
+        labels = self._labels(training_object, indices, rng)
         masks = np.stack([[scan.mask(label, i) for label in labels] for i in indices])
         return [scan.image(i) for i in indices], masks
 
-    def _labels(self, lesson: Lesson, indices: list[int], rng: np.random.Generator) -> list[int]:
+    def _labels(
+        self, training_object: TrainingObject, indices: list[int], rng: np.random.Generator
+    ) -> list[int]:
         """The label of the lesson and others that may be looked at on all these slices."""
         low, high = min(indices), max(indices)
         others = [
             x.label
             for x in self._lessons
-            if x.scan is lesson.scan
-            and x.label != lesson.label
+            if x.scan is training_object.scan
+            and x.label != training_object.label
             and x.first <= low
             and high <= x.last
             and x.scan.areas[x.label][indices[0]] > 0
         ]
         more = rng.permutation(others)[: self._recipe.most_labels - 1].tolist()
-        return [lesson.label, *more]
+        return [training_object.label, *more]
 
     def _seen(
         self,

@@ -12,11 +12,11 @@ from torch import nn
 
 from napari_slmsam2.engine.sam2.network import SliceNetwork
 from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
-from napari_slmsam2.training.distributed import Crew
+from napari_slmsam2.training.distributed import DistributedContext
 from napari_slmsam2.training.lora import add_adapters
 from napari_slmsam2.training.optimizer import make_adamw
 from napari_slmsam2.training.recipes import PaperRecipe
-from napari_slmsam2.training.sam2.clips import ClipDrawer
+from napari_slmsam2.training.sam2.clips import ClipSampler
 from napari_slmsam2.training.sam2.rollout import clip_loss, roll_out
 
 _TRUNK = "image_encoder.trunk."
@@ -33,12 +33,12 @@ class MemoryTrainer:
     network : SliceNetwork
         Is trained itself; takes the adapters if these are what the recipe trains.
     recipe : PaperRecipe
-    clips : ClipDrawer
+    clips : ClipSampler
     steps : int
         The learning rate falls over them.
     batch_size : int
         Clips per step.
-    crew : Crew
+    distributed : DistributedContext
     precision : torch.dtype
         Of the computation; weights stay in float32.
     save_memory : bool
@@ -49,29 +49,29 @@ class MemoryTrainer:
         self,
         network: SliceNetwork,
         recipe: PaperRecipe,
-        clips: ClipDrawer,
+        clips: ClipSampler,
         *,
         steps: int,
         batch_size: int,
-        crew: Crew,
+        distributed: DistributedContext,
         precision: torch.dtype = torch.float32,
         save_memory: bool = False,
     ) -> None:
-        self.network = self.averaged = network.to(crew.device)
+        self.network = self.averaged = network.to(distributed.device)
         self.config = network.config
         self.recipe = recipe
-        self.device = crew.device
+        self.device = distributed.device
         self.precision = precision
         self.save_memory = save_memory
         self.steps, self.batch_size, self.step = steps, batch_size, 0
-        self._clips, self._crew = clips, crew
+        self._clips, self._distributed = clips, distributed
         if recipe.trained == "adapters":
             add_adapters(network, recipe.rank, recipe.seed)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(recipe.trains(name))
         self.optimizer = make_adamw(groups_of(network, recipe))
         self._segmenter = NetworkSegmenter(
-            network, name="training", device=crew.device, memory_dtype=torch.float32
+            network, name="training", device=distributed.device, memory_dtype=torch.float32
         )
 
     def advance(self) -> dict[str, float]:
@@ -85,10 +85,10 @@ class MemoryTrainer:
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, float] = {"loss": 0.0}
-        for number in self._crew.part(self.batch_size):
+        for number in self._distributed.part(self.batch_size):
             for name, value in self._learn(number).items():
                 sums[name] = sums.get(name, 0.0) + value
-        self._crew.add_up_gradients(self.network.parameters())
+        self._distributed.all_reduce_gradients(self.network.parameters())
         fall = 0.55 + 0.45 * math.cos(math.pi * min(1.0, self.step / max(1, self.steps)))
         for group in self.optimizer.param_groups:
             group["lr"] = group["highest"] * fall
@@ -97,7 +97,7 @@ class MemoryTrainer:
             raise FloatingPointError(f"the loss of step {self.step} is not a number")
         self.optimizer.step()
         self.step += 1
-        loss = self._crew.total(torch.tensor(sums["loss"], device=self.device))
+        loss = self._distributed.total(torch.tensor(sums["loss"], device=self.device))
         return {**sums, "loss": float(loss)}
 
     def _learn(self, number: int) -> dict[str, float]:

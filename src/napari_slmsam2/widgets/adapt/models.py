@@ -58,7 +58,7 @@ class ModelManager(QWidget):
         news.changed.connect(self._on_news)
         self._fill("")
 
-    def let_go(self) -> None:
+    def close_connections(self) -> None:
         """Hear no more news."""
         news.changed.disconnect(self._on_news)
 

@@ -156,7 +156,7 @@ class PairTable(QTableWidget):
         self.setFixedHeight(100)
         viewer.layers.events.removed.connect(self._on_removed)
 
-    def let_go(self) -> None:
+    def close_connections(self) -> None:
         """Let go of viewer and layers."""
         self._viewer.layers.events.removed.disconnect(self._on_removed)
         self._set([])

@@ -27,7 +27,7 @@ from napari_slmsam2.widgets.adapt.task import (
     parse_labels,
 )
 from napari_slmsam2.widgets.adapt.view import AdaptView
-from napari_slmsam2.widgets.common.layout import say
+from napari_slmsam2.widgets.common.layout import set_text
 from napari_slmsam2.widgets.common.model_events import news
 from napari_slmsam2.widgets.common.preferences import read_preferences
 from napari_slmsam2.widgets.common.wording import duration
@@ -76,7 +76,7 @@ class AdaptWidget(AdaptView):
         self.estimate_button.clicked.connect(self.prepare)
         self.cancel_button.clicked.connect(self.runner.cancel)
         self.save_button.clicked.connect(self.save_again)
-        self.runner.told.connect(self._on_told)
+        self.runner.progressed.connect(self._on_progress)
         self.runner.ended.connect(self._on_ended)
         self.runner.changed.connect(self._show_state)
         news.changed.connect(self._on_news)
@@ -174,16 +174,16 @@ class AdaptWidget(AdaptView):
             self._clear_plots()
 
     def _clear_plots(self) -> None:
-        say(self.estimate, "")
+        set_text(self.estimate, "")
         self.curve.clear()
         self.preview.clear()
         self.show_plots()
 
     def _may_download(self, request: AdaptRequest) -> bool:
-        from napari_slmsam2.engine.weights.download import is_fetched
+        from napari_slmsam2.engine.weights.download import is_downloaded
 
         card = get_model(request.base, self.folder)
-        if card.weights is None or is_fetched(card, self.folder):
+        if card.weights is None or is_downloaded(card, self.folder):
             return True
         answer = QMessageBox.question(
             self,
@@ -201,37 +201,39 @@ class AdaptWidget(AdaptView):
         )
         return bool(answer == QMessageBox.StandardButton.Yes)
 
-    def _on_told(self, told: AdaptProgress | Prepared | tuple[int, int]) -> None:
-        if isinstance(told, tuple):
-            done, total = told
+    def _on_progress(self, progressed: AdaptProgress | Prepared | tuple[int, int]) -> None:
+        if isinstance(progressed, tuple):
+            done, total = progressed
             self.show_progress(
                 done // 1000,
                 max(1, total // 1000),
                 f"Downloading {done / 1e6:.0f} of {total / 1e6:.0f} MB",
             )
-        elif isinstance(told, Prepared):
-            self._show_estimate(told)
+        elif isinstance(progressed, Prepared):
+            self._show_estimate(progressed)
         else:
-            self._show_told(told)
+            self._show_progress(progressed)
 
-    def _show_told(self, told: AdaptProgress) -> None:
-        done, total = told.done, told.total
-        if told.stage == "training":
-            left = duration(told.seconds_left) if told.seconds_left > 0 else "a moment"
+    def _show_progress(self, progressed: AdaptProgress) -> None:
+        done, total = progressed.done, progressed.total
+        if progressed.stage == "training":
+            left = duration(progressed.seconds_left) if progressed.seconds_left > 0 else "a moment"
             self.show_progress(done, total, f"Step {done} of {total}; about {left} left")
-            self.curve.add_loss(done, told.loss)
-        elif told.stage == "clips":
+            self.curve.add_loss(done, progressed.loss)
+        elif progressed.stage == "clips":
             self.show_progress(done, total, f"Cutting clips: {done} of {total}")
-        elif told.stage == "trial":
+        elif progressed.stage == "trial":
             self.show_progress(0, 0, "Trying two steps ...")
-        elif told.seconds_left == told.seconds_left:
+        elif progressed.seconds_left == progressed.seconds_left:
             self.show_progress(done, total, f"Step {done} of {total}; judging what is held out")
         else:
             self.show_progress(0, 0, "Judging the base model on what is held out ...")
-        if told.judgement is not None:
-            self.curve.add_dice(done if told.stage == "training" else 0, told.judgement.dice)
-            if told.judgement.preview is not None:
-                self.preview.show_preview(told.judgement.preview)
+        if progressed.evaluation is not None:
+            self.curve.add_dice(
+                done if progressed.stage == "training" else 0, progressed.evaluation.dice
+            )
+            if progressed.evaluation.preview is not None:
+                self.preview.show_preview(progressed.evaluation.preview)
         self.show_plots()
 
     def _show_estimate(self, prepared: Prepared) -> None:
@@ -242,7 +244,7 @@ class AdaptWidget(AdaptView):
             f"{plan.memory / 2**20:.0f} MiB of memory. Held out: {prepared.held_out}.",
             *self._about_confident(),
         ]
-        say(self.estimate, "\n".join([*lines, *(f"Note: {note}." for note in prepared.notes)]))
+        set_text(self.estimate, "\n".join([*lines, *(f"Note: {note}." for note in prepared.notes)]))
 
     def _about_confident(self) -> list[str]:
         """How many slices are learned from that nobody painted, where that was asked for."""

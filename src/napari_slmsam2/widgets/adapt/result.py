@@ -10,7 +10,7 @@ from qtpy.QtGui import QFont
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem
 
 if TYPE_CHECKING:
-    from napari_slmsam2.training.adapt.evaluation import Judgement
+    from napari_slmsam2.training.adapt.evaluation import EvaluationResult
 
 _MEASURES = {
     "dice": ("Dice", "Overlap with the true mask, 0 to 1; more is better."),
@@ -52,15 +52,17 @@ class ScoreTable(QTableWidget):
         self.setRowCount(0)
         self.hide()
 
-    def show_scores(self, before: Judgement, after: Judgement) -> None:
+    def show_scores(self, before: EvaluationResult, after: EvaluationResult) -> None:
         """Show all labels; the mean is the first row."""
-        volumes = {s.exam for s in before.structures}
+        volumes = {s.held_out_volume for s in before.structures}
         self.setRowCount(1 + len(before.structures))
         self._fill(0, "mean", [(before.mean(m), after.mean(m)) for m in _MEASURES], bold=True)
         for row, (old, new) in enumerate(
             zip(before.structures, after.structures, strict=True), start=1
         ):
-            name = str(old.label) if len(volumes) == 1 else f"{old.exam + 1}: {old.label}"
+            name = (
+                str(old.label) if len(volumes) == 1 else f"{old.held_out_volume + 1}: {old.label}"
+            )
             self._fill(row, name, [(getattr(old, m), getattr(new, m)) for m in _MEASURES])
         height = self.horizontalHeader().sizeHint().height() + 22 * min(7, self.rowCount()) + 4
         self.setFixedHeight(height)

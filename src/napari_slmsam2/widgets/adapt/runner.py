@@ -20,7 +20,7 @@ _TICK_MS = 80
 class AdaptRunner(QObject):
     """One adaptation at a time."""
 
-    told = Signal(object)
+    progressed = Signal(object)
     """`AdaptProgress`, `Prepared`, or bytes that were downloaded, ``(done, total)``."""
     changed = Signal()
     """Work began or ended."""
@@ -73,7 +73,7 @@ class AdaptRunner(QObject):
         """End the work after the present step; the best so far is kept."""
         self.control.stop()
 
-    def let_go(self) -> None:
+    def close_connections(self) -> None:
         """Nobody looks any more: end the work."""
         self._timer.stop()
         self.cancel()
@@ -98,7 +98,7 @@ class AdaptRunner(QObject):
     def _drain(self) -> None:
         while True:
             try:
-                self.told.emit(self._queue.get_nowait())
+                self.progressed.emit(self._queue.get_nowait())
             except Empty:
                 return
 

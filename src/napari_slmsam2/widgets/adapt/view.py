@@ -26,7 +26,7 @@ from napari_slmsam2.widgets.adapt.result import ScoreTable
 from napari_slmsam2.widgets.common.choosers import LayerChooser, NarrowCombo, wrapped_label
 from napari_slmsam2.widgets.common.closing import ClosingWidget
 from napari_slmsam2.widgets.common.icons import GlyphButton
-from napari_slmsam2.widgets.common.layout import button, group, row, say, scrolled
+from napari_slmsam2.widgets.common.layout import button, group, row, scrolled, set_text
 from napari_slmsam2.widgets.common.preferences import Preferences
 
 _TRAINED = {
@@ -138,7 +138,7 @@ class AdaptView(ClosingWidget):
         self.status.setToolTip("What is done now.")
         self.curve, self.preview = TrainingCurve(), SlicePreview()
         self.show_plots()
-        say(self.estimate, "")
+        set_text(self.estimate, "")
 
     def _arrange(self) -> list[QWidget]:
         layers, settings = _form(), _form()
@@ -193,8 +193,8 @@ class AdaptView(ClosingWidget):
         self.batch.setValue(recipe.batch_size)
         self.trained.setCurrentIndex(self.trained.findData(recipe.trained))
         self.labels_are.setCurrentIndex(self.labels_are.findData(recipe.labels_are))
-        told = recipe.source == "volumes" and recipe.architecture == "window"
-        self.settings_form.setRowVisible(self.labels_are, told)
+        progressed = recipe.source == "volumes" and recipe.architecture == "window"
+        self.settings_form.setRowVisible(self.labels_are, progressed)
         self.confident.setVisible(recipe.source == "seeds")
         self.fill_bases(str(self.base.currentData()))
 
@@ -247,7 +247,7 @@ class AdaptView(ClosingWidget):
         self.bar.setRange(0, total)
         self.bar.setValue(done)
         self.bar.show()
-        say(self.status, text)
+        set_text(self.status, text)
 
     def show_plots(self) -> None:
         """Show curve and preview where there is something in them."""
@@ -256,7 +256,7 @@ class AdaptView(ClosingWidget):
 
     def show_result(self, text: str) -> None:
         """Say how it went; an empty text hides it with the scores."""
-        say(self.result, text)
+        set_text(self.result, text)
         self.comparison.setVisible(bool(text))
 
     def show_idle(self, text: str) -> None:
@@ -264,7 +264,7 @@ class AdaptView(ClosingWidget):
         self.bar.setRange(0, 1)
         self.bar.setValue(0)
         self.bar.hide()
-        say(self.status, text)
+        set_text(self.status, text)
 
 
 def _form() -> QFormLayout:

@@ -13,7 +13,7 @@ from napari_slmsam2.core.errors import GridMismatchError, SlmSam2Error
 from napari_slmsam2.widgets.annotate.seed_list import BEGINS, ENDS, rows_of
 from napari_slmsam2.widgets.annotate.view import PanelView
 from napari_slmsam2.widgets.common.keys import Shortcut, Shortcuts, show_keys
-from napari_slmsam2.widgets.common.layout import say
+from napari_slmsam2.widgets.common.layout import set_text
 from napari_slmsam2.widgets.common.preferences import read_preferences
 from napari_slmsam2.widgets.files.files import Files
 from napari_slmsam2.widgets.prompts.bar import BOX, POINTS
@@ -166,11 +166,11 @@ class AnnotateWidget(PanelView):
         text = ""
         if space.image is not None and space.view is not None:
             text = describe_view(space.image, space.view)
-        say(self.about_view, text)
+        set_text(self.about_view, text)
         problem = "" if space.problem is None else str(space.problem)
         if space.image is None:
             problem = "Open a 3D image to begin: File > Open, or drop a file on the canvas."
-        say(self.problem, problem)
+        set_text(self.problem, problem)
         needs_labels = space.labels is None or isinstance(space.problem, GridMismatchError)
         self.new_labels.setText(
             "Make a matching Labels layer" if needs_labels else "New Labels layer"
@@ -184,7 +184,7 @@ class AnnotateWidget(PanelView):
         if n:
             self.strip.set_current(space.index)
         self.runs.take_over()
-        say(self.hint, "")
+        set_text(self.hint, "")
         self._show_seeds()
 
     def _show_seeds(self) -> None:
@@ -271,10 +271,10 @@ class AnnotateWidget(PanelView):
             return
         found = self.scores.next_to_fix(self.workspace.annotation)
         if found is None:
-            say(self.hint, "No slice to suggest: propagate first.")
+            set_text(self.hint, "No slice to suggest: propagate first.")
             return
         self.workspace.go_to(found.index, found.label)
-        say(self.hint, f"Slice {found.index}, label {found.label}: {found.reason}.")
+        set_text(self.hint, f"Slice {found.index}, label {found.label}: {found.reason}.")
 
     def undo(self) -> None:
         """Take back the last run, mark or click."""

@@ -98,7 +98,7 @@ class LayerChooser(NarrowCombo):
         with QSignalBlocker(self):
             self.setCurrentIndex(self._layers.index(layer) if layer in self._layers else -1)
 
-    def let_go(self) -> None:
+    def close_connections(self) -> None:
         """Let go of the viewer."""
         for event in self._events():
             event.disconnect(self._on_layers)
@@ -185,9 +185,9 @@ class ModelChooser(QWidget):
         card = self._card()
         if card is None or not card.needs_download:
             return None
-        from napari_slmsam2.engine.weights.download import is_fetched
+        from napari_slmsam2.engine.weights.download import is_downloaded
 
-        return None if is_fetched(card, self.folder) else card
+        return None if is_downloaded(card, self.folder) else card
 
     def choose(self, model: str) -> None:
         """Choose a model by name, or a file of weights."""

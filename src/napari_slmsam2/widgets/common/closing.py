@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QWidget
 class Part(Protocol):
     """What holds on to the viewer, to a layer or to a thread."""
 
-    def let_go(self) -> None:
+    def close_connections(self) -> None:
         """Release them."""
 
 
@@ -44,4 +44,4 @@ class ClosingWidget(QWidget):
 
 def _release(parts: tuple[Part, ...], destroyed: object = None) -> None:
     for part in parts:
-        part.let_go()
+        part.close_connections()

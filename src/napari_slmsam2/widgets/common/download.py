@@ -23,10 +23,10 @@ def ask_first(parent: QWidget, card: ModelCard, folder: str | None) -> bool:
     folder : str or None
         Where they will be kept, see `models_folder`.
     """
-    from napari_slmsam2.engine.weights.download import bytes_there
+    from napari_slmsam2.engine.weights.download import downloaded_bytes
 
     assert card.weights is not None
-    size, there = card.weights.size, bytes_there(card, folder)
+    size, there = card.weights.size, downloaded_bytes(card, folder)
     rest = f" ({_megabytes(there)} MB of them are there already)" if there else ""
     answer = QMessageBox.question(
         parent,

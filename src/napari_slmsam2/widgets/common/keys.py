@@ -56,7 +56,7 @@ class Shortcuts:
         """The key that is bound to an action."""
         return next((s.key for s in self.bound if s.action == action), None)
 
-    def let_go(self) -> None:
+    def close_connections(self) -> None:
         """Unbind what is still ours."""
         for binding, function in self._functions.items():
             if self._viewer.keymap.get(binding) is function:

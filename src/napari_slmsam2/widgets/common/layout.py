@@ -31,7 +31,7 @@ def button(text: str, tooltip: str) -> QPushButton:
     return made
 
 
-def say(label: QLabel, text: str) -> None:
+def set_text(label: QLabel, text: str) -> None:
     """Show a text; an empty one takes no room."""
     label.setText(text)
     label.setHidden(not text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from qtpy.QtCore import QObject, Signal
 
 
-class ModelNews(QObject):
+class ModelEvents(QObject):
     """One for all windows of the process."""
 
     changed = Signal(str, str)
@@ -13,4 +13,4 @@ class ModelNews(QObject):
     one."""
 
 
-news = ModelNews()
+news = ModelEvents()

@@ -154,7 +154,7 @@ class Autosave(QObject):
         """Delete what a panel that is gone left."""
         self._ask(self._store.discard, folder)
 
-    def let_go(self) -> None:
+    def close_connections(self) -> None:
         """Write what is left to write; the program waits for it, the window does not."""
         # A program that is ending takes no more work; it has closed its windows long before.
         with contextlib.suppress(RuntimeError):

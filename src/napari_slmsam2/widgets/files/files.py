@@ -70,10 +70,10 @@ class Files(QObject):
         runner.segmented.connect(self._keep_run)
         self._look()
 
-    def let_go(self) -> None:
+    def close_connections(self) -> None:
         """Keep what is not saved, and end."""
         self._closed = True
-        self.autosave.let_go()
+        self.autosave.close_connections()
 
     # -- asked for
 

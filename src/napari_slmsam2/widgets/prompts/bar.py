@@ -6,7 +6,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QButtonGroup, QCheckBox, QPushButton, QVBoxLayout, QWidget
 
 from napari_slmsam2.widgets.common.choosers import wrapped_label
-from napari_slmsam2.widgets.common.layout import button, row, say
+from napari_slmsam2.widgets.common.layout import button, row, set_text
 
 PAINT, POINTS, BOX = "paint", "points", "box"
 
@@ -56,7 +56,7 @@ class PromptBar(QWidget):
 
     def tell(self, text: str) -> None:
         """Say something in place of what to do."""
-        say(self._hint, text or _HINTS[self._mode])
+        set_text(self._hint, text or _HINTS[self._mode])
 
     @property
     def told(self) -> str:

@@ -97,7 +97,7 @@ class Prompting(QObject):
         workspace.label_changed.connect(self._drop)
         workspace.seeds_changed.connect(self._show)
 
-    def let_go(self) -> None:
+    def close_connections(self) -> None:
         """Let go of viewer and layers."""
         self._closed = True
         self._control.stop()

@@ -16,7 +16,7 @@ from napari_slmsam2.widgets.runs.task import (
 from napari_slmsam2.widgets.workspace.annotation import Annotation
 
 if TYPE_CHECKING:
-    from napari_slmsam2.engine.clicks.prompt_solver import SliceAnswers
+    from napari_slmsam2.engine.clicks.prompt_solver import PromptSolver
 
 
 class Finder:
@@ -26,7 +26,7 @@ class Finder:
     """
 
     def __init__(self) -> None:
-        self._answers: SliceAnswers | None = None
+        self._answers: PromptSolver | None = None
 
     def find(
         self,
@@ -53,7 +53,7 @@ class Finder:
         request: RunRequest,
         prompt: SlicePrompt,
     ) -> SlicePrompt:
-        from napari_slmsam2.engine.clicks.prompt_solver import SliceAnswers
+        from napari_slmsam2.engine.clicks.prompt_solver import PromptSolver
 
         segmenter = models.get(request, control).segmenter
         window = annotation.intensity_window(request.window)
@@ -64,5 +64,5 @@ class Finder:
             or last.volume is not annotation.volume
             or last.window != window
         ):
-            last = self._answers = SliceAnswers(segmenter, annotation.volume, window)
+            last = self._answers = PromptSolver(segmenter, annotation.volume, window)
         return last.find(prompt)

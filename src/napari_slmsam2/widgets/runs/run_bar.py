@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
 from napari_slmsam2.core.events import FinishReason
 from napari_slmsam2.widgets.common.choosers import wrapped_label
 from napari_slmsam2.widgets.common.icons import GlyphButton
-from napari_slmsam2.widgets.common.layout import row, say
+from napari_slmsam2.widgets.common.layout import row, set_text
 from napari_slmsam2.widgets.common.wording import duration
 
 _DIRECTIONS = {
@@ -170,14 +170,14 @@ class RunBar(QWidget):
 
     def show_cost(self, text: str) -> None:
         """Say what a run would cost; nothing while one goes on."""
-        say(self.cost, text)
+        set_text(self.cost, text)
 
     def show_loading(self, text: str = "Loading the model ...", share: float = 1.0) -> None:
         """The model is downloaded, of which a ``share`` is done, or loaded."""
         self.bar.show()
         self.bar.setRange(0, 1000 if share < 1 else 0)
         self.bar.setValue(int(1000 * share))
-        say(self.status, text)
+        set_text(self.status, text)
 
     def show_progress(self, done: int, total: int, rate: float | None, *, paused: bool) -> None:
         """Steps done, and steps per second."""
@@ -191,7 +191,7 @@ class RunBar(QWidget):
         text = "Paused" if paused else f"{done} of at most {total} slices"
         if rate is not None:
             text += f"; {rate:.1f} per second; {duration((total - done) / rate)} left"
-        say(self.status, text)
+        set_text(self.status, text)
 
     def show_end(self, text: str) -> None:
         """The run is over."""
@@ -199,7 +199,7 @@ class RunBar(QWidget):
         self.bar.setRange(0, 1)
         self.bar.setValue(0)
         self.bar.setTextVisible(False)
-        say(self.status, text)
+        set_text(self.status, text)
 
     def _on_range(self, on: bool) -> None:
         self._range_row.setVisible(on)

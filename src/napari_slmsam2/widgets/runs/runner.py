@@ -121,7 +121,7 @@ class Runner(QObject):
         """End the run after the present slice."""
         self.control.stop()
 
-    def let_go(self) -> None:
+    def close_connections(self) -> None:
         """Nobody looks at the run any more: end it."""
         self.stop()
 

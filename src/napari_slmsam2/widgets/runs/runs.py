@@ -73,10 +73,10 @@ class Runs(QObject):
         ):
             signal.connect(lambda *_: self._timer.start(0))
 
-    def let_go(self) -> None:
+    def close_connections(self) -> None:
         """End the run."""
         self._timer.stop()
-        self.runner.let_go()
+        self.runner.close_connections()
 
     def propagate(self, mode: str = "auto") -> None:
         """Start a run.

@@ -201,7 +201,7 @@ class Annotation:
             return None
         return self.prompts.with_extent(label, begin, end).extents[label]
 
-    def say(
+    def set_prompts(
         self,
         label: int,
         extent: tuple[int, int] | None,

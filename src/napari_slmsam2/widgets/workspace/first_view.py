@@ -46,7 +46,7 @@ class FirstView(QObject):
         button.hide()
         workspace.target_changed.connect(lambda: self._timer.start(0))
 
-    def let_go(self) -> None:
+    def close_connections(self) -> None:
         """Do nothing any more."""
         self._timer.stop()
 

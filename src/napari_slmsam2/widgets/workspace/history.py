@@ -86,7 +86,7 @@ class Mark:
         label, prompts = self.label, annotation.prompts
         extent = prompts.extents.get(label)
         seeds = {index: prompts.get(label, index) for index in self.seeds}
-        annotation.say(label, self.extent, self.seeds)
+        annotation.set_prompts(label, self.extent, self.seeds)
         changes = {}
         first, last = annotation.prompts.extents.get(label, (0, annotation.volume.n_slices))
         for index in range(annotation.volume.n_slices):

@@ -39,7 +39,7 @@ class SeedTracker(QObject):
         workspace.target_changed.connect(self._follow)
         self._follow()
 
-    def let_go(self) -> None:
+    def close_connections(self) -> None:
         """Let go of the layer."""
         self._timer.stop()
         self._connect(None)

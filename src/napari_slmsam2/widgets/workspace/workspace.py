@@ -71,7 +71,7 @@ class Workspace(QObject):
         for event in (events.order, events.ndisplay, events.point):
             event.connect(self._on_dims)
 
-    def let_go(self) -> None:
+    def close_connections(self) -> None:
         """Let go of viewer and layers."""
         events = self.viewer.dims.events
         for event in (events.order, events.ndisplay, events.point):
