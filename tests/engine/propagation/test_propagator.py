@@ -310,7 +310,7 @@ def test_a_long_run_keeps_a_short_bank():
     drive = run(segmenter, bright_volume(100), prompts_of(seed(50)))
     assert on_slice(drive, 99).any()
     assert segmenter.longest_bank == 2
-    held = sum(len(s.bank.visited) for s in drive.propagator._sweeps.values())
+    held = sum(len(s.bank.visited) for s in drive.propagator._states.values())
     assert held == 0
 
 

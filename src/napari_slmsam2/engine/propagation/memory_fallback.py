@@ -1,0 +1,88 @@
+"""What a run does when the memory of its device is exhausted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from napari_slmsam2.core.errors import DeviceMemoryError
+from napari_slmsam2.core.segmenter import SliceSegmenter
+from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+class MemoryFallback:
+    """Repeats a computation with less: smaller batches, no stored embeddings, another device.
+
+    Parameters
+    ----------
+    segmenter : SliceSegmenter
+        Its `free_memory` is called when smaller batches do not suffice.
+    embeddings : EmbeddingCache
+        Cleared before that.
+    batch_size : int
+        Labels to segment at once, as long as memory suffices.
+    """
+
+    def __init__(
+        self, segmenter: SliceSegmenter, embeddings: EmbeddingCache, batch_size: int
+    ) -> None:
+        self._segmenter = segmenter
+        self._embeddings = embeddings
+        self._batch_size = batch_size
+        self._notes: list[str] = []
+
+    def call(self, compute: Callable[[], _R]) -> _R:
+        """The result of ``compute()``, repeated for as long as memory can be freed.
+
+        Raises
+        ------
+        DeviceMemoryError
+            Nothing is left to free.
+        """
+        while True:
+            try:
+                return compute()
+            except DeviceMemoryError as error:
+                self._free(error)
+
+    def call_in_batches(
+        self, compute: Callable[[Sequence[_T]], list[_R]], items: Sequence[_T]
+    ) -> list[_R]:
+        """The results of ``compute(batch)`` for all items, in batches that fit into memory.
+
+        Raises
+        ------
+        DeviceMemoryError
+            A single item does not fit, and nothing is left to free.
+        """
+        results: list[_R] = []
+        while len(results) < len(items):
+            batch = items[len(results) : len(results) + self._batch_size]
+            try:
+                results += compute(batch)
+            except DeviceMemoryError as error:
+                if len(batch) > 1:
+                    self._halve(len(batch))
+                else:
+                    self._free(error)
+        return results
+
+    def take_notes(self) -> list[str]:
+        """What was done since the last call, one message for the user per measure."""
+        notes, self._notes = self._notes, []
+        return notes
+
+    def _halve(self, batch: int) -> None:
+        self._batch_size = max(1, batch // 2)
+        labels = "1 label" if self._batch_size == 1 else f"{self._batch_size} labels"
+        self._notes.append(f"memory is short: {labels} at a time now")
+
+    def _free(self, error: DeviceMemoryError) -> None:
+        self._embeddings.clear()
+        note = self._segmenter.free_memory()
+        if note is None:
+            raise error
+        self._notes.append(note)
