@@ -40,10 +40,10 @@ import accuracy_tables as tables
 from accuracy_runs import Task, measure
 
 import napari_slmsam2
+from napari_slmsam2.core.atomic_write import atomic_write, check_writable
 from napari_slmsam2.core.errors import ConfigError, SlmSam2Error, VolumeError
 from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL
 from napari_slmsam2.evaluate import PROTOCOLS
-from napari_slmsam2.io.atomic import atomic_write, check_writable
 
 FORMAT = 1
 PACKAGES = ("numpy", "scipy", "scikit-image", "torch")

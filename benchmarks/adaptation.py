@@ -37,12 +37,12 @@ import numpy as np
 from accuracy import find_folders, whole_number
 from accuracy_runs import LabelledVolume, Task, load_volume, measure, thin_out
 
+from napari_slmsam2.core.atomic_write import atomic_write, check_writable
 from napari_slmsam2.core.errors import ConfigError, SlmSam2Error
 from napari_slmsam2.engine.loading import LoadedNetwork, load_network
 from napari_slmsam2.engine.weights.checkpoints import load_state, save_weights
 from napari_slmsam2.evaluate import PROTOCOLS, AnnotationProtocol, choose_seeds, seed_volume
 from napari_slmsam2.evaluate.bootstrap import nested_interval, nested_mean
-from napari_slmsam2.io.atomic import atomic_write, check_writable
 from napari_slmsam2.training.adapt.adaptation import Adaptation
 from napari_slmsam2.training.data.labelled_scan import LabelledScan
 from napari_slmsam2.training.recipes import RECIPES, AdaptRecipe, get_recipe

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from napari_slmsam2.io.atomic import atomic_write, check_writable
+from napari_slmsam2.core.atomic_write import atomic_write, check_writable
+from napari_slmsam2.io._ngff import is_label_store
 from napari_slmsam2.io.images import LoadedImage, describe, read_image
 from napari_slmsam2.io.labels import check_same_grid, read_labels, write_labels
 
@@ -12,6 +13,7 @@ __all__ = [
     "check_same_grid",
     "check_writable",
     "describe",
+    "is_label_store",
     "read_image",
     "read_labels",
     "write_labels",

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_slmsam2.core.atomic_write import atomic_write, check_writable
 from napari_slmsam2.core.errors import GridMismatchError, VolumeError
 from napari_slmsam2.core.volume import Volume
-from napari_slmsam2.io.atomic import atomic_write, check_writable
+from napari_slmsam2.io._ngff import is_label_store
 from napari_slmsam2.io.formats import format_to_write
 from napari_slmsam2.io.images import LoadedImage, read_image
 from napari_slmsam2.io.raw import Colours, Geometry
@@ -101,7 +102,7 @@ def write_labels(
     SlmSam2Warning
         OME-Zarr, of an image with a rotation or reflection.
     """
-    path = check_writable(path, overwrite=overwrite)
+    path = check_writable(path, overwrite=overwrite, replaceable_folder=is_label_store)
     target = format_to_write(path)
     array = np.asarray(labels)
     if array.shape != like.volume.shape:
@@ -119,6 +120,7 @@ def write_labels(
         path,
         lambda file: module.write(file, array, geometry, like.template, **options),
         overwrite=overwrite,
+        replaceable_folder=is_label_store,
     )
 
 

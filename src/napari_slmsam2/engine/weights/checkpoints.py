@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_slmsam2.core.atomic_write import atomic_write
 from napari_slmsam2.core.errors import CheckpointError, ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -241,17 +242,17 @@ def save_weights(
     # Copies: safetensors refuses tensors that share memory.
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     header = {"format": "pt", _METADATA_KEY: json.dumps(metadata)}
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+
+    def write(file: Path) -> None:
+        file.touch()
+        mode = file.stat().st_mode  # safetensors makes its files readable for their owner only
+        save_file(tensors, file, metadata=header)
+        file.chmod(mode)
+
     try:
-        unfinished.touch()
-        mode = unfinished.stat().st_mode  # safetensors lets nobody else read its files
-        save_file(tensors, unfinished, metadata=header)
-        unfinished.chmod(mode)
-        os.replace(unfinished, path)
-    except (SafetensorError, OSError) as error:
+        atomic_write(path, write, overwrite=True)
+    except SafetensorError as error:
         raise OutputError(str(path), "cannot be written", found=str(error)) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

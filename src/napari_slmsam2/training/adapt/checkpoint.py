@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from napari_slmsam2.core.atomic_write import atomic_write
 from napari_slmsam2.core.errors import CheckpointError, OutputError
 from napari_slmsam2.training.adapt.backends import AdaptTrainer
 from napari_slmsam2.training.adapt.estimate import Estimate
@@ -125,14 +125,10 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     OutputError
         It cannot be written; what was there is as it was.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        torch.save(dict(state), unfinished)
-        os.replace(unfinished, path)
-    except (OSError, RuntimeError) as error:  # torch wraps what the disk says
+        atomic_write(path, lambda file: torch.save(dict(state), file), overwrite=True)
+    except RuntimeError as error:  # torch wraps the error of the disk
         raise OutputError(str(path), "cannot be written", found=str(error)) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path, key: str, device: torch.device) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_slmsam2.core.atomic_write import atomic_write
 from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.training.compact.presence import (
     PresenceTrainingConfig,
@@ -130,19 +130,16 @@ def _digest(network: CompactNetwork) -> str:
 def _write(path: Path, made: list[tuple[str, list[WholeSweep]]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     sweeps = [(i, one) for i, (_, found) in enumerate(made) for one in found]
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    np.savez(
-        unfinished,
-        allow_pickle=False,
-        names=np.array([name for name, _ in made]),
-        objects=np.array([i for i, _ in sweeps]),
-        lengths=np.array([len(one.found) for _, one in sweeps]),
-        clues=np.concatenate([one.clues for _, one in sweeps]),
-        pixels=np.concatenate(
+    arrays = {
+        "names": np.array([name for name, _ in made]),
+        "objects": np.array([i for i, _ in sweeps]),
+        "lengths": np.array([len(one.found) for _, one in sweeps]),
+        "clues": np.concatenate([one.clues for _, one in sweeps]),
+        "pixels": np.concatenate(
             [np.stack([one.found, one.common, one.true], 1) for _, one in sweeps]
         ),
-    )
-    os.replace(unfinished, path)
+    }
+    atomic_write(path, lambda file: np.savez(file, allow_pickle=False, **arrays), overwrite=True)
 
 
 def _read(path: Path) -> list[tuple[str, list[WholeSweep]]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from napari_slmsam2.core.atomic_write import atomic_write
 from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.core.errors import CheckpointError
 from napari_slmsam2.engine.compact.network import CompactNetwork
@@ -205,12 +205,7 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write `state` to a file; whole or not at all."""
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            torch.save(self.state(), unfinished)
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        atomic_write(path, lambda file: torch.save(self.state(), file), overwrite=True)
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint of `save`.

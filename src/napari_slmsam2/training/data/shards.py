@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-import os
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from napari_slmsam2.core.atomic_write import atomic_write
 from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.core.errors import CheckpointError, InputError
 from napari_slmsam2.engine.compact.network import CompactNetwork
@@ -112,9 +112,7 @@ def _write_shard(
         names += [name] * len(found)
     fields = {f: np.stack([getattr(clip, f) for clip in clips[:shard_clips]]) for f in FIELDS}
     fields["set_names"] = np.array(names[:shard_clips])
-    unfinished = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    np.savez(unfinished, allow_pickle=False, **fields)
-    os.replace(unfinished, path)
+    atomic_write(path, lambda file: np.savez(file, allow_pickle=False, **fields), overwrite=True)
 
 
 def read_network(weights: str | Path, config: CompactConfig) -> CompactNetwork:

@@ -16,10 +16,10 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_slmsam2.core.atomic_write import atomic_write
 from napari_slmsam2.core.errors import SlmSam2Error
 from napari_slmsam2.engine.weights.local_models import SUFFIX, find_adapted
 from napari_slmsam2.engine.weights.model_folder import delete_model, file_of, rename_model
-from napari_slmsam2.io.atomic import atomic_write
 from napari_slmsam2.widgets.common.choosers import NarrowCombo, wrapped_label
 from napari_slmsam2.widgets.common.layout import button, row
 from napari_slmsam2.widgets.common.model_events import news

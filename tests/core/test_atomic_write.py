@@ -4,11 +4,13 @@ import stat
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
+import napari_slmsam2
+from napari_slmsam2.core.atomic_write import atomic_write, clear_abandoned
 from napari_slmsam2.core.errors import OutputError
-from napari_slmsam2.io import atomic_write
 
 
 def write_text(text):
@@ -82,7 +84,7 @@ def test_a_full_disk_is_a_clear_error(tmp_path):
 def test_ctrl_c_leaves_nothing_behind(tmp_path):
     script = textwrap.dedent(f"""
         import os, signal
-        from napari_slmsam2.io import atomic_write
+        from napari_slmsam2.core.atomic_write import atomic_write, clear_abandoned
         signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by a shell's background
         def write(file):
             file.write_text("half")
@@ -150,3 +152,78 @@ def test_permissions_follow_the_umask(tmp_path):
     finally:
         os.umask(old)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from napari_slmsam2.core import atomic_write as module
+def write(file):
+    file.mkdir()
+    (file / "part").write_text("half")
+    {early}
+    return file
+original = os.replace
+def replace(source, target):
+    original(source, target)
+    os.kill(os.getpid(), signal.SIGKILL)
+os.replace = replace
+module.atomic_write({path!r}, write, overwrite=True, replaceable_folder=lambda folder: True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("replaced", [True, False])
+def test_the_next_run_clears_what_a_killed_one_left(tmp_path, replaced):
+    path = tmp_path / "a.zarr"
+    if replaced:
+        path.mkdir()
+        (path / "old").write_text("years of work")
+    early = "" if replaced else "os.kill(os.getpid(), signal.SIGKILL)"
+    code = KILLED.format(path=str(path), early=early)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    left = os.listdir(tmp_path)
+    assert left
+    assert path.name not in left
+    other = tmp_path / "other.json"
+    atomic_write(other, write_text("{}"))
+    assert sorted(os.listdir(tmp_path)) == sorted([*left, "other.json"]), "of another target"
+    clear_abandoned(path)
+    found = sorted(os.listdir(tmp_path))
+    assert found == (["a.zarr", "other.json"] if replaced else ["other.json"])
+    if replaced:
+        assert (path / "old").read_text() == "years of work"
+
+
+def test_temporary_files_in_use_are_not_cleared(tmp_path):
+    path = tmp_path / "a.json"
+
+    def write(file):
+        atomic_write(path, write_text("inner"))
+        file.write_text("outer")
+
+    assert atomic_write(path, write_text("first"), overwrite=True).read_text() == "first"
+    path.unlink()
+    with pytest.raises(OutputError, match="exists already"):
+        atomic_write(path, write)
+    assert path.read_text() == "inner"
+    foreign = tmp_path / ".a.json.01234567-1-abc.tmp"
+    foreign.mkdir()
+    clear_abandoned(path)
+    assert foreign.exists(), "of another computer, just made"
+    os.utime(foreign, (0, 0))
+    clear_abandoned(path)
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_all_files_are_written_by_this_module():
+    """One implementation: no other module renames a finished file into place."""
+    source = Path(napari_slmsam2.__file__).parent
+    found = {
+        file.relative_to(source).as_posix()
+        for file in source.rglob("*.py")
+        if "os.replace(" in file.read_text(encoding="utf-8")
+    }
+    # A download is resumed from its part file, which is therefore kept.
+    assert found == {"core/atomic_write.py", "engine/weights/download.py"}
