@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from napari_slmsam2.core.config import PropagationConfig
 
 SETTINGS = {field.name: field for field in PropagationConfig.fields()}
 _FLAGS = {"stop_after_absent": "--stop-after"}
-_SETTINGS_PANEL = "How masks are carried on"
+_SETTINGS_PANEL = "Propagation settings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,35 +137,58 @@ def help_of(command: Callable[..., None]) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one option for every setting, in place of its parameter ``config``.
+def with_record(record: type[Any]) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
+    """Give a command one argument or option per field of its record.
 
     Parameters
     ----------
-    command : callable
-        Its last parameter is ``config : PropagationConfig``.
+    record : type
+        A dataclass whose fields are annotated with what typer needs. A field of type
+        `PropagationConfig` stands for the options of all settings.
+
+    Returns
+    -------
+    callable
+        A decorator of ``command(record)``.
     """
+    hints = get_type_hints(record, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    for field in dataclasses.fields(record):
+        if hints[field.name] is PropagationConfig:
+            parameters += [
+                _parameter(s, Annotated[_value_type(s.default), _setting_option(s)])
+                for s in SETTINGS.values()
+            ]
+        else:
+            parameters.append(_parameter(field, hints[field.name]))
 
-    @functools.wraps(command)
-    def with_options(**values: Any) -> None:
-        settings = {name: values.pop(name) for name in SETTINGS}
-        command(**values, config=PropagationConfig(**settings))
+    def decorate(command: Callable[[Any], None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def with_options(**values: Any) -> None:
+            for name, hint in hints.items():
+                if hint is PropagationConfig:
+                    settings = {setting: values.pop(setting) for setting in SETTINGS}
+                    values[name] = PropagationConfig(**settings)
+            command(record(**values))
 
-    hints = get_type_hints(command, include_extras=True)
-    own = [p for p in inspect.signature(command).parameters.values() if p.name != "config"]
-    parameters = [p.replace(annotation=hints[p.name]) for p in own]
-    parameters += [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            default=field.default,
-            annotation=Annotated[_value_type(field.default), _setting_option(field)],
-        )
-        for field in SETTINGS.values()
-    ]
-    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    with_options.__annotations__ = {p.name: p.annotation for p in parameters}
-    return with_options
+        with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        with_options.__annotations__ = {p.name: p.annotation for p in parameters}
+        return with_options
+
+    return decorate
+
+
+def _parameter(field: Field[Any], annotation: Any) -> inspect.Parameter:
+    """The keyword parameter of a field, with its default value."""
+    default = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    return inspect.Parameter(
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is dataclasses.MISSING else default,
+        annotation=annotation,
+    )
 
 
 Axis = Annotated[
@@ -177,8 +201,12 @@ Axis = Annotated[
     ),
 ]
 Channel = Annotated[
-    str | None,
-    typer.Option(help="Number or name of the channel, for images with several."),
+    Any,  # int or str: typer has no unions
+    typer.Option(
+        parser=parse_channel,
+        metavar="NUMBER|NAME",
+        help="Number or name of the channel, for images with several.",
+    ),
 ]
 Time = Annotated[
     int | None,

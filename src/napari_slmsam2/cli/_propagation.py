@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import typer
 
 from napari_slmsam2.cli._console import log, show
 from napari_slmsam2.cli._errors import FAILED, show_error
-from napari_slmsam2.cli._options import Extent, LabelSlice, SliceRange
+from napari_slmsam2.cli._options import Extent, LabelSlice
 from napari_slmsam2.cli._outputs import check_outputs, check_suffix
 from napari_slmsam2.cli._report import (
     label_facts,
@@ -22,38 +21,13 @@ from napari_slmsam2.cli._report import (
     write_json,
 )
 from napari_slmsam2.cli._run import Outcome, follow, load_model
-from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.errors import CheckpointError, ConfigError, PromptError, VolumeError
-from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL, get_model
+from napari_slmsam2.engine.weights.registry import get_model
 
 if TYPE_CHECKING:
+    from napari_slmsam2.cli.propagate import PropagateOptions
     from napari_slmsam2.io import LoadedImage
     from napari_slmsam2.session.session import SegmentationSession
-
-
-@dataclass(frozen=True, kw_only=True)
-class PropagationJob:
-    """What `propagate` was asked for; see its options."""
-
-    image: Path
-    seeds: Path
-    out: Path
-    extents: Sequence[Extent] = ()
-    absents: Sequence[LabelSlice] = ()
-    axis: int | None = None
-    model: str = DEFAULT_MODEL
-    device: str = "auto"
-    window: str | None = None
-    slices: SliceRange | None = None
-    config: PropagationConfig = field(default_factory=PropagationConfig)
-    channel: int | str | None = None
-    time: int | None = None
-    models_folder: Path | None = None
-    report: Path | None = None
-    qc: Path | None = None
-    session: Path | None = None
-    keep_partial: bool = False
-    force: bool = False
 
 
 class _Stages:
@@ -69,7 +43,7 @@ class _Stages:
         self._since = now
 
 
-def run_job(job: PropagationJob) -> SegmentationSession:
+def run_job(options: PropagateOptions) -> SegmentationSession:
     """Read, propagate, write; tell about it on the terminal.
 
     Raises
@@ -79,26 +53,26 @@ def run_job(job: PropagationJob) -> SegmentationSession:
     SlmSam2Error
         Something is wrong with what was given. Nothing was written.
     """
-    _check(job)
+    _check(options)
     stages = _Stages()
-    image, session = _open(job, stages)
-    _announce(job, image, session)
+    image, session = _open(options, stages)
+    _announce(options, image, session)
     load_model(session)
     stages.done("model_s")
     _announce_model(session)
-    slices = None if job.slices is None else (job.slices.first, job.slices.last)
+    slices = None if options.slices is None else (options.slices.first, options.slices.last)
     outcome = follow(
         lambda stop: session.propagate(write_range=slices, should_stop=stop), "propagating"
     )
     stages.done("propagate_s")
-    if not outcome.finished and not job.keep_partial:
+    if not outcome.finished and not options.keep_partial:
         show_error(
             f"interrupted after {outcome.done} of {outcome.total} steps; nothing was written. "
             "With --keep-partial the slices done so far are."
         )
         raise typer.Exit(FAILED)
-    _write(job, image, session, outcome, stages)
-    _conclude(job, session, outcome)
+    _write(options, image, session, outcome, stages)
+    _conclude(options, session, outcome)
     if not outcome.finished:
         show_error(
             f"interrupted after {outcome.done} of {outcome.total} steps; "
@@ -108,33 +82,38 @@ def run_job(job: PropagationJob) -> SegmentationSession:
     return session
 
 
-def _check(job: PropagationJob) -> None:
+def _check(options: PropagateOptions) -> None:
     from napari_slmsam2.engine.weights.registry import is_weights_file
     from napari_slmsam2.io.formats import format_to_write
 
-    inputs = [job.image, job.seeds]
-    if not is_weights_file(job.model):
-        get_model(job.model, job.models_folder)
-    elif Path(job.model).is_file():
-        inputs.append(Path(job.model))
+    inputs = [options.image, options.seeds]
+    if not is_weights_file(options.model):
+        get_model(options.model, options.models_folder)
+    elif Path(options.model).is_file():
+        inputs.append(Path(options.model))
     else:
-        raise CheckpointError(f"--model {job.model}", "is not there")
-    outputs = {"--out": job.out, "--report": job.report, "--qc": job.qc, "--session": job.session}
-    check_suffix("--qc", job.qc, ".png")
-    check_outputs(outputs, inputs, force=job.force)
-    format_to_write(job.out)
+        raise CheckpointError(f"--model {options.model}", "is not there")
+    outputs = {
+        "--out": options.out,
+        "--report": options.report,
+        "--qc": options.qc,
+        "--session": options.session,
+    }
+    check_suffix("--qc", options.qc, ".png")
+    check_outputs(outputs, inputs, force=options.force)
+    format_to_write(options.out)
 
 
-def _open(job: PropagationJob, stages: _Stages) -> tuple[LoadedImage, SegmentationSession]:
+def _open(options: PropagateOptions, stages: _Stages) -> tuple[LoadedImage, SegmentationSession]:
     from napari_slmsam2.core.intensity import DEFAULT_WINDOW, parse_window
     from napari_slmsam2.io import read_image, read_labels
     from napari_slmsam2.session.session import SegmentationSession
 
-    image = read_image(job.image, axis=job.axis, channel=job.channel, time=job.time)
-    seeds = read_labels(job.seeds, like=image)
+    image = read_image(options.image, axis=options.axis, channel=options.channel, time=options.time)
+    seeds = read_labels(options.seeds, like=image)
     stages.done("read_s")
     try:
-        window = parse_window(job.window or DEFAULT_WINDOW, image.volume)
+        window = parse_window(options.window or DEFAULT_WINDOW, image.volume)
     except ConfigError as error:
         raise ConfigError(
             "--window", error.problem, expected=error.expected, found=error.found, hint=error.hint
@@ -142,38 +121,41 @@ def _open(job: PropagationJob, stages: _Stages) -> tuple[LoadedImage, Segmentati
     stages.done("window_s")
     session = SegmentationSession(
         image.volume,
-        model=job.model,
-        device=job.device,
-        config=job.config,
+        model=options.model,
+        device=options.device,
+        config=options.config,
         window=window,
-        models_folder=job.models_folder,
+        models_folder=options.models_folder,
     )
     if not seeds.any():
         raise VolumeError(
-            str(job.seeds),
+            str(options.seeds),
             "holds no seeds",
             expected="at least one annotated slice",
             found="only background",
         )
     session.add_seed_volume(seeds)
-    _mark(session, job)
+    _mark(session, options)
     stages.done("seeds_s")
     return image, session
 
 
-def _mark(session: SegmentationSession, job: PropagationJob) -> None:
+def _mark(session: SegmentationSession, options: PropagateOptions) -> None:
     """Say where labels end and where they are absent."""
     from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 
-    if job.slices is not None and not job.slices.first <= job.slices.last < session.volume.n_slices:
+    if (
+        options.slices is not None
+        and not options.slices.first <= options.slices.last < session.volume.n_slices
+    ):
         raise ConfigError(
-            f"--range {job.slices}",
+            f"--range {options.slices}",
             "is not in the volume",
             expected=f"FIRST:LAST from 0 to {session.volume.n_slices - 1}",
         )
     seeded = session.prompts.labels
-    marks: list[tuple[str, LabelSlice | Extent]] = [("--absent", mark) for mark in job.absents]
-    marks += [("--extent", mark) for mark in job.extents]
+    marks: list[tuple[str, LabelSlice | Extent]] = [("--absent", mark) for mark in options.absent]
+    marks += [("--extent", mark) for mark in options.extent]
     for option, mark in marks:
         what = f"{option} {mark}"
         if mark.label not in seeded:
@@ -186,7 +168,7 @@ def _mark(session: SegmentationSession, job: PropagationJob) -> None:
                 continue
             before = session.prompts.get(mark.label, mark.index)
             if before is not None and before.kind is not PromptKind.ABSENT:
-                raise PromptError(what, "the label is annotated on this slice", found=job.seeds)
+                raise PromptError(what, "the label is annotated on this slice", found=options.seeds)
             session.add_prompt(SlicePrompt.absent_at(mark.label, mark.index))
         except PromptError as error:
             raise PromptError(
@@ -198,11 +180,11 @@ def _listed(values: Sequence[int], most: int = 12) -> str:
     return ", ".join(map(str, values[:most])) + (", ..." if len(values) > most else "")
 
 
-def _announce(job: PropagationJob, image: LoadedImage, session: SegmentationSession) -> None:
+def _announce(options: PropagateOptions, image: LoadedImage, session: SegmentationSession) -> None:
     volume = image.volume
     size = " x ".join(map(str, volume.shape))
     spacing = " x ".join(f"{s:.3g}" for s in volume.spacing)
-    log("Image", f"{job.image} ({size} voxels of {spacing} {volume.unit})")
+    log("Image", f"{options.image} ({size} voxels of {spacing} {volume.unit})")
     log("Axis", f"{volume.axis}, {volume.n_slices} slices. {image.axis_reason}")
     window = session.window
     log("Window", f"{window.low:g} to {window.high:g} ({window.source})")
@@ -221,7 +203,7 @@ def _announce_model(session: SegmentationSession) -> None:
 
 
 def _write(
-    job: PropagationJob,
+    options: PropagateOptions,
     image: LoadedImage,
     session: SegmentationSession,
     outcome: Outcome,
@@ -230,14 +212,14 @@ def _write(
     from napari_slmsam2.io import atomic_write, write_labels
     from napari_slmsam2.session.file import ImageSource, save_session
 
-    write_labels(job.out, session.labels, image, overwrite=job.force)
+    write_labels(options.out, session.labels, image, overwrite=options.force)
     stages.done("write_s")
     seeds = {label: session.prompts.seeds(label) for label in session.prompts.labels}
-    if job.qc is not None:
+    if options.qc is not None:
         from napari_slmsam2.evaluate import contact_sheet
 
         atomic_write(
-            job.qc,
+            options.qc,
             lambda file: contact_sheet(
                 session.volume,
                 session.labels,
@@ -246,32 +228,34 @@ def _write(
                 seeds=seeds,
                 quality=session.quality,
             ),
-            overwrite=job.force,
+            overwrite=options.force,
         )
         stages.done("qc_s")
-    if job.session is not None:
-        source = ImageSource(job.image, job.channel, job.time)
-        save_session(session, job.session, image=source, overwrite=job.force)
+    if options.session is not None:
+        source = ImageSource(options.image, options.channel, options.time)
+        save_session(session, options.session, image=source, overwrite=options.force)
         stages.done("session_s")
-    if job.report is not None:
-        write_json(job.report, _report(job, image, session, outcome, stages), force=job.force)
+    if options.report is not None:
+        write_json(
+            options.report, _report(options, image, session, outcome, stages), force=options.force
+        )
 
 
 def _report(
-    job: PropagationJob,
+    options: PropagateOptions,
     image: LoadedImage,
     session: SegmentationSession,
     outcome: Outcome,
     stages: _Stages,
 ) -> dict[str, Any]:
     return {
-        "image": str(job.image),
-        "seeds": str(job.seeds),
-        "out": str(job.out),
+        "image": str(options.image),
+        "seeds": str(options.seeds),
+        "out": str(options.out),
         "finished": outcome.finished,
         "axis": image.volume.axis,
         "axis_reason": image.axis_reason,
-        "range": None if job.slices is None else [job.slices.first, job.slices.last],
+        "range": None if options.slices is None else [options.slices.first, options.slices.last],
         "timings": {
             **{name: round(seconds, 4) for name, seconds in stages.seconds.items()},
             "slices": len(outcome.slices),
@@ -283,7 +267,7 @@ def _report(
     }
 
 
-def _conclude(job: PropagationJob, session: SegmentationSession, outcome: Outcome) -> None:
+def _conclude(options: PropagateOptions, session: SegmentationSession, outcome: Outcome) -> None:
     facts = label_facts(session)
     show(label_table(facts))
     for label, fact in facts.items():
@@ -295,6 +279,6 @@ def _conclude(job: PropagationJob, session: SegmentationSession, outcome: Outcom
     speed = outcome.slices_per_second
     rate = "" if speed is None else f" ({speed:.3g} slices/s)"
     log("Done", f"{len(outcome.slices)} slices in {outcome.seconds:.1f} s{rate}")
-    for path in (job.out, job.report, job.qc, job.session):
+    for path in (options.out, options.report, options.qc, options.session):
         if path is not None:
             log("Wrote", path)

@@ -31,7 +31,8 @@ def demo(
     """
     from napari_slmsam2.cli._console import log, show
     from napari_slmsam2.cli._outputs import check_outputs
-    from napari_slmsam2.cli._propagation import PropagationJob, run_job
+    from napari_slmsam2.cli._propagation import run_job
+    from napari_slmsam2.cli.propagate import PropagateOptions
     from napari_slmsam2.core.errors import OutputError
     from napari_slmsam2.evaluate import evaluate_labels, render_table
     from napari_slmsam2.sample import make_sample
@@ -48,7 +49,7 @@ def demo(
     sample = make_sample()
     seeded = _write_inputs(sample, out, names)
     session = run_job(
-        PropagationJob(
+        PropagateOptions(
             image=out / names[0],
             seeds=out / names[1],
             out=out / results[0],

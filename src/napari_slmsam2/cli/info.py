@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from napari_slmsam2.cli._options import Axis, Channel, Time, parse_channel
+from napari_slmsam2.cli._options import Axis, Channel, Time
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -33,8 +33,7 @@ def info(
 
     from napari_slmsam2.io import describe, read_image
 
-    picked = None if channel is None else parse_channel(channel)
-    facts = describe(read_image(image, axis=axis, channel=picked, time=time))
+    facts = describe(read_image(image, axis=axis, channel=channel, time=time))
     if as_json:
         typer.echo(json.dumps(facts, indent=1))
         return

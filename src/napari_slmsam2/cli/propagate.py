@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -18,11 +19,10 @@ from napari_slmsam2.cli._options import (
     Out,
     SliceRange,
     Time,
-    parse_channel,
     parse_extent,
     parse_label_slice,
     parse_range,
-    with_settings,
+    with_record,
 )
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL
@@ -52,49 +52,51 @@ Slices are counted from 0 along the propagation axis, in the voxel order of the 
 """  # noqa: E501 - a command stands on one line
 
 
-@with_settings
-def propagate(
+@dataclass(frozen=True, kw_only=True)
+class PropagateOptions:
+    """Arguments and options of `propagate`."""
+
     image: Annotated[
         Path,
         typer.Argument(metavar="IMAGE", help="The scan: NIfTI, MGH, NRRD, TIFF, NPY, Zarr ..."),
-    ],
+    ]
     seeds: Annotated[
         Path,
         typer.Argument(
             metavar="SEEDS",
             help="A label map on the same grid. Its non-empty slices along the axis are the seeds.",
         ),
-    ],
-    out: Out,
+    ]
+    out: Out
     extent: Annotated[
-        list[Extent] | None,
+        list[Extent],
         typer.Option(
             parser=parse_extent,
             metavar="LABEL:FIRST:LAST",
             help="First and last slice of a label. May be repeated.",
         ),
-    ] = None,
+    ] = field(default_factory=list)
     absent: Annotated[
-        list[LabelSlice] | None,
+        list[LabelSlice],
         typer.Option(
             parser=parse_label_slice,
             metavar="LABEL:SLICE",
-            help="A slice on which a label is not. May be repeated.",
+            help="A slice without the label. May be repeated.",
         ),
-    ] = None,
-    axis: Axis = None,
+    ] = field(default_factory=list)
+    axis: Axis = None
     model: Annotated[
         str,
         typer.Option(help="A name of `models list`, or a file of weights (.safetensors, .pt)."),
-    ] = DEFAULT_MODEL,
-    device: Device = "auto",
+    ] = DEFAULT_MODEL
+    device: Device = "auto"
     window: Annotated[
         str | None,
         typer.Option(
             help="Intensities that become black and white: percentiles (0.5-99.5%), a CT preset "
             "(soft_tissue, lung, bone, brain) or LOW,HIGH. Default: 0.5-99.5%.",
         ),
-    ] = None,
+    ] = None
     slices: Annotated[
         SliceRange | None,
         typer.Option(
@@ -103,65 +105,45 @@ def propagate(
             metavar="FIRST:LAST",
             help="Fill these slices only.",
         ),
-    ] = None,
-    channel: Channel = None,
-    time: Time = None,
-    models_folder: ModelsFolder = None,
+    ] = None
+    channel: Channel = None
+    time: Time = None
+    models_folder: ModelsFolder = None
     report: Annotated[
         Path | None,
         typer.Option(
             help="JSON: quality of every slice, what to check, timings, versions.",
             rich_help_panel=_RESULTS,
         ),
-    ] = None,
+    ] = None
     qc: Annotated[
         Path | None,
         typer.Option(
             help="PNG: a contact sheet of slices with outlines.", rich_help_panel=_RESULTS
         ),
-    ] = None,
+    ] = None
     session: Annotated[
         Path | None,
         typer.Option(
             help="Session file (.slmsam2), for `replay` and to go on later.",
             rich_help_panel=_RESULTS,
         ),
-    ] = None,
+    ] = None
     keep_partial: Annotated[
         bool,
         typer.Option("--keep-partial", help="After Ctrl-C, write what was done so far."),
-    ] = False,
-    force: Force = False,
-    *,
-    config: PropagationConfig,
-) -> None:
-    """Carry annotated slices through the whole volume.
+    ] = False
+    force: Force = False
+    config: PropagationConfig = field(default_factory=PropagationConfig)
+
+
+@with_record(PropagateOptions)
+def propagate(options: PropagateOptions) -> None:
+    """Propagate annotated slices through the whole volume.
 
     Every slice that is annotated in SEEDS comes back exactly as it was drawn. The result has the
-    grid of IMAGE. Ctrl-C stops after the slice at hand, and nothing is written.
+    grid of IMAGE. Ctrl-C stops after the current slice, and nothing is written.
     """
-    from napari_slmsam2.cli._propagation import PropagationJob, run_job
+    from napari_slmsam2.cli._propagation import run_job
 
-    run_job(
-        PropagationJob(
-            image=image,
-            seeds=seeds,
-            out=out,
-            extents=extent or (),
-            absents=absent or (),
-            axis=axis,
-            model=model,
-            device=device,
-            window=window,
-            slices=slices,
-            config=config,
-            channel=None if channel is None else parse_channel(channel),
-            time=time,
-            models_folder=models_folder,
-            report=report,
-            qc=qc,
-            session=session,
-            keep_partial=keep_partial,
-            force=force,
-        )
-    )
+    run_job(options)
