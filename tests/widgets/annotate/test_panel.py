@@ -419,6 +419,64 @@ def test_data_replaced_during_a_run(bench):
     assert other.any(axis=(1, 2)).all()
 
 
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda image: setattr(image, "data", scan() * 0.9), "voxels of the image"),
+        (lambda image: setattr(image, "scale", (9, 1, 1)), "voxel size of the image"),
+    ],
+)
+def test_another_volume_during_a_run_ends_it_with_a_message(bench, messages, change, what):
+    bench.segmenter.delay = 0.02
+    bench.paint(0)
+    bench.panel.propagate()
+    bench.until_slices(2)
+    change(bench.panel.workspace.image)
+    bench.finish()
+    assert any(what in message and "the run ends" in message for message in messages)
+    assert bench.layer.data[:2].any(axis=(1, 2)).all()
+    assert not bench.layer.data.any(axis=(1, 2)).all()
+    bench.segmenter.delay = 0.0
+    bench.run()
+    assert bench.layer.data.any(axis=(1, 2)).all()
+
+
+def test_an_image_moved_during_a_run_changes_nothing_else(bench, messages):
+    bench.segmenter.delay = 0.02
+    bench.paint(0)
+    bench.panel.propagate()
+    bench.until_slices(2)
+    bench.panel.workspace.image.translate = (50, 60, 70)
+    bench.finish()
+    assert messages == []
+    assert bench.layer.data.any(axis=(1, 2)).all()
+    np.testing.assert_array_equal(bench.layer.translate, (50, 60, 70))
+    assert bench.panel.next_button.isEnabled()
+
+
+def test_models_are_given_the_voxel_size_that_was_set_later(bench):
+    bench.paint(5)
+    bench.run()
+    assert bench.segmenter.contexts[-1].spacing == (3, 1, 1)
+    bench.panel.workspace.image.scale = (5, 0.5, 0.5)
+    bench.run()
+    assert bench.segmenter.contexts[-1].spacing == (5, 0.5, 0.5)
+
+
+@pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
+def test_a_tilt_set_later_is_reported_and_goes_with_it(bench):
+    space = bench.panel.workspace
+    assert "tilted" not in bench.panel.about_view.text()
+    space.image.rotate = (0, 20, 0)
+    assert "tilted out of the slice plane" in bench.panel.about_view.text()
+    bench.panel.strip.slice_clicked.emit(6)
+    picture = np.asarray(space.image._slice.image.raw)
+    np.testing.assert_array_equal(picture, space.image.data[6])
+    assert space.index == 6
+    space.image.rotate = (0, 0, 0)
+    assert "tilted" not in bench.panel.about_view.text()
+
+
 def test_rolling_the_axes_during_a_run(bench):
     bench.segmenter.delay = 0.02
     bench.paint(0)

@@ -392,6 +392,19 @@ def test_clicks_and_boxes_are_shown_and_go_with_the_mode(clicker):
     assert clicker.marks == []
 
 
+def test_marks_and_clicks_follow_an_image_that_is_moved(clicker):
+    clicker.panel.click_points()
+    clicker.click(7, 10)
+    image = clicker.panel.workspace.image
+    image.scale, image.affine = (5, 0.5, 0.5), np.diag([2, 2, 2, 1])
+    [marks] = clicker.marks
+    np.testing.assert_allclose(marks.data_to_world((5, 7, 10)), image.data_to_world((5, 7, 10)))
+    clicker.show(6)
+    clicker.click(7, 10)
+    assert clicker.seeds == {(5, 1), (6, 1)}
+    assert overlap(clicker.mask(6)) > 0.8
+
+
 def test_marks_that_are_deleted_come_back_with_the_next_click(clicker):
     clicker.panel.prompt_bar.points.click()
     clicker.click(7, 10)

@@ -165,7 +165,7 @@ class AnnotateWidget(PanelView):
         annotation = space.annotation
         text = ""
         if space.image is not None and space.view is not None:
-            text = describe_view(space.image, space.view)
+            text = describe_view(space.image, space.view, self.viewer.dims)
         set_text(self.about_view, text)
         problem = "" if space.problem is None else str(space.problem)
         if space.image is None:

@@ -12,6 +12,11 @@ from napari.layers import Image, Layer, Points, Vectors
 
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.widgets.workspace.grid import SliceView
+from napari_slmsam2.widgets.workspace.slicing import (
+    composed_transform,
+    copy_transform,
+    transform_of,
+)
 
 _INSIDE, _OUTSIDE, _BOX = "#3fbf3f", "#ff4f4f", "#ffd24f"
 _SIZE_ON_SCREEN = 11
@@ -55,8 +60,8 @@ class PromptMarks:
         boxes = self._layer(image, Vectors, lines)
         if boxes is not None and lines:
             boxes.edge_color = _BOX
-            scale = min(abs(float(s)) or 1.0 for s in image.scale)
-            boxes.edge_width = _LINE_ON_SCREEN / (self._viewer.scene.camera.zoom * scale)
+            step = float(np.linalg.norm(composed_transform(image)[0], axis=0).min())
+            boxes.edge_width = _LINE_ON_SCREEN / (self._viewer.scene.camera.zoom * step)
 
     def clear(self) -> None:
         """Remove the layers."""
@@ -71,19 +76,12 @@ class PromptMarks:
         for layer in self._layers:
             if isinstance(layer, kind):
                 layer.data = np.array(data) if data else _nothing(kind, image.ndim)
+                copy_transform(image, layer)
                 return layer
         return self._add(image, kind, data) if data else None
 
     def _add(self, image: Image, kind: type[Layer], data: list[Any]) -> Layer:
-        grid = {
-            "scale": image.scale,
-            "translate": image.translate,
-            "rotate": image.rotate,
-            "shear": image.shear,
-            "affine": image.affine,
-            "units": image.units,
-            "axis_labels": image.axis_labels,
-        }
+        grid = transform_of(image)
         if kind is Points:
             layer = Points(
                 np.array(data),
@@ -117,12 +115,6 @@ def in_layer(
         full[axis] = held
     full[view.layer_axis], full[row], full[column] = index, place[0], place[1]
     return full
-
-
-def on_slice(view: SliceView, coordinates: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """``(row, column)`` on a slice of coordinates in a layer's array."""
-    row, column = (float(coordinates[axis]) for axis in view.axes if axis != view.layer_axis)
-    return row, column
 
 
 def _outline(view: SliceView, ndim: int, prompt: SlicePrompt) -> list[npt.NDArray[np.float64]]:

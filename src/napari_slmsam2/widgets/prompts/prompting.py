@@ -17,10 +17,11 @@ from qtpy.QtCore import QObject, QThreadPool
 from napari_slmsam2.core.errors import SlmSam2Error
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.widgets.prompts.bar import BOX, PAINT, PromptBar
-from napari_slmsam2.widgets.prompts.marks import PromptMarks, on_slice
+from napari_slmsam2.widgets.prompts.marks import PromptMarks
 from napari_slmsam2.widgets.prompts.task import Finder
 from napari_slmsam2.widgets.runs.task import Broken, Failed, Models, RunControl, RunRequest
 from napari_slmsam2.widgets.workspace.annotation import Annotation
+from napari_slmsam2.widgets.workspace.grid import place_on_slice
 from napari_slmsam2.widgets.workspace.seeds import SeedTracker
 from napari_slmsam2.widgets.workspace.workspace import Workspace
 
@@ -218,7 +219,7 @@ class Prompting(QObject):
             return None
         if active is not None and str(active.mode) != "pan_zoom":
             return None
-        row, column = on_slice(space.view, np.asarray(space.image.world_to_data(position)))
+        row, column = place_on_slice(space.image, space.view, self._viewer.dims, position)
         annotation = space.annotation
         assert annotation is not None
         height, width = annotation.volume.slice_shape

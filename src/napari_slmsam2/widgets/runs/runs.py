@@ -16,6 +16,7 @@ from napari_slmsam2.widgets.runs.quality import Scores
 from napari_slmsam2.widgets.runs.run_bar import describe_end
 from napari_slmsam2.widgets.runs.runner import Runner
 from napari_slmsam2.widgets.runs.task import Failed, NotLoaded, Ready, RunRequest
+from napari_slmsam2.widgets.workspace.annotation import Annotation
 from napari_slmsam2.widgets.workspace.seeds import SeedTracker
 from napari_slmsam2.widgets.workspace.workspace import Workspace
 
@@ -62,6 +63,7 @@ class Runs(QObject):
         runner.ticked.connect(self._on_tick)
         runner.noted.connect(show_warning)
         runner.ended.connect(self._on_ended)
+        workspace.volume_replaced.connect(self._on_volume_replaced)
         for signal in (
             workspace.target_changed,
             workspace.seeds_changed,
@@ -142,6 +144,7 @@ class Runs(QObject):
             and runner.outcome is FinishReason.STOPPED
             and annotation is not None
             and runner.annotation is annotation
+            and annotation.session is not None
             and runner.request is not None
             and runner.request.prompts is annotation.prompts
             and runner.request.model == self._view.model.model
@@ -154,6 +157,11 @@ class Runs(QObject):
             self.scores.take_over(annotation)
         elif self.runner.annotation is not annotation:
             self.scores.take_over(None)
+
+    def _on_volume_replaced(self, annotation: Annotation, what: str) -> None:
+        if self.runner.running and self.runner.annotation is annotation:
+            show_warning(f"{what}: the run ends; its finished slices stay.")
+            self.runner.stop()
 
     def _may_download(self) -> bool:
         chooser = self._view.model

@@ -10,11 +10,21 @@ import numpy.typing as npt
 from napari.components import Dims
 from napari.layers import Image, Labels
 
-from napari_slmsam2.core.errors import GridMismatchError, VolumeError
+from napari_slmsam2.core.errors import GridMismatchError, SlmSam2Error, VolumeError
 from napari_slmsam2.core.volume import Volume, default_axis
 from napari_slmsam2.io.units import unit_name
+from napari_slmsam2.widgets.workspace.slicing import (
+    LayerSlicing,
+    composed_transform,
+    transform_of,
+    unit_factors,
+    voxel_size,
+)
 
-_SAME = 0.05
+_SAME_VOXEL = 0.05
+"""Voxels of two layers that lie closer, in voxel steps, are the same."""
+_TILTED = 0.5
+"""The brush meets another voxel than the one on screen from here on, in voxel steps."""
 _NOT_SPACE = ("t", "time", "c", "channel", "ch")
 _LUMINANCE = np.array([0.2125, 0.7154, 0.0721], np.float32)
 
@@ -111,7 +121,7 @@ def view_on_screen(layer: Image | Labels, dims: Dims) -> SliceView:
     Raises
     ------
     VolumeError
-        There is no axis to walk along.
+        There is no axis to walk along, or the sliders do not reach the voxels.
     """
     shape = grid_shape(layer)
     offset = dims.ndim - layer.ndim
@@ -128,26 +138,45 @@ def view_on_screen(layer: Image | Labels, dims: Dims) -> SliceView:
             hint="Open a 3D image, or roll the axes (Ctrl+E) to show another plane.",
         )
     axes = sorted([stacks[-1], *plane])
-    point = np.round(layer.world_to_data(dims.point)).astype(int)
-    held = tuple(
-        (a, int(np.clip(point[a], 0, shape[a] - 1))) for a in range(layer.ndim) if a not in axes
-    )
+    position = LayerSlicing(layer, dims).hidden_position(dims.point)
+    held = tuple((a, _nearest(position[a], shape[a])) for a in range(layer.ndim) if a not in axes)
     return SliceView((axes[0], axes[1], axes[2]), axes.index(stacks[-1]), held)
 
 
 def slice_on_screen(layer: Image | Labels, view: SliceView, dims: Dims) -> int:
-    """The slice index on which the slider stands, within the stack."""
-    position = layer.world_to_data(dims.point)[view.layer_axis]
-    return int(np.clip(round(float(position)), 0, grid_shape(layer)[view.layer_axis] - 1))
+    """The slice index that napari draws, within the stack."""
+    position = LayerSlicing(layer, dims).hidden_position(dims.point)
+    # Where the axes were just rolled, the slice axis of an older view may be displayed.
+    return _nearest(position.get(view.layer_axis, 0.0), grid_shape(layer)[view.layer_axis])
 
 
 def show_slice(layer: Image | Labels, view: SliceView, dims: Dims, index: int) -> None:
     """Move the slider to a slice."""
-    position = np.array(layer.world_to_data(dims.point), dtype=float)
-    position[view.layer_axis] = index
-    world = layer.data_to_world(position)
-    axis = view.layer_axis + dims.ndim - layer.ndim
-    dims.set_point(axis, float(world[view.layer_axis]))
+    _move(layer, dims, {view.layer_axis: float(index)})
+
+
+def place_on_slice(
+    layer: Image | Labels, view: SliceView, dims: Dims, position: Any
+) -> tuple[float, float]:
+    """``(row, column)`` on the slice on screen of a world position under the mouse."""
+    place = LayerSlicing(layer, dims).plane_position(position)
+    row, column = (place[axis] for axis in view.axes if axis != view.layer_axis)
+    return row, column
+
+
+def is_tilted(layer: Image | Labels, dims: Dims) -> bool:
+    """Whether the picture on screen lies beside the voxels that the brush and the world meet."""
+    return LayerSlicing(layer, dims).tilt(grid_shape(layer)) > _TILTED
+
+
+def _move(layer: Image | Labels, dims: Dims, voxels: dict[int, float]) -> None:
+    """Move the sliders to voxel coordinates, by axis of the layer."""
+    moved = LayerSlicing(layer, dims).point_at(dims.point, voxels)
+    dims.set_point(tuple(moved), tuple(moved.values()))
+
+
+def _nearest(position: float, n: int) -> int:
+    return int(np.clip(round(position), 0, n - 1))
 
 
 def show_view(layer: Image | Labels, view: SliceView, dims: Dims) -> None:
@@ -163,12 +192,7 @@ def show_view(layer: Image | Labels, view: SliceView, dims: Dims) -> None:
     last = [axis + offset for axis in (view.layer_axis, *plane)]
     dims.order = (*(axis for axis in dims.order if axis not in last), *last)
     if view.held:
-        position = np.array(layer.world_to_data(dims.point), dtype=float)
-        for axis, index in view.held:
-            position[axis] = index
-        world = layer.data_to_world(position)
-        for axis, _ in view.held:
-            dims.set_point(axis + offset, float(world[axis]))
+        _move(layer, dims, {axis: float(index) for axis, index in view.held})
 
 
 def sharpest_view(layer: Image | Labels, view: SliceView) -> SliceView:
@@ -201,26 +225,23 @@ def make_volume(image: Image, view: SliceView) -> Volume:
 
 
 def _spacing(layer: Image | Labels, view: SliceView) -> tuple[float, float, float]:
-    i, j, k = (abs(float(layer.scale[axis])) or 1.0 for axis in view.axes)
-    return i, j, k
+    """Voxel size along the axes of a stack, in the unit of its slice axis."""
+    return voxel_size(layer, view.axes, layer.units[view.layer_axis])
 
 
 def world_affine(layer: Image | Labels, view: SliceView) -> npt.NDArray[np.float64]:
     """Stack indices to world coordinates in the order (x, y, z), shape (4, 4).
 
-    The last axis of the layer's world is x.
+    The last axis of the layer's world is x. In the unit of the slice axis.
     """
-    origin = np.zeros(layer.ndim)
+    matrix, offset = composed_transform(layer)
     for axis, index in view.held:
-        origin[axis] = index
-    start = np.asarray(layer.data_to_world(origin))
-    affine = np.eye(4)
+        offset = offset + index * matrix[:, axis]
+    factors = unit_factors(layer, layer.units[view.layer_axis])
     rows = list(view.axes)[::-1]
-    affine[:3, 3] = start[rows]
-    for column, axis in enumerate(view.axes):
-        step = origin.copy()
-        step[axis] += 1
-        affine[:3, column] = (np.asarray(layer.data_to_world(step)) - start)[rows]
+    affine = np.eye(4)
+    affine[:3, :3] = (matrix * factors[:, None])[np.ix_(rows, list(view.axes))]
+    affine[:3, 3] = (offset * factors)[rows]
     return affine
 
 
@@ -254,26 +275,42 @@ def check_same_grid(image: Image, labels: Labels) -> None:
             found=", ".join(map(str, labels.units)),
             hint=hint,
         )
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in ours])).reshape(len(ours), -1).T
-    shift = max(
-        float(np.abs(np.subtract(image.data_to_world(c), labels.data_to_world(c))).max())
-        for c in corners
-    )
-    if shift > _SAME * float(np.abs(image.scale).min()):
+    shift = _largest_shift(image, labels)
+    if shift > _SAME_VOXEL:
         raise GridMismatchError(
             what,
-            "they do not lie on the same place",
-            expected=f"scale {image.scale}, translate {image.translate}",
-            found=f"scale {labels.scale}, translate {labels.translate}",
-            hint=hint,
+            f"they do not lie on the same place: {shift:.3g} voxels apart",
+            expected=_placement(image),
+            found=_placement(labels),
+            hint=f"Give the Labels layer the scale and translate of the image, or: {hint}",
         )
+
+
+def _largest_shift(image: Image, labels: Labels) -> float:
+    """The largest distance of the corners of two layers, in voxels of the image along an axis."""
+    matrix, offset = composed_transform(image)
+    inverse = np.linalg.inv(matrix)
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in grid_shape(image)]))
+    corners = corners.reshape(image.ndim, -1).T.astype(float)
+    world = np.array([labels.data_to_world(corner) for corner in corners])
+    return float(np.abs((world - offset) @ inverse.T - corners).max())
+
+
+def _placement(layer: Image | Labels) -> str:
+    """Scale and translation of a layer, and what else moves it, for messages."""
+    numbers = {"scale": layer.scale, "translate": layer.translate}
+    text = ", ".join(f"{k} {tuple(round(float(x), 6) for x in v)}" for k, v in numbers.items())
+    plain = not np.any(layer.shear) and np.array_equal(layer.rotate, np.eye(layer.ndim))
+    if not plain or not np.array_equal(layer.affine.affine_matrix, np.eye(layer.ndim + 1)):
+        text += ", rotated, sheared or with an affine"
+    return text
 
 
 def is_same_grid(image: Image, labels: Labels) -> bool:
     """Whether labels lie on the voxels of an image and can be written."""
     try:
         check_same_grid(image, labels)
-    except GridMismatchError:
+    except SlmSam2Error:
         return False
     return True
 
@@ -283,13 +320,7 @@ def make_labels_layer(image: Image) -> Labels:
     return Labels(
         np.zeros(grid_shape(image), np.uint8),
         name=f"{image.name} labels",
-        scale=image.scale,
-        translate=image.translate,
-        rotate=image.rotate,
-        shear=image.shear,
-        affine=image.affine,
-        units=image.units,
-        axis_labels=image.axis_labels,
         # It holds the grid of the file, for writers.
         metadata=dict(image.metadata),
+        **transform_of(image),
     )

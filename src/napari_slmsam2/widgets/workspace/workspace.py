@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import EllipsisType
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 from napari import Viewer
+from napari.components import Dims
 from napari.layers import Image, Labels
 from qtpy.QtCore import QObject, Signal
 
-from napari_slmsam2.core.errors import GridMismatchError, PromptError, SlmSam2Error
+from napari_slmsam2.core.errors import GridMismatchError, PromptError, SlmSam2Error, VolumeError
 from napari_slmsam2.core.prompts import SlicePrompt
+from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.widgets.workspace.annotation import Annotation, SeenLabels
 from napari_slmsam2.widgets.workspace.grid import (
     SliceView,
@@ -21,6 +23,7 @@ from napari_slmsam2.widgets.workspace.grid import (
     axis_name,
     check_same_grid,
     is_same_grid,
+    is_tilted,
     make_labels_layer,
     make_volume,
     show_slice,
@@ -29,6 +32,7 @@ from napari_slmsam2.widgets.workspace.grid import (
 )
 from napari_slmsam2.widgets.workspace.history import Mark
 from napari_slmsam2.widgets.workspace.labels_sink import LabelsSink
+from napari_slmsam2.widgets.workspace.placement import PlacementWatcher, note_made_for
 
 _Stacks = dict[SliceView, tuple[Annotation, LabelsSink]]
 
@@ -56,6 +60,8 @@ class Workspace(QObject):
     """Seeds or marks of the present stack are others."""
     label_changed = Signal()
     """Another label is selected."""
+    volume_replaced = Signal(object, str)
+    """An `Annotation` has another volume now, and what changed, for a message."""
 
     def __init__(self, viewer: Viewer, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -67,6 +73,9 @@ class Workspace(QObject):
         self._index = -1
         self._stacks: WeakKeyDictionary[Labels, _Stacks] = WeakKeyDictionary()
         self._seen: WeakKeyDictionary[Labels, SeenLabels] = WeakKeyDictionary()
+        self._placement = PlacementWatcher(viewer, self)
+        self._placement.changed.connect(self.update)
+        self._sources: WeakKeyDictionary[Annotation, tuple[ref[Image], int]] = WeakKeyDictionary()
         events = viewer.dims.events
         for event in (events.order, events.ndisplay, events.point):
             event.connect(self._on_dims)
@@ -76,7 +85,7 @@ class Workspace(QObject):
         events = self.viewer.dims.events
         for event in (events.order, events.ndisplay, events.point):
             event.disconnect(self._on_dims)
-        self._watch_image(None)
+        self._placement.close_connections()
 
     # -- what is worked on
 
@@ -84,7 +93,6 @@ class Workspace(QObject):
         """Work on another image, with the labels that fit it best."""
         if image is self.image:
             return
-        self._watch_image(image)
         self.image = image
         if image is not None and (self.labels is None or not is_same_grid(image, self.labels)):
             matching = [x for x in self.viewer.layers if isinstance(x, Labels)]
@@ -104,6 +112,7 @@ class Workspace(QObject):
         if self.image is None:
             return None
         layer = make_labels_layer(self.image)
+        note_made_for(layer, self.image)
         self.viewer.add_layer(layer)
         self.viewer.layers.selection.active = layer
         self.set_labels(layer)
@@ -123,6 +132,7 @@ class Workspace(QObject):
 
     def update(self) -> None:
         """Look again at layers and sliders."""
+        self._placement.watch(self.image, self.labels)
         self._view, self.problem = None, None
         if self.image is not None:
             try:
@@ -148,16 +158,34 @@ class Workspace(QObject):
         shape = () if self.labels is None else self.labels.data.shape
         if self.labels is not None and seen is not None and seen.array.shape != shape:
             del self._seen[self.labels], self._stacks[self.labels]
+        if self.labels is not None:
+            self._renew_volumes()
         stack = self.stack
         if stack is not None:
             annotation, sink = stack
             annotation.adopt(StackArray(sink.layer.data, sink.view))
 
-    def _watch_image(self, image: Image | None) -> None:
-        if self.image is not None:
-            self.image.events.data.disconnect(self._on_image_data)
-        if image is not None:
-            image.events.data.connect(self._on_image_data)
+    def _renew_volumes(self) -> None:
+        """Give the annotations of the labels the volume that the image is now.
+
+        Seeds and labels stay on their voxels; what was computed from another volume is dropped.
+        """
+        assert self.image is not None
+        assert self.labels is not None
+        source = ref(self.image), self._placement.version(self.image)
+        for view, (annotation, _) in self._stacks.get(self.labels, {}).items():
+            volume, before = make_volume(self.image, view), self._sources[annotation]
+            self._sources[annotation] = source
+            if before[0] != source[0]:
+                what = "Another image was chosen"
+            elif before != source:
+                what = "The voxels of the image changed"
+            elif not _same_size(volume, annotation.volume):
+                what = "The voxel size of the image changed"
+            else:
+                continue
+            annotation.volume, annotation.session = volume, None
+            self.volume_replaced.emit(annotation, what)
 
     # -- where the sliders stand
 
@@ -178,6 +206,7 @@ class Workspace(QObject):
                 self._seen[self.labels] = SeenLabels(labels.data.shape, labels.data.dtype)
             volume, key = make_volume(self.image, view), view.key((slice(None),) * 3)
             annotation = Annotation(volume, self._seen[self.labels], key)
+            self._sources[annotation] = ref(self.image), self._placement.version(self.image)
             sink = LabelsSink(
                 labels, view, annotation, self.viewer.dims, lambda: self._others(stacks, view)
             )
@@ -209,7 +238,10 @@ class Workspace(QObject):
         """The slice on screen."""
         if self.image is None or self._view is None:
             return -1
-        return slice_on_screen(self.image, self._view, self.viewer.dims)
+        try:
+            return slice_on_screen(self.image, self._view, self.viewer.dims)
+        except VolumeError:  # its transform has just become unusable
+            return -1
 
     @property
     def label(self) -> int:
@@ -220,7 +252,11 @@ class Workspace(QObject):
         """Show a slice, and select a label."""
         if self.image is None or self._view is None:
             return
-        show_slice(self.image, self._view, self.viewer.dims, index)
+        try:
+            show_slice(self.image, self._view, self.viewer.dims, index)
+        except VolumeError:
+            self.update()
+            return
         if label is not None and self.labels is not None:
             self.labels.selected_label = label
 
@@ -237,19 +273,6 @@ class Workspace(QObject):
         if self._view is not None and self.index != self._index:
             self._index = self.index
             self.slice_changed.emit(self._index)
-
-    def _on_image_data(self, event: Any = None) -> None:
-        """The image shows other voxels: what was computed from the old ones is dropped."""
-        for layer, stacks in list(self._stacks.items()):
-            if layer is not self.labels or self.image is None:
-                continue
-            for view, (annotation, _) in list(stacks.items()):
-                if is_same_grid(self.image, layer):
-                    volume = make_volume(self.image, view)
-                    annotation.volume, annotation.session = volume, None
-                else:
-                    del stacks[view]
-        self.update()
 
     # -- seeds
 
@@ -350,8 +373,12 @@ class Workspace(QObject):
         self.seeds_changed.emit()
 
 
-def describe_view(image: Image, view: SliceView) -> str:
-    """One sentence on the stack of slices, for the panel."""
+def _same_size(one: Volume, other: Volume) -> bool:
+    return one.unit == other.unit and np.allclose(one.spacing, other.spacing, rtol=1e-6)
+
+
+def describe_view(image: Image, view: SliceView, dims: Dims) -> str:
+    """The stack of slices, and whether napari draws it as it lies, for the panel."""
     volume = make_volume(image, view)
     names = image.axis_labels
     plane = [a for a in view.axes if a != view.layer_axis]
@@ -365,4 +392,12 @@ def describe_view(image: Image, view: SliceView) -> str:
         text += f"; finest of {len(image.data)} levels"
     if image.rgb:
         text += "; colours as luminance"
-    return text + "."
+    text += "."
+    if is_tilted(image, dims):
+        text += (
+            " The layer is tilted out of the slice plane (rotation, shear or affine): napari draws "
+            "whole slices all the same, but its brush meets voxels of other slices, and its slider "
+            "may not reach the first and last ones. Use points and boxes, or open the file with "
+            "the SLM-SAM 2 reader, which shows slices as they are in the file."
+        )
+    return text
