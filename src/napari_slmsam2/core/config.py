@@ -189,6 +189,15 @@ class PropagationConfig(Settings):
         minimum=1,
         unit="slices",
     )
+    memory: str = setting(
+        "standard",
+        "Memory",
+        "Of SAM 2 and SLM-SAM 2: 'standard' reads the seeds and the last slices; 'confident' reads "
+        "the seeds, the last slice and the most similar of the slices that the network was sure "
+        "of (after SAMed-2).",
+        choices=("standard", "confident"),
+        advanced=True,
+    )
     batch_size: int = setting(
         8,
         "Labels per batch",
@@ -306,6 +315,32 @@ class ModelConfig(Settings):
     decoder_mlp_dim: int = setting(2048, "Decoder feed-forward", "Width.", minimum=1)
     iou_head_dim: int = setting(256, "IoU head", "Width of the predicted-IoU head.", minimum=1)
     mask_channels: int = setting(16, "Mask prompt channels", "Width.", minimum=4)
+    sam_version: str = setting(
+        "2.1",
+        "SAM version",
+        "SAM 2.0 has no embedding of absent objects in its memory maps and does not encode the "
+        "distance of object pointers.",
+        choices=("2.1", "2.0"),
+    )
+    adapter: str = setting(
+        "none",
+        "Slice adapter",
+        "Adapters in the image encoder: 'temporal' (3 x 3 x 3, SAMed-2) and 'temporal-slices' "
+        "(3 x 1 x 1, MA-SAM) mix neighbouring slices, 'dilated' (DD-SAM2) widens the view within "
+        "a slice.",
+        choices=("none", "temporal", "temporal-slices", "dilated"),
+    )
+    adapter_dim: int = setting(
+        32, "Adapter width", "Channels of the bottleneck of a temporal adapter.", minimum=1
+    )
+    adapter_slices: int = setting(
+        3,
+        "Adapter slices",
+        "Consecutive slices that a temporal adapter reads: the slice itself and as many before as "
+        "after it.",
+        minimum=1,
+        unit="slices",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -321,6 +356,8 @@ class ModelConfig(Settings):
                 expected=f"none of {sorted(openers)}",
                 found=self.global_attention_blocks,
             )
+        if self.adapter_slices % 2 == 0:
+            raise ConfigError("setting adapter_slices", "must be odd", found=self.adapter_slices)
         self._divides("image_size", self.image_size, 32)
         self._divides("model_dim", self.model_dim, 8)
         self._divides("model_dim", self.model_dim, self.memory_dim, "memory_dim")
@@ -343,6 +380,11 @@ class ModelConfig(Settings):
                 f"must be a multiple of {what or divisor}",
                 found=value,
             )
+
+    @property
+    def encoded_slices(self) -> int:
+        """Slices that the embedding of one slice depends on, itself included."""
+        return self.adapter_slices if self.adapter.startswith("temporal") else 1
 
     @property
     def has_short_memory(self) -> bool:

@@ -38,11 +38,15 @@ class MemoryBank:
     label : int
     seeds : dict of slice index to MemoryEntry
     visited : dict of slice index to MemoryEntry
+    confident : dict of slice index to MemoryEntry
+        Visited slices that a model keeps beyond its reach because it is sure of them; the model
+        bounds their number (see `napari_slmsam2.engine.sam2.memory.ConfidentMemory`).
     """
 
     label: int
     seeds: dict[int, MemoryEntry] = field(default_factory=dict)
     visited: dict[int, MemoryEntry] = field(default_factory=dict)
+    confident: dict[int, MemoryEntry] = field(default_factory=dict)
 
     def add(self, entry: MemoryEntry) -> None:
         """Store an entry; a seed replaces a visit of the same slice."""
@@ -73,6 +77,7 @@ class MemoryBank:
     def clear_visited(self) -> None:
         """Forget everything but the seeds."""
         self.visited.clear()
+        self.confident.clear()
 
     def __len__(self) -> int:
-        return len(self.seeds) + len(self.visited)
+        return len(self.seeds) + len(self.visited.keys() | self.confident.keys())

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari_slmsam2.core.config import (
     CompactConfig,
@@ -22,6 +22,7 @@ from napari_slmsam2.engine.weights.checkpoints import (
     load_state,
     load_weights,
     read_metadata,
+    without_unused,
 )
 from napari_slmsam2.engine.weights.download import Progress, download_weights
 from napari_slmsam2.engine.weights.registry import get_model, is_weights_file
@@ -118,6 +119,7 @@ def make_segmenter(
             device=torch_device,
             dtype=dtype,
             memory_dtype=getattr(torch, config.memory_dtype),
+            memory=config.memory,
         )
         loaded.network.pool_memory(config.memory_pooling)
     precision = str(dtype).removeprefix("torch.")
@@ -194,7 +196,7 @@ def load_network(
     if is_weights_file(model):
         path = Path(model)
         name, sha256 = path.name, file_sha256(path)
-        state = load_state(path)
+        state = without_unused(load_state(path))
         config = config or _config_of(path, state)
     else:
         card = get_model(str(model), folder)
@@ -208,7 +210,7 @@ def load_network(
             path, sha256 = card.path, file_sha256(card.path)
         else:
             raise ConfigError(f"model {card.name}", "is not a network")
-        state = load_state(path)
+        state = without_unused(load_state(path))
         config, conversion = card.config or _config_of(path, state), card.conversion
     if image_size is not None and isinstance(config, ModelConfig):
         config = config.replace(image_size=image_size)
@@ -244,7 +246,7 @@ def _config_of(path: Path, state: Mapping[str, Tensor]) -> ModelConfig | Compact
 
 
 def published_config(state: Mapping[str, Tensor], *, what: str) -> ModelConfig:
-    """The published network that a state dict belongs to, told by its trunk.
+    """The published network that a state dict belongs to: its trunk, SAM version and adapters.
 
     Parameters
     ----------
@@ -266,10 +268,24 @@ def published_config(state: Mapping[str, Tensor], *, what: str) -> ModelConfig:
             sum(known.stages),
         ):
             is_slm = any(key.startswith("recent_memory_attention.") for key in state)
-            return slm_sam2_config(trunk) if is_slm else known
+            return (slm_sam2_config if is_slm else sam2_config)(
+                trunk,
+                sam_version="2.1" if "no_obj_embed_spatial" in state else "2.0",
+                **_adapter_of(state),
+            )
     raise CheckpointError(
         what,
         "holds the weights of a network that is not known",
         expected="a SAM 2.1 or SLM-SAM 2 checkpoint, or safetensors with a config",
         found=f"{len(state)} tensors, {len(blocks)} trunk blocks",
     )
+
+
+def _adapter_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The slice adapter of a state dict, as settings of `ModelConfig`."""
+    block = "image_encoder.trunk.blocks.0.adapter."
+    conv = state.get(f"{block}conv.weight")
+    if conv is not None and conv.ndim == 5:
+        form = "temporal" if tuple(conv.shape[2:]) == (3, 3, 3) else "temporal-slices"
+        return {"adapter": form, "adapter_dim": conv.shape[0]}
+    return {"adapter": "dilated"} if f"{block}down.weight" in state else {}

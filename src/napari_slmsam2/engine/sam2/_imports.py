@@ -10,8 +10,14 @@ from hydra.core.global_hydra import GlobalHydra
 
 _hydra_was_running = GlobalHydra.instance().is_initialized()
 
-from sam2.modeling.backbones.hieradet import Hiera, MultiScaleAttention  # noqa: E402
+from sam2.modeling.backbones.hieradet import (  # noqa: E402
+    Hiera,
+    MultiScaleAttention,
+    MultiScaleBlock,
+    do_pool,
+)
 from sam2.modeling.backbones.image_encoder import FpnNeck, ImageEncoder  # noqa: E402
+from sam2.modeling.backbones.utils import window_partition, window_unpartition  # noqa: E402
 from sam2.modeling.memory_attention import MemoryAttention, MemoryAttentionLayer  # noqa: E402
 from sam2.modeling.memory_encoder import (  # noqa: E402
     CXBlock,
@@ -42,10 +48,14 @@ __all__ = [
     "MemoryAttentionLayer",
     "MemoryEncoder",
     "MultiScaleAttention",
+    "MultiScaleBlock",
     "PositionEmbeddingSine",
     "PromptEncoder",
     "RoPEAttention",
     "SAM2Base",
     "TwoWayTransformer",
+    "do_pool",
     "get_1d_sine_pe",
+    "window_partition",
+    "window_unpartition",
 ]

@@ -33,6 +33,7 @@ from napari_slmsam2.engine.sam2._imports import (
     get_1d_sine_pe,
 )
 from napari_slmsam2.engine.sam2.attention import BlockwiseTrunkAttention, MemoryRoPEAttention
+from napari_slmsam2.engine.sam2.slice_adapters import add_slice_adapters
 
 
 @dataclass(slots=True)
@@ -130,6 +131,7 @@ class SliceNetwork(SAM2Base):
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
+        is_2_1 = config.sam_version == "2.1"
         super().__init__(
             image_encoder=_image_encoder(config),
             memory_attention=_memory_attention(config),
@@ -151,15 +153,15 @@ class SliceNetwork(SAM2Base):
             iou_prediction_use_sigmoid=True,
             use_obj_ptrs_in_encoder=True,
             max_obj_ptrs_in_encoder=config.max_pointers,
-            add_tpos_enc_to_obj_ptrs=True,
-            proj_tpos_enc_in_obj_ptrs=True,
-            use_signed_tpos_enc_to_obj_ptrs=True,
+            add_tpos_enc_to_obj_ptrs=is_2_1,
+            proj_tpos_enc_in_obj_ptrs=is_2_1,
+            use_signed_tpos_enc_to_obj_ptrs=is_2_1,
             only_obj_ptrs_in_the_past_for_eval=True,
             pred_obj_scores=True,
             pred_obj_scores_mlp=True,
             fixed_no_obj_ptr=True,
             use_mlp_for_obj_ptr_proj=True,
-            no_obj_embed_spatial=True,
+            no_obj_embed_spatial=is_2_1,
         )
         if config.has_short_memory:
             self.recent_memory_attention = _memory_attention(config)
@@ -215,7 +217,9 @@ class SliceNetwork(SAM2Base):
             dynamic_multimask_stability_thresh=0.98,
         )
         self.obj_ptr_proj = MLP(c.model_dim, c.model_dim, c.model_dim, 3)
-        self.obj_ptr_tpos_proj = nn.Linear(c.model_dim, c.memory_dim)
+        self.obj_ptr_tpos_proj = (
+            nn.Linear(c.model_dim, c.memory_dim) if c.sam_version == "2.1" else nn.Identity()
+        )
 
     def pool_memory(self, size: int) -> None:
         """Average ``size`` x ``size`` memory tokens in the memory attentions; 1 is exact."""
@@ -228,8 +232,9 @@ class SliceNetwork(SAM2Base):
 
         Parameters
         ----------
-        image : Tensor, shape (1, 3, S, S)
-            Normalised by the mean and standard deviation of ImageNet.
+        image : Tensor, shape (D, 3, S, S)
+            Normalised by the mean and standard deviation of ImageNet. D is
+            ``config.encoded_slices``: the slice in the middle of its neighbours.
         """
         fine, middle, feature = self.forward_image(image)["backbone_fpn"]
         return ImageEmbedding(feature, (fine, middle))
@@ -404,12 +409,17 @@ class SliceNetwork(SAM2Base):
             pointers = torch.stack(tokens.pointers).to(like)
             pointers = pointers.reshape(-1, batch, pieces, self.mem_dim)
             memory.append(pointers.permute(0, 2, 1, 3).flatten(0, 1))
-            distance = torch.tensor(tokens.distances, device=like.device)
-            encoded = self.obj_ptr_tpos_proj(get_1d_sine_pe(distance, dim=self.hidden_dim))
-            encoded = encoded.unsqueeze(1).expand(-1, batch, -1)
-            position.append(encoded.repeat_interleave(pieces, dim=0))
+            encoded = self._pointer_position(tokens.distances, like).unsqueeze(1)
+            position.append(encoded.expand(-1, batch, -1).repeat_interleave(pieces, dim=0))
             count = len(memory[-1])
         return torch.cat(memory), torch.cat(position).to(like.dtype), count
+
+    def _pointer_position(self, distances: list[float], like: Tensor) -> Tensor:
+        """Encoding of the distance of object pointers, shape (P, M); SAM 2.0 has none."""
+        if self.config.sam_version == "2.0":
+            return like.new_zeros(len(distances), self.mem_dim)
+        distance = torch.tensor(distances, device=like.device)
+        return self.obj_ptr_tpos_proj(get_1d_sine_pe(distance, dim=self.hidden_dim))
 
 
 def _expand(embedding: ImageEmbedding, batch: int) -> tuple[Tensor, list[Tensor]]:
@@ -444,6 +454,7 @@ def _image_encoder(c: ModelConfig) -> nn.Module:
     )
     for block in trunk.blocks:
         block.attn.__class__ = BlockwiseTrunkAttention
+    add_slice_adapters(trunk, c)
     return ImageEncoder(
         trunk=trunk,
         neck=FpnNeck(

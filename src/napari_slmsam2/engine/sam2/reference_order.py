@@ -89,7 +89,7 @@ class ReferenceOrder:
         with computing(segmenter.device, segmenter.dtype):
             memory = None
             if direction is not None and prompt.kind is PromptKind.POINTS:
-                [(_, memory)] = segmenter.read([bank], index, direction, self._n_slices)
+                [(_, memory)] = segmenter.read([bank], index, direction, self._n_slices, embedding)
             earlier = self._outputs.get(key)
             output = segmenter.answer(
                 embedding,
@@ -140,7 +140,7 @@ class ReferenceOrder:
             segmenter = self._segmenter
             embedding = self._encode(index)
             with computing(segmenter.device, segmenter.dtype):
-                [(_, memory)] = segmenter.read([bank], index, direction, self._n_slices)
+                [(_, memory)] = segmenter.read([bank], index, direction, self._n_slices, embedding)
                 output = segmenter.network.track(embedding, *memory)
                 [content] = segmenter.remember(embedding, output, prompted=False)
             bank.add(MemoryEntry(index, is_seed=False, content=content))

@@ -14,7 +14,12 @@ from napari_slmsam2.core.memory import MemoryBank
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.core.segmenter import SegmentedSlice, SweepContext
 from napari_slmsam2.engine.device import computing, free_cached_memory, on_inference_thread
-from napari_slmsam2.engine.sam2.memory import LongTermMemory, MemorySelection, ShortTermMemory
+from napari_slmsam2.engine.sam2.memory import (
+    ConfidentMemory,
+    LongTermMemory,
+    MemorySelection,
+    ShortTermMemory,
+)
 from napari_slmsam2.engine.sam2.network import (
     ImageEmbedding,
     MemoryTokens,
@@ -37,10 +42,13 @@ class SliceMemory:
         Memory map.
     pointer : Tensor, shape (C,)
         Object pointer.
+    descriptor : Tensor of float32, shape (C,), on the CPU, or None
+        Pooled image feature of the slice, of unit length; only confident memory needs it.
     """
 
     map: Tensor
     pointer: Tensor
+    descriptor: Tensor | None = None
 
 
 class NetworkSegmenter:
@@ -57,6 +65,8 @@ class NetworkSegmenter:
         Of the computation.
     memory_dtype : torch.dtype
         Of the stored memory maps; SAM 2 stores bfloat16.
+    memory : {"standard", "confident"}
+        What the long-term memory attention reads: see `LongTermMemory` and `ConfidentMemory`.
     """
 
     bidirectional = True
@@ -71,12 +81,14 @@ class NetworkSegmenter:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         memory_dtype: torch.dtype = torch.bfloat16,
+        memory: str = "standard",
     ) -> None:
         self.name = name
         self.network = network.to(device).eval()
         self.dtype = dtype
         self.memory_dtype = memory_dtype
-        self.long_term = LongTermMemory(network.config)
+        views = {"standard": LongTermMemory, "confident": ConfidentMemory}
+        self.long_term: LongTermMemory = views[memory](network.config)
         self.short_term = ShortTermMemory(network.config)
         self.reach = max(self.long_term.reach, self.short_term.reach)
         self._use_device(device)
@@ -119,7 +131,7 @@ class NetworkSegmenter:
         results: dict[int, SegmentedSlice] = {}
         with computing(self.device, self.dtype):
             embedding = embedding.to(self.device)
-            for members, memory in self.read(banks, index, direction, context.n_slices):
+            for members, memory in self.read(banks, index, direction, context.n_slices, embedding):
                 output = self.network.track(embedding, *memory)
                 batch = self._results(embedding, output, context.shape, prompted=False)
                 results.update(zip(members, batch, strict=True))
@@ -179,16 +191,31 @@ class NetworkSegmenter:
         """What to keep of each label of a batch; call it inside `computing`."""
         maps = self.network.encode_memory(embedding, output, prompted=prompted)
         maps = maps.to(device=self._storage, dtype=self.memory_dtype)
+        descriptor = self._descriptor(embedding)
         # Copies: a view would keep the whole batch alive.
         return [
-            SliceMemory(memory_map.clone(), pointer.clone())
+            SliceMemory(memory_map.clone(), pointer.clone(), descriptor)
             for memory_map, pointer in zip(maps, output.pointer, strict=True)
         ]
 
     def read(
-        self, banks: Sequence[MemoryBank], index: int, direction: int, n_slices: int
+        self,
+        banks: Sequence[MemoryBank],
+        index: int,
+        direction: int,
+        n_slices: int,
+        embedding: ImageEmbedding,
     ) -> list[tuple[list[int], tuple[MemoryTokens, MemoryTokens]]]:
         """Memory of each label, in groups of equal structure that can share a batch.
+
+        Parameters
+        ----------
+        banks : sequence of MemoryBank
+        index : int
+        direction : {+1, -1}
+        n_slices : int
+        embedding : ImageEmbedding
+            Of the slice.
 
         Returns
         -------
@@ -196,8 +223,9 @@ class NetworkSegmenter:
             ``members`` are positions in ``banks``.
         """
         groups: dict[object, list[tuple[int, MemorySelection, MemorySelection]]] = {}
+        descriptor = self._descriptor(embedding)
         for position, bank in enumerate(banks):
-            long = self.long_term.select(bank, index, direction, n_slices)
+            long = self._read_long_term(bank, index, direction, n_slices, descriptor)
             short = self.short_term.select(bank, index, direction, n_slices)
             groups.setdefault((long.structure, short.structure), []).append((position, long, short))
         longest = max(1, min(n_slices, self.network.config.max_pointers) - 1)
@@ -211,6 +239,26 @@ class NetworkSegmenter:
             )
             for group in groups.values()
         ]
+
+    def _read_long_term(
+        self,
+        bank: MemoryBank,
+        index: int,
+        direction: int,
+        n_slices: int,
+        descriptor: Tensor | None,
+    ) -> MemorySelection:
+        if descriptor is None or not isinstance(self.long_term, ConfidentMemory):
+            return self.long_term.select(bank, index, direction, n_slices)
+        self.long_term.admit(bank, index - direction)
+        return self.long_term.select_similar(bank, index, direction, n_slices, descriptor)
+
+    def _descriptor(self, embedding: ImageEmbedding) -> Tensor | None:
+        """The image feature averaged over the slice, of unit length; shape (C,), on the CPU."""
+        if not isinstance(self.long_term, ConfidentMemory):
+            return None
+        pooled = embedding.feature.detach().float().mean((0, 2, 3)).cpu()
+        return torch.nn.functional.normalize(pooled, dim=0)
 
     def _tokens(self, selections: Sequence[MemorySelection], longest: int) -> MemoryTokens:
         rows, distances = selections[0].structure

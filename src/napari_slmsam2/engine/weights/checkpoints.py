@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,10 @@ SAM2_TO_SLM_SAM2 = "sam2.1->slm-sam2"
 
 _METADATA_KEY = "napari_slmsam2"
 _KEYS_SHOWN = 4
+_UNUSED = re.compile(
+    r"image_encoder\.trunk\.blocks\.\d+\.fancy_fusion\."
+    r"(cross_attn\.(in_proj_(weight|bias)|out_proj\.(weight|bias))|norm\.(weight|bias))"
+)
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -60,6 +65,14 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise CheckpointError(str(path), "is not there" if not path.exists() else "is not a file")
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
+    if path.suffix == ".pkl":
+        raise CheckpointError(
+            str(path),
+            "is a pickle of Python objects (SAMed-2 distributes its memory bank as one); reading "
+            "it could run any program that is stored in it",
+            expected="weights as .pt, .pth or .safetensors",
+            hint="The memory bank is not needed: load the weights of the network (.pth) instead.",
+        )
     return _tensors(path, _unpickle_safely(path))
 
 
@@ -160,6 +173,15 @@ def _first(keys: Iterable[str]) -> str:
     keys = list(keys)
     more = len(keys) - _KEYS_SHOWN
     return ", ".join(keys[:_KEYS_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def without_unused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict without the parameters of SAMed-2 checkpoints that their network never uses.
+
+    The published SAMed-2 code (Yan et al., arXiv:2507.03698) allocates a cross-attention
+    ``fancy_fusion`` in every block of the image encoder, which its forward pass does not call.
+    """
+    return {key: value for key, value in state.items() if not _UNUSED.fullmatch(key)}
 
 
 def convert_state(

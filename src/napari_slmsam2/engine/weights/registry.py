@@ -21,7 +21,7 @@ __all__ = [
     "list_models",
 ]
 
-_SUFFIXES = (".pt", ".pth", ".safetensors")
+_SUFFIXES = (".pt", ".pth", ".pkl", ".safetensors")
 
 #: The model of a new session.
 DEFAULT_MODEL = "compact"
@@ -30,6 +30,7 @@ ADAPTED_MODEL = "compact"
 
 
 _SAM2_URL = "https://dl.fbaipublicfiles.com/segment_anything_2/092824/"
+_SAM2_0_URL = "https://dl.fbaipublicfiles.com/segment_anything_2/072824/"
 
 # trunk: (title, parameters, bytes, SHA-256)
 _SAM2_FILES = {
@@ -57,6 +58,14 @@ _SAM2_FILES = {
         898_083_611,
         "2647878d5dfa5098f2f8649825738a9345572bae2d4350a2468587ece47dd318",
     ),
+}
+
+# trunk: (bytes, SHA-256) of SAM 2.0
+_SAM2_0_FILES = {
+    "tiny": (155_906_050, "65b50056e05bcb13694174f51bb6da89c894b57b75ccdf0ba6352c597c5d1125"),
+    "small": (184_309_650, "95949964d4e548409021d47b22712d5f1abf2564cc0c3c765ba599a24ac7dce3"),
+    "base_plus": (323_493_298, "d0bb7f236400a49669ffdd1be617959a8b1d1065081789d7bbff88eded3a8071"),
+    "large": (897_952_466, "7442e4e9b732a508f80e141e7c2913437a3610ee0c77381a66658c3a445df87b"),
 }
 
 _CLASSICAL = (
@@ -113,7 +122,26 @@ def _sam2_cards() -> list[ModelCard]:
                 conversion="sam2.1->slm-sam2",
             )
         )
-    return sorted(cards, key=lambda card: card.name.startswith("slm"))
+    cards.sort(key=lambda card: card.name.startswith("slm"))
+    for trunk, (size, sha256) in _SAM2_0_FILES.items():
+        title, parameters, _, _ = _SAM2_FILES[trunk]
+        filename = f"sam2_hiera_{trunk}.pt"
+        cards.append(
+            ModelCard(
+                name=f"sam2.0-{trunk.replace('_', '-')}",
+                title=f"SAM 2.0 {title}",
+                kind="network",
+                licence="Apache-2.0",
+                description=f"The first release of SAM 2 (July 2024), {parameters} parameters; "
+                "SAM 2.1 is better in most cases. For comparisons, and as the base that SAMed-2 "
+                "was trained from.",
+                config=sam2_config(trunk, sam_version="2.0"),
+                weights=WeightsFile(
+                    url=_SAM2_0_URL + filename, filename=filename, size=size, sha256=sha256
+                ),
+            )
+        )
+    return cards
 
 
 _COMPACT = ModelCard(

@@ -92,7 +92,7 @@ def roll_out(
     _remember(segmenter, banks, 0, embedding, output, prompted=True)
     for index in range(1, len(clip.images)):
         embedding = _encode(network, clip.images[index : index + 1], call)
-        [(_, memory)] = segmenter.read(banks, index, 1, len(clip.images))
+        [(_, memory)] = segmenter.read(banks, index, 1, len(clip.images), embedding)
         answer = call(_track, network, embedding, *memory)
         yield answer, clip.masks[index] > 0.5
         _remember(segmenter, banks, index, embedding, answer.output, prompted=False)
