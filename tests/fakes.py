@@ -47,6 +47,7 @@ class FakeSegmenter:
     bidirectional: bool = True
     default_merge: str = "sweeps"
     prompt_kinds: frozenset[PromptKind] = frozenset(PromptKind)
+    neighbours: int = 0
     fits: int = 10**6
     reliefs: list[str] = field(default_factory=list)
     fail_at: set[tuple[int, int]] = field(default_factory=set)

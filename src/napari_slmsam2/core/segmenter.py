@@ -53,6 +53,8 @@ class SliceSegmenter(Protocol):
         What ``merge="auto"`` means for this model.
     prompt_kinds : frozenset of PromptKind
         Seeds that the model can read.
+    neighbours : int
+        Slices on either side that the embedding of a slice depends on.
     """
 
     name: str
@@ -60,14 +62,16 @@ class SliceSegmenter(Protocol):
     bidirectional: bool
     default_merge: str
     prompt_kinds: frozenset[PromptKind]
+    neighbours: int
 
     def encode_image(self, image: npt.NDArray[np.float32]) -> Any:
         """What all labels share of one slice.
 
         Parameters
         ----------
-        image : ndarray of float32, shape (H, W)
-            Intensities scaled to 0..1 by the volume's intensity window.
+        image : ndarray of float32, shape (H, W), or (2 * neighbours + 1, H, W)
+            Intensities scaled to 0..1 by the volume's intensity window. A model with neighbours
+            reads the slice between them.
 
         Returns
         -------

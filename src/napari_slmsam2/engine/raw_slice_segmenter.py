@@ -20,6 +20,7 @@ class RawSliceSegmenter(ABC):
     """The part of a `SliceSegmenter` whose embeddings are slices and whose seeds are masks."""
 
     prompt_kinds = frozenset(PromptKind)
+    neighbours = 0
 
     def encode_image(self, image: npt.NDArray[np.float32]) -> Image:
         """The slice itself, with values that are not finite set to 0."""

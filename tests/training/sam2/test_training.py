@@ -279,7 +279,7 @@ def test_the_sweep_is_that_of_inference(base, drawer):
     for index in range(1, len(clip.images)):
         with torch.inference_mode():
             embedding = base.network.encode_image(clip.images[index : index + 1])
-            [(_, memory)] = segmenter.read([bank], index, 1, len(clip.images))
+            [(_, memory)] = segmenter.read([bank], index, 1, len(clip.images), embedding)
             output = base.network.track(embedding, *memory)
             [content] = segmenter.remember(embedding, output, prompted=False)
         bank.add(MemoryEntry(index, False, content))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from napari_slmsam2.core.errors import PromptError
 from napari_slmsam2.core.intensity import IntensityWindow
@@ -11,6 +10,7 @@ from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
 from napari_slmsam2.core.segmenter import SliceSegmenter
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
+from napari_slmsam2.engine.propagation.slice_encoding import encode_slice
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class PromptSolver:
         where = f"{prompt.kind.value} of label {prompt.label} on slice {prompt.index}"
         if prompt.kind is not PromptKind.POINTS:
             raise PromptError(where, "is no question", expected="points or a box")
-        embedding = self.embeddings.get(prompt.index, self._encode)
+        embedding = encode_slice(self.segmenter, volume, self.window, prompt.index, self.embeddings)
         found = self.segmenter.encode_seed(embedding, prompt.unanswered(), shape)
         mask = found.logits > 0
         if not mask.any():
@@ -54,6 +54,3 @@ class PromptSolver:
                 hint="Click in the middle of the object, draw a box, or paint it.",
             )
         return prompt.answered(mask)
-
-    def _encode(self, index: int) -> Any:
-        return self.segmenter.encode_image(self.window.apply(self.volume.take(index)))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+_Key = TypeVar("_Key", bound=Hashable)
 
 
 class EmbeddingCache:
@@ -30,17 +32,17 @@ class EmbeddingCache:
         self.budget = budget
         self.nbytes = 0
         self.encoded = 0
-        self._embeddings: OrderedDict[int, Any] = OrderedDict()
+        self._embeddings: OrderedDict[Hashable, Any] = OrderedDict()
 
-    def get(self, index: int, encode: Callable[[int], Any]) -> Any:
-        """The embedding of a slice, from the store or from ``encode(index)``."""
-        if index in self._embeddings:
-            self._embeddings.move_to_end(index)
-            return self._embeddings[index]
-        embedding = encode(index)
+    def get(self, key: _Key, encode: Callable[[_Key], Any]) -> Any:
+        """The embedding of ``key``, the slices that it depends on; else that of ``encode(key)``."""
+        if key in self._embeddings:
+            self._embeddings.move_to_end(key)
+            return self._embeddings[key]
+        embedding = encode(key)
         self.encoded += 1
         if embedding.nbytes <= self.budget:
-            self._embeddings[index] = embedding
+            self._embeddings[key] = embedding
             self.nbytes += embedding.nbytes
         while self.nbytes > self.budget:
             _, old = self._embeddings.popitem(last=False)

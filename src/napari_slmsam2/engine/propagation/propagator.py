@@ -26,6 +26,7 @@ from napari_slmsam2.engine.propagation.compositor import Compositor
 from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
 from napari_slmsam2.engine.propagation.memory_fallback import MemoryFallback
 from napari_slmsam2.engine.propagation.result import PropagationInput, PropagationResult
+from napari_slmsam2.engine.propagation.slice_encoding import encode_slice
 from napari_slmsam2.engine.propagation.sweep import Sweep, SweepState
 
 
@@ -221,11 +222,14 @@ class Propagator:
         return self._states[sweep]
 
     def _embedding(self, index: int) -> object:
-        def encode(i: int) -> object:
-            image = self._task.window.apply(self._task.volume.take(i))
-            return self._fallback.call(lambda: self._segmenter.encode_image(image))
-
-        return self._embeddings.get(index, encode)
+        return encode_slice(
+            self._segmenter,
+            self._task.volume,
+            self._task.window,
+            index,
+            self._embeddings,
+            self._fallback.call,
+        )
 
     def _sweep_once(self, gap: Gap) -> Gap:
         """The gap with one sweep only, where the second would give the same."""

@@ -91,6 +91,7 @@ class NetworkSegmenter:
         self.long_term: LongTermMemory = views[memory](network.config)
         self.short_term = ShortTermMemory(network.config)
         self.reach = max(self.long_term.reach, self.short_term.reach)
+        self.neighbours = network.config.encoded_slices // 2
         self._use_device(device)
         self._storage = device
 
@@ -102,7 +103,8 @@ class NetworkSegmenter:
     def encode_image(self, image: npt.NDArray[np.float32]) -> ImageEmbedding:
         """See `SliceSegmenter.encode_image`."""
         with computing(self.device, self.dtype):
-            embedding = self.network.encode_image(self.preprocessor.image(image))
+            slices = [self.preprocessor.image(i) for i in image.reshape(-1, *image.shape[-2:])]
+            embedding = self.network.encode_image(torch.cat(slices))
             return embedding.to(self._storage)
 
     @on_inference_thread

@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
 from napari_slmsam2.core.memory import MemoryBank, MemoryEntry
+from napari_slmsam2.engine.propagation.slice_encoding import slices_to_encode
 from napari_slmsam2.engine.sam2.network import (
     ImageEmbedding,
     MemoryTokens,
@@ -81,7 +82,7 @@ def roll_out(
     call = _again if save_memory else _once
     kind = draw_kind(generator)
     truth = clip.masks[0] > 0.5
-    embedding = _encode(network, clip.images[:1], call)
+    embedding = _encode(network, clip.images, 0, call)
     if kind == "mask":
         output = network.prompt_mask(embedding, truth[:, None].float())
     else:
@@ -91,7 +92,7 @@ def roll_out(
     banks = [MemoryBank(label) for label in range(1, len(truth) + 1)]
     _remember(segmenter, banks, 0, embedding, output, prompted=True)
     for index in range(1, len(clip.images)):
-        embedding = _encode(network, clip.images[index : index + 1], call)
+        embedding = _encode(network, clip.images, index, call)
         [(_, memory)] = segmenter.read(banks, index, 1, len(clip.images), embedding)
         answer = call(_track, network, embedding, *memory)
         yield answer, clip.masks[index] > 0.5
@@ -164,10 +165,11 @@ def _again(function: _Call, *args: Any) -> Any:
     return checkpoint(function, *args, use_reentrant=False)
 
 
-def _encode(network: SliceNetwork, image: Tensor, call: _Call) -> ImageEmbedding:
+def _encode(network: SliceNetwork, images: Tensor, index: int, call: _Call) -> ImageEmbedding:
+    slices = slices_to_encode(index, len(images), network.config.encoded_slices // 2)
     trained = any(p.requires_grad for p in network.image_encoder.parameters())
     with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-        embedding: ImageEmbedding = call(network.encode_image, image)
+        embedding: ImageEmbedding = call(network.encode_image, images[list(slices)])
     return embedding
 
 
