@@ -341,7 +341,7 @@ def test_registry_lists_networks_and_classical_models():
         assert "NOT fine-tuned" in slm.description
         assert plain.weights.url.startswith("https://")
         assert len(bytes.fromhex(plain.weights.sha256)) == 32
-    assert len({c.weights.sha256 for c in cards.values() if c.weights}) == 4
+    assert len({c.weights.sha256 for c in cards.values() if c.weights}) == 8
 
 
 def test_unknown_model_gets_near_matches():
