@@ -152,7 +152,7 @@ _COMPACT = ModelCard(
     description="A small network of our own on a window that follows the object: corrects what the "
     "optical flow carries, with the annotated slices as its memory. Comes with this program, runs "
     "anywhere. Trained on synthetic stacks and on CT, MR, PET and electron microscopy; see "
-    "docs/compact.md.",
+    "docs/model-card.md.",
     path=Path(__file__).parents[2] / "weights" / "compact.safetensors",
     bundled=True,
 )
