@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -38,6 +39,15 @@ def test_links_lead_to_files_and_headings(page: Path):
         if not path.exists() or (anchor and anchor not in headings(path)):
             broken.append(link)
     assert not broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_modules_that_are_named_exist(page: Path):
+    """Paths in code style, relative to the repository or to the package."""
+    roots = (REPOSITORY, REPOSITORY / "src" / "napari_slmsam2")
+    named = re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|yml|md)|[\w./-]+/)`", page.read_text("utf-8"))
+    missing = [name for name in named if not any((root / name).exists() for root in roots)]
+    assert not missing
 
 
 def test_links_of_the_readme_are_absolute():
