@@ -11,7 +11,7 @@ together, through the session that window and command line use.
 
 The annotated slices are chosen from the true labels: protocol 1 is the largest slice, 3 adds the
 first and the last slice with at least 20 % of the largest area, 5 the two midway; with ``-ends``
-the true first and last slice are told, too. ``copy`` gives every slice the mask of the nearest
+the true first and last slice are marked as well. ``copy`` gives every slice the mask of the nearest
 annotated one; with ``-ends``, within the true extent.
 
 Dice, NSD and their intervals leave the annotated slices out. "outside the extent": voxels beyond
@@ -68,7 +68,7 @@ def plan(arguments: argparse.Namespace) -> list[Task]:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ConfigError(
-            "--model", "the tables tell models by their names", found=f"{twice[0]} twice"
+            "--model", "models of the tables must have different names", found=f"{twice[0]} twice"
         )
     return [
         Task(folder, model, protocol, arguments.device, arguments.max_labels)
@@ -130,8 +130,8 @@ def collect(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for number, record in enumerate(run(tasks, arguments.workers), 1):
         known[record["volume"], record["protocol"], record["model"]] = record
         dice = tables.nested_mean(tables.nested(tables.values([record])))
-        told = f"{record['volume']}, {record['model']}, protocol {record['protocol']}"
-        print(f"[{number}/{len(tasks)}] {told}: {dice:.3f}", file=sys.stderr, flush=True)
+        task_name = f"{record['volume']}, {record['model']}, protocol {record['protocol']}"
+        print(f"[{number}/{len(tasks)}] {task_name}: {dice:.3f}", file=sys.stderr, flush=True)
         if arguments.json is not None:
             store(arguments.json, list(known.values()), overwrite=overwrite)
             overwrite = True

@@ -41,7 +41,7 @@ GROUPS = {
     "EM": {"em", "sem", "tem"},
     "light": {"light", "fluorescence", "confocal"},
 }
-"""Words of the field ``modality`` that tell the group, looked for in this order."""
+"""Words in the field ``modality`` and the group that they stand for; the first match counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class CopySegmenter(InterpolationSegmenter):
 
 
 def measure(task: Task) -> dict[str, Any]:
-    """Do one task; the record says what was done, how long it took, and all scores."""
+    """Run one task; the record holds the task, its duration and all scores."""
     volume, model = load_volume(task.folder), load_model(task.model, task.device)
     protocol = AnnotationProtocol.parse(task.protocol)
     axis = volume.image.volume.axis
@@ -147,7 +147,7 @@ def measure(task: Task) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def load_volume(folder: Path) -> LabelledVolume:
-    """Read a volume, its true labels and what its ``meta.json`` says of them."""
+    """Read a volume, its true labels and the description in its ``meta.json``."""
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     needed = ("slice_axis", "suggested_eval_labels", "modality", "label_origin")
     for field in needed:
@@ -178,7 +178,7 @@ def find_group(modality: str, folder: Path) -> str:
             return group
     raise VolumeError(
         str(folder / "meta.json"),
-        "the field modality tells no group",
+        "the field modality names no group",
         expected="a word of " + ", ".join(sorted(set().union(*GROUPS.values()))),
         found=repr(modality),
     )

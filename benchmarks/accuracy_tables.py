@@ -19,7 +19,7 @@ MEAN = "mean of groups"
 class Column(NamedTuple):
     """A measure in the tables.
 
-    ``key`` says over which slices: ``scores`` without the annotated ones, or ``all_slices``.
+    ``key`` selects the slices: ``scores`` without the annotated ones, or ``all_slices``.
     """
 
     title: str

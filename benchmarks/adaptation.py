@@ -114,7 +114,7 @@ def split_kind(
 def run(
     experiment: Experiment, recipe: AdaptRecipe, arguments: argparse.Namespace, folder: Path
 ) -> dict[str, Any]:
-    """Adapt and test; the record says what was done, how long it took, and all scores."""
+    """Adapt and test; the record holds the experiment, its duration and all scores."""
     base = with_memory(load_network(experiment.model), experiment.memory, folder)
     scans = [open_scan(f, experiment, recipe, arguments.max_labels) for f in experiment.train]
     job = Adaptation(scans, base, recipe, device=arguments.device)
@@ -258,9 +258,9 @@ def collect(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as work:
         for number, experiment in enumerate(experiments, 1):
             runs.append(run(experiment, recipe, arguments, Path(work)))
-            told = f"{', '.join(f.name for f in experiment.train)}, {experiment.memory}"
+            description = f"{', '.join(f.name for f in experiment.train)}, {experiment.memory}"
             verdict = runs[-1]["adaptation"]["verdict"]
-            print(f"[{number}/{len(experiments)}] {told}: {verdict}", file=sys.stderr, flush=True)
+            print(f"[{number}/{len(experiments)}] {description}: {verdict}", file=sys.stderr, flush=True)
             if arguments.json is not None:
                 store(arguments.json, runs, overwrite=overwrite)
                 overwrite = True

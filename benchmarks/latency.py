@@ -1,4 +1,4 @@
-"""How long the window does not answer while a run goes on.
+"""Gaps between iterations of the event loop during a run.
 
     python benchmarks/latency.py
     python benchmarks/latency.py --model flow --follow

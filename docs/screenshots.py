@@ -1,12 +1,12 @@
-"""Pictures of the window at work, for the README and the documentation.
+"""Screenshots of the window for the README and the documentation.
 
     xvfb-run -a -s "-screen 0 1600x1200x24" python docs/screenshots.py --out docs/images
     python docs/screenshots.py --image scan.nii.gz --labels truth.nii.gz --label 3 --out pictures
 
-Opens a scan in napari, paints one slice as a person would (from the true labels), propagates,
-lets the panel choose the slice that needs a correction most, corrects it and propagates again. A
-picture of every step is saved in the dark and in the light theme. Without a file the generated
-sample scan is taken. A display with OpenGL is needed; Xvfb is one.
+Opens a scan in napari, paints one slice from the true labels, propagates, shows the slice that
+needs a correction most, corrects it and propagates again. A screenshot of every step is saved in
+the dark and in the light theme. Without ``--image`` the generated sample scan is used. Needs a
+display with OpenGL, e.g. Xvfb.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ PLUGIN = "napari-slmsam2"
 THEMES = ("dark", "light")
 WAIT_S = 600
 FIT = 1.15
-"""How much of the canvas the slice leaves free, and more."""
+"""Width of the canvas over that of the slice."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A viewer with the panel, and the truth about its image."""
+    """A viewer with the panel, and the true labels of its image."""
 
     viewer: Any
     panel: Any
@@ -50,7 +50,7 @@ class Scene:
 
 
 def wait_until(done: Callable[[], bool], what: str) -> None:
-    """Let the window live until something has happened."""
+    """Process events until a condition is true."""
     from qtpy.QtWidgets import QApplication
 
     deadline = time.monotonic() + WAIT_S
@@ -62,7 +62,7 @@ def wait_until(done: Callable[[], bool], what: str) -> None:
 
 
 def settle(seconds: float = 0.4) -> None:
-    """Let the window live for a while."""
+    """Process events for a time."""
     end = time.monotonic() + seconds
     wait_until(lambda: time.monotonic() > end, "waiting")
 
@@ -99,7 +99,7 @@ def open_scene(arguments: argparse.Namespace) -> Scene:
 
 
 def paint(scene: Scene, index: int, labels: list[int]) -> None:
-    """Go to a slice and draw labels on it the way napari's tools do, undo included."""
+    """Show a slice and draw labels on it as napari's tools do, undo included."""
     viewer, panel, layer = scene.viewer, scene.panel, scene.annotated
     panel.workspace.go_to(index)
     settle(0.1)
@@ -116,14 +116,14 @@ def paint(scene: Scene, index: int, labels: list[int]) -> None:
 
 
 def propagate(scene: Scene) -> None:
-    """Press the button, and wait for the end."""
+    """Run the propagation to its end."""
     scene.panel.propagate()
     wait_until(lambda: not scene.panel.runner.running, "the run")
     settle()
 
 
 def photograph(scene: Scene, name: str) -> None:
-    """Save a picture of the window and one of the panel in every theme."""
+    """Save a screenshot of the window and one of the panel in every theme."""
     for theme in THEMES:
         scene.viewer.theme = theme
         settle()
@@ -135,7 +135,7 @@ def photograph(scene: Scene, name: str) -> None:
 
 
 def walk_through(scene: Scene) -> None:
-    """The steps of a first hour with the plugin, one picture each."""
+    """Run the steps of the README, with a screenshot of each."""
     panel, labels = scene.panel, [int(v) for v in np.unique(scene.truth) if v]
     scene.viewer.reset_view()
     scene.viewer.scene.camera.zoom *= FIT / 1.05
@@ -167,7 +167,7 @@ def walk_through(scene: Scene) -> None:
 
 
 def main() -> None:
-    """Take all pictures."""
+    """Make all screenshots."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -180,9 +180,9 @@ def main() -> None:
     parser.add_argument("--panel", type=int, default=320, help="width of the panel")
     arguments = parser.parse_args()
     if (arguments.image is None) != (arguments.labels is None):
-        parser.error("--image needs --labels, and the other way round")
+        parser.error("--image and --labels must be given together")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    # No picture shows, and none leaves, unsaved work in the user's folder.
+    # Keep recovery files of this script apart from those of the user.
     with tempfile.TemporaryDirectory() as recovery:
         os.environ["NAPARI_SLMSAM2_RECOVERY"] = recovery
         scene = open_scene(arguments)

@@ -225,7 +225,7 @@ def test_a_run_that_fails_leaves_what_was_measured_before(volumes, accuracy, tmp
     meta = volumes / "second" / "meta.json"
     meta.write_text(meta.read_text().replace("FIB-SEM", "ultrasound"))
     path = tmp_path / "results.json"
-    with pytest.raises(SystemExit, match=r"second.*modality tells no group.*'ultrasound'"):
+    with pytest.raises(SystemExit, match=r"second.*modality names no group.*'ultrasound'"):
         accuracy("--volumes", volumes, "--model", "copy", "--protocols", "1", "--json", path)
     assert [run["volume"] for run in stored(path)] == ["first"]
 

@@ -1,13 +1,15 @@
-"""Version and changes are stated in one way everywhere."""
+"""The version, the changes and the models are stated correctly."""
 
 from __future__ import annotations
 
+import fnmatch
 import re
 
 import pytest
 import yaml
 
 import napari_slmsam2
+from napari_slmsam2.engine.weights.registry import list_models
 from tests.docs.markdown import REPOSITORY
 
 CITATION = REPOSITORY / "CITATION.cff"
@@ -24,3 +26,12 @@ def test_the_changelog_has_a_section_for_the_version():
     version = napari_slmsam2.__version__
     titles = re.findall(r"^## \[(.+?)\]", (REPOSITORY / "CHANGELOG.md").read_text("utf-8"), re.M)
     assert titles[0] == ("Unreleased" if "dev" in version else version)
+
+
+def test_the_readme_lists_all_models(tmp_path):
+    readme = (REPOSITORY / "README.md").read_text("utf-8")
+    patterns = re.findall(r"^\| `([\w.*-]+)` \|", readme.split("\n## Models\n")[1], re.M)
+    names = {card.name for card in list_models(tmp_path)}
+    listed = {pattern: fnmatch.filter(names, pattern) for pattern in patterns}
+    assert all(listed.values()), "a model in the README does not exist"
+    assert {name for found in listed.values() for name in found} == names
