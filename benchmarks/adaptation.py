@@ -260,7 +260,11 @@ def collect(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             runs.append(run(experiment, recipe, arguments, Path(work)))
             description = f"{', '.join(f.name for f in experiment.train)}, {experiment.memory}"
             verdict = runs[-1]["adaptation"]["verdict"]
-            print(f"[{number}/{len(experiments)}] {description}: {verdict}", file=sys.stderr, flush=True)
+            print(
+                f"[{number}/{len(experiments)}] {description}: {verdict}",
+                file=sys.stderr,
+                flush=True,
+            )
             if arguments.json is not None:
                 store(arguments.json, runs, overwrite=overwrite)
                 overwrite = True

@@ -30,7 +30,7 @@ PLUGIN = "napari-slmsam2"
 THEMES = ("dark", "light")
 WAIT_S = 600
 FIT = 1.15
-"""Width of the canvas over that of the slice."""
+"""Zoom relative to the exact fit of a slice; napari leaves a margin of 1.05."""
 
 
 @dataclass(frozen=True)
