@@ -15,6 +15,7 @@ from napari_slmsam2.core.errors import (
     DeviceMemoryError,
     GridMismatchError,
     PromptError,
+    SlmSam2Warning,
 )
 from napari_slmsam2.core.events import Finished, FinishReason, SliceSegmented
 from napari_slmsam2.core.plan import FORWARD
@@ -526,6 +527,14 @@ def test_seeds_from_a_volume():
         session.add_seed_volume(np.zeros_like(seeds))
     with pytest.raises(GridMismatchError, match="seeds: differ in shape"):
         session.add_seed_volume(seeds[1:])
+
+
+def test_seeds_drawn_on_another_plane_are_reported():
+    seeds = np.zeros((20, 20, 20), np.uint8)
+    seeds[4:16, 10, 3:14] = 1
+    session = SegmentationSession(Volume(np.zeros(seeds.shape)), model="flow")
+    with pytest.warns(SlmSam2Warning, match=r"drawn on 1 plane of axis 1.*Choose axis 1"):
+        session.add_seed_volume(seeds)
 
 
 def test_nothing_to_propagate():

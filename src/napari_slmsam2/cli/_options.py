@@ -197,7 +197,8 @@ Axis = Annotated[
         parser=whole_number(0, 2),
         metavar="0|1|2",
         help="Axis along which slices are stacked, in the axis order of the file. "
-        "Default: the one with the coarsest spacing.",
+        "Default: the one on whose planes the seeds were drawn, else the one with the coarsest "
+        "spacing.",
     ),
 ]
 Channel = Annotated[

@@ -106,11 +106,13 @@ def _check(options: PropagateOptions) -> None:
 
 def _open(options: PropagateOptions, stages: _Stages) -> tuple[LoadedImage, SegmentationSession]:
     from napari_slmsam2.core.intensity import DEFAULT_WINDOW, parse_window
-    from napari_slmsam2.io import read_image, read_labels
+    from napari_slmsam2.io import read_image, read_labels, with_seed_axis
     from napari_slmsam2.session.session import SegmentationSession
 
     image = read_image(options.image, axis=options.axis, channel=options.channel, time=options.time)
     seeds = read_labels(options.seeds, like=image)
+    if options.axis is None:
+        image = with_seed_axis(image, seeds)
     stages.done("read_s")
     try:
         window = parse_window(options.window or DEFAULT_WINDOW, image.volume)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from napari_slmsam2.cli._options import Axis, Force, LabelSlice, parse_label_slice
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from napari_slmsam2.core.volume import Volume
     from napari_slmsam2.evaluate import EvaluationReport
     from napari_slmsam2.io import LoadedImage
 
@@ -82,14 +86,17 @@ def evaluate(
     from napari_slmsam2.cli._outputs import check_outputs, check_suffix
     from napari_slmsam2.cli._report import write_json
     from napari_slmsam2.evaluate import plot_report, render_table
-    from napari_slmsam2.io import atomic_write, read_image
+    from napari_slmsam2.io import atomic_write, read_image, read_labels, with_seed_axis
 
     inputs = [prediction, reference, *([seeds] if seeds else [])]
     check_suffix("--plot", plot, ".png")
     check_outputs({"--json": json_file, "--plot": plot}, inputs, force=force)
     wanted = None if labels is None else parse_labels(labels)
     grid = read_image(reference, axis=axis)
-    left_out = _left_out(grid, seeds, exclude or ())
+    seeded = None if seeds is None else read_labels(seeds, like=grid)
+    if seeded is not None and axis is None:
+        grid = with_seed_axis(grid, seeded)
+    left_out = _left_out(grid.volume, seeded, exclude or ())
     report = _scores(grid, prediction, reference, wanted, left_out, tolerance)
     show(render_table(report))
     if json_file is not None:
@@ -102,20 +109,17 @@ def evaluate(
 
 
 def _left_out(
-    grid: LoadedImage, seeds: Path | None, exclude: list[LabelSlice] | tuple[()]
+    volume: Volume, seeds: npt.NDArray[Any] | None, exclude: Sequence[LabelSlice]
 ) -> dict[int, set[int]]:
     """Annotated slices by label."""
     import numpy as np
-
-    from napari_slmsam2.io import read_labels
 
     found: dict[int, set[int]] = {}
     for mark in exclude:
         found.setdefault(mark.label, set()).add(mark.index)
     if seeds is not None:
-        array = read_labels(seeds, like=grid)
-        for index in range(grid.volume.n_slices):
-            for label in np.unique(array[grid.volume.slicer(index)]).tolist():
+        for index in range(volume.n_slices):
+            for label in np.unique(seeds[volume.slicer(index)]).tolist():
                 if label:
                     found.setdefault(label, set()).add(index)
     return found

@@ -6,6 +6,7 @@ from napari_slmsam2.core.atomic_write import atomic_write, check_writable
 from napari_slmsam2.io._ngff import is_label_store
 from napari_slmsam2.io.images import LoadedImage, describe, read_image
 from napari_slmsam2.io.labels import check_same_grid, read_labels, write_labels
+from napari_slmsam2.io.seed_axis import with_seed_axis
 
 __all__ = [
     "LoadedImage",
@@ -16,5 +17,6 @@ __all__ = [
     "is_label_store",
     "read_image",
     "read_labels",
+    "with_seed_axis",
     "write_labels",
 ]

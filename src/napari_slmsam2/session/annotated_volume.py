@@ -10,6 +10,7 @@ import numpy.typing as npt
 from napari_slmsam2.core.errors import GridMismatchError, PromptError
 from napari_slmsam2.core.prompts import PromptSet, SlicePrompt
 from napari_slmsam2.core.quality import SliceQuality, Suggestion, rank_slices
+from napari_slmsam2.core.seed_planes import warn_of_other_planes
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.propagation.result import PropagationResult
 
@@ -109,8 +110,14 @@ class AnnotatedVolume:
             The shape differs from the volume's.
         PromptError
             All voxels are 0.
+
+        Warns
+        -----
+        SlmSam2Warning
+            The seeds were drawn on planes of another axis.
         """
         self._check_shape(seeds, "seeds")
+        warn_of_other_planes(seeds, self.volume.axis)
         found = False
         for index in range(self.volume.n_slices):
             plane = np.asarray(seeds[self.volume.slicer(index)])

@@ -15,7 +15,7 @@ from napari_slmsam2.core.errors import ConfigError, GridMismatchError, VolumeErr
 from napari_slmsam2.core.intensity import IntensityWindow
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.features.interpolation import bounding_window
-from napari_slmsam2.io import read_image, read_labels
+from napari_slmsam2.io import read_image, read_labels, with_seed_axis
 from napari_slmsam2.training.synthetic.stack import LabelledStack
 
 FEWEST_SLICES = 3
@@ -175,7 +175,7 @@ def read_pair(
     ----------
     image, labels : Path
     axis : int, optional
-        Along which slices are stacked; see `napari_slmsam2.io.read_image`.
+        Along which slices are stacked. Default: see `napari_slmsam2.io.with_seed_axis`.
     chosen, seeds : optional
         See `LabelledScan.of`.
 
@@ -185,9 +185,10 @@ def read_pair(
         See `read_image`, `read_labels` and `LabelledScan.of`.
     """
     loaded = read_image(image, axis=axis)
-    return LabelledScan.of(
-        loaded.volume, read_labels(labels, like=loaded), chosen=chosen, seeds=seeds
-    )
+    found = read_labels(labels, like=loaded)
+    if axis is None:
+        loaded = with_seed_axis(loaded, found)
+    return LabelledScan.of(loaded.volume, found, chosen=chosen, seeds=seeds)
 
 
 def check_scans(scans: Sequence[LabelledScan], chosen: Collection[int] | None) -> list[str]:
