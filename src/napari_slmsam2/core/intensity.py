@@ -24,6 +24,12 @@ CT_PRESETS: dict[str, tuple[float, float]] = {
 }
 """Level and width in Hounsfield units, as radiology workstations commonly set them."""
 
+WINDOW_CHOICES: dict[str, str] = {
+    DEFAULT_WINDOW: "Percentiles 0.5 to 99.5",
+    **{name: f"CT {name.replace('_', ' ')}" for name in CT_PRESETS},
+}
+"""Windows that are offered by name, as `parse_window` reads them, with their titles."""
+
 MAX_SAMPLES = 2**25
 """Voxels that are looked at for percentiles; larger volumes are sampled on a regular grid."""
 

@@ -145,7 +145,7 @@ class PanelView(ClosingWidget):
         return RunRequest(
             model=self.model.model,
             device=self.model.device,
-            config=self.settings.config.replace(direction=self.run_bar.direction),
+            config=self.settings.record.replace(direction=self.run_bar.direction),
             window=window,
             models_folder=self.model.folder,
             labels=labels,

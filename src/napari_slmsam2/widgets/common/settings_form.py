@@ -1,118 +1,226 @@
-"""A form made out of the fields of `PropagationConfig`."""
+"""Forms made by magicgui out of settings records."""
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import Field
+from types import NoneType
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_type_hints
 
+from magicgui.widgets import ComboBox, FloatSpinBox, create_widget
+from magicgui.widgets.bases import ValueWidget
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QFormLayout, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFormLayout, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_slmsam2.core.config import PropagationConfig
-from napari_slmsam2.core.intensity import CT_PRESETS, DEFAULT_WINDOW
-from napari_slmsam2.widgets.common.choosers import NarrowCombo
+from napari_slmsam2.core.config import PropagationConfig, Settings
+from napari_slmsam2.core.intensity import WINDOW_CHOICES
 from napari_slmsam2.widgets.common.layout import folded
 
 LAYER_LIMITS = "layer"
 """Stands for the contrast limits of the image layer."""
 
-_ELSEWHERE = ("direction",)
 _LARGEST = 2**20
+_MOST_DECIMALS = 8
+
+Record = TypeVar("Record", bound=Settings)
 
 
-class SettingsForm(QWidget):
-    """Settings of a run; the rarely used ones are folded.
+class NumberBox(FloatSpinBox):
+    """A spin box of magicgui for whole numbers, too, with a unit and a place for None.
+
+    magicgui's own `SpinBox` stands on a Qt widget without suffix and special value.
 
     Parameters
     ----------
-    config : PropagationConfig, optional
+    min, max : float
+    decimals : int
+        0: the value is an int.
+    unit : str or None
+    none : str or None
+        What the value below the lowest one is called, which then stands for None.
+    """
+
+    def __init__(
+        self,
+        *,
+        value: Any,
+        min: float,  # noqa: A002 - magicgui's name
+        max: float,  # noqa: A002
+        decimals: int,
+        unit: str | None = None,
+        none: str | None = None,
+        **options: Any,
+    ) -> None:
+        self._whole, self._none = decimals == 0, none is not None
+        options["nullable"] = self._none
+        super().__init__(**options)
+        # First of all: Qt rounds the range to its decimals.
+        self.native.setDecimals(decimals)
+        self.native.setSuffix(f" {unit}" if unit else "")
+        self.native.setSpecialValueText(none or "")
+        self.range = min - self._none, max
+        self.value = value
+
+    def get_value(self) -> float | None:
+        """The number, or None."""
+        value = super().get_value()
+        if self._none and value == self.min:
+            return None
+        return int(value) if self._whole else float(value)
+
+    def set_value(self, value: float | None) -> None:
+        """Show a number, or what stands for None."""
+        super().set_value(self.min if value is None else value)
+
+
+def annotated_types(record: type[Settings]) -> dict[str, Any]:
+    """The fields of a settings record as `Annotated` types, with magicgui's options."""
+    hints = get_type_hints(record)
+    return {field.name: _annotated(field, hints[field.name]) for field in record.fields()}
+
+
+def _annotated(field: Field[Any], hint: Any) -> Any:
+    about = field.metadata
+    options: dict[str, Any] = {"label": about["title"], "tooltip": about["help"]}
+    if about["choices"] is not None:
+        options["choices"] = about["choices"]
+    elif hint is float or int in (hint, *get_args(hint)):
+        low, high = about["minimum"], about["maximum"]
+        low, high = (0 if low is None else low), (_LARGEST if high is None else high)
+        options |= {"widget_type": NumberBox, "min": low, "max": high, "unit": about["unit"]}
+        options |= {"step": 1, "decimals": 0}
+        if hint is float:
+            default: Any = field.default
+            options["step"] = 10.0 ** math.floor(math.log10(abs(default) or 1.0))
+            options["decimals"] = max(2, *map(_decimals, (default, low, high)))
+        if NoneType in get_args(hint):
+            options["none"] = "model's own"
+    return Annotated[hint, options]
+
+
+def _decimals(number: float) -> int:
+    text = f"{number:.{_MOST_DECIMALS}f}".rstrip("0")
+    return len(text) - text.index(".") - 1
+
+
+class RecordForm(QWidget, Generic[Record]):
+    """The fields of a settings record; the rarely used ones are folded.
+
+    Parameters
+    ----------
+    record : Settings
         What is shown at first.
+    leave_out : collection of str
+        Fields that are shown elsewhere; they keep the value of the record.
+    before : mapping of {title: editor}
+        Editors of magicgui above the fields.
+
+    Attributes
+    ----------
+    editors : dict of {field name: magicgui widget}
     """
 
     changed = Signal()
 
-    def __init__(self, config: PropagationConfig | None = None) -> None:
+    def __init__(
+        self,
+        record: Record,
+        leave_out: Collection[str] = (),
+        before: Mapping[str, ValueWidget] | None = None,
+    ) -> None:
         super().__init__()
-        self._editors: dict[str, QComboBox | QSpinBox] = {}
-        usual, advanced = QFormLayout(), QFormLayout()
-        for form in (usual, advanced):
-            form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapAllRows)
-            form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        self.window_editor = NarrowCombo()
-        self.window_editor.addItem("Percentiles 0.5 to 99.5", DEFAULT_WINDOW)
-        self.window_editor.addItem("Contrast limits of the layer", LAYER_LIMITS)
-        for name in CT_PRESETS:
-            self.window_editor.addItem(f"CT {name.replace('_', ' ')}", name)
-        self.window_editor.setToolTip(
-            "Which intensities the model sees as black and as white, the same for all slices."
-        )
-        self.window_editor.currentIndexChanged.connect(lambda: self.changed.emit())
-        usual.addRow("Intensity window", self.window_editor)
-        for field in PropagationConfig.fields():
-            if field.name not in _ELSEWHERE:
-                editor = self._editor(field)
-                self._editors[field.name] = editor
-                form = advanced if field.metadata["advanced"] else usual
-                form.addRow(field.metadata["title"], editor)
+        self._record = record
+        self.editors: dict[str, ValueWidget] = {}
+        usual, advanced = _rows(), _rows()
+        for title, editor in (before or {}).items():
+            self._add(usual, title, editor)
+        types = annotated_types(type(record))
+        for field in record.fields():
+            if field.name not in leave_out:
+                editor = create_widget(
+                    annotation=types[field.name],
+                    name=field.name,
+                    value=getattr(record, field.name),
+                )
+                self.editors[field.name] = editor
+                rows = advanced if field.metadata["advanced"] else usual
+                self._add(rows, field.metadata["title"], editor)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(usual)
-        inner = QWidget()
-        inner.setLayout(advanced)
-        layout.addWidget(folded("Advanced", "Settings that are rarely changed.", inner))
-        self.set_config(config or PropagationConfig())
+        if advanced.rowCount():
+            inner = QWidget()
+            inner.setLayout(advanced)
+            layout.addWidget(folded("Advanced", "Settings that are rarely changed.", inner))
 
-    def _editor(self, field: dataclasses.Field[Any]) -> QComboBox | QSpinBox:
-        about, editor = field.metadata, QSpinBox()
-        if about["choices"] is not None:
-            editor = NarrowCombo()
-            for choice in about["choices"]:
-                editor.addItem(str(choice), choice)
-            editor.currentIndexChanged.connect(lambda: self.changed.emit())
-        else:
-            lowest = int(about["minimum"] or 0)
-            # The value below the lowest one stands for none.
-            editor.setRange(lowest - 1 if field.default is None else lowest, _LARGEST)
-            if field.default is None:
-                editor.setSpecialValueText("model's own")
-            if about["unit"]:
-                editor.setSuffix(f" {about['unit']}")
-            editor.valueChanged.connect(lambda: self.changed.emit())
-        editor.setToolTip(about["help"])
-        return editor
+    def _add(self, rows: QFormLayout, title: str, editor: ValueWidget) -> None:
+        editor.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        editor.native.setMinimumWidth(80)
+        rows.addRow(title, editor.native)
+        editor.changed.connect(lambda: self.changed.emit())
 
     @property
-    def config(self) -> PropagationConfig:
-        """The settings as shown."""
-        values: dict[str, Any] = {}
-        for field in PropagationConfig.fields():
-            editor = self._editors.get(field.name)
-            if isinstance(editor, QComboBox):
-                values[field.name] = editor.currentData()
-            elif editor is not None:
-                value = editor.value()
-                none = field.default is None and value == editor.minimum()
-                values[field.name] = None if none else value
-        return PropagationConfig(**values)
+    def record(self) -> Record:
+        """The settings as shown.
 
-    def set_config(self, config: PropagationConfig) -> None:
+        Raises
+        ------
+        ConfigError
+            The record refuses them.
+        """
+        return self._record.replace(**{n: editor.value for n, editor in self.editors.items()})
+
+    def set_record(self, record: Record) -> None:
         """Show other settings."""
-        for name, editor in self._editors.items():
-            value = getattr(config, name)
-            if isinstance(editor, QComboBox):
-                editor.setCurrentIndex(editor.findData(value))
-            else:
-                editor.setValue(editor.minimum() if value is None else value)
+        self._record = record
+        for name, editor in self.editors.items():
+            editor.value = getattr(record, name)
+
+
+def form_of(record: Record, leave_out: Collection[str] = ()) -> RecordForm[Record]:
+    """A form of a settings record, see `RecordForm`."""
+    return RecordForm(record, leave_out)
+
+
+class SettingsForm(RecordForm[PropagationConfig]):
+    """Settings of a run, and the intensity window of the model.
+
+    Parameters
+    ----------
+    config : PropagationConfig
+        What is shown at first.
+    """
+
+    def __init__(self, config: PropagationConfig) -> None:
+        self._window = window_chooser(
+            "Contrast limits of the layer",
+            "Which intensities the model sees as black and as white, the same for all slices.",
+        )
+        super().__init__(config, ("direction",), {"Intensity window": self._window})
 
     def set_window(self, window: str) -> None:
         """Show another intensity window; one that is no choice yet becomes one."""
-        index = self.window_editor.findData(window)
-        if index < 0:
-            index = self.window_editor.count()
-            self.window_editor.addItem(window.replace(",", " to "), window)
-        self.window_editor.setCurrentIndex(index)
+        if window not in self._window.choices:
+            title = window.replace(",", " to ")
+            self._window.set_choice(title, window)
+        self._window.value = window
 
     @property
     def window(self) -> str:
         """The intensity window: as `parse_window` reads it, or `LAYER_LIMITS`."""
-        return str(self.window_editor.currentData())
+        return str(self._window.value)
+
+
+def window_chooser(layer_limits: str, tooltip: str) -> ComboBox:
+    """A chooser of intensity windows, with a name for the contrast limits of the layer."""
+    choices = [(title, text) for text, title in WINDOW_CHOICES.items()]
+    choices.insert(1, (layer_limits, LAYER_LIMITS))
+    return ComboBox(choices=choices, tooltip=tooltip, value=choices[0][1])
+
+
+def _rows() -> QFormLayout:
+    rows = QFormLayout()
+    rows.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapAllRows)
+    rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    return rows

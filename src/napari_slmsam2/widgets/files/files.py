@@ -124,7 +124,7 @@ class Files(QObject):
                 sink.write_plane(index, plane)
         sink.flush()
         view = self._view
-        view.settings.set_config(session.config)
+        view.settings.set_record(session.config)
         view.settings.set_window(window)
         view.run_bar.direction = session.config.direction
         view.model.choose(str(session.model))
