@@ -1,4 +1,4 @@
-"""A generated scan with known labels, to try things on: nobody's data, the same every time."""
+"""A generated CT-like scan with known labels, for demonstrations and tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Field = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A volume and the truth about it.
+    """A volume and its true labels.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class Sample:
         int16 intensities in Hounsfield units, axes (x, y, z) to the right, anterior, superior.
     labels : ndarray of uint8, shape of the volume
     names : dict of int to str
-        What the labels are.
+        Name of each label.
     """
 
     volume: Volume
@@ -36,17 +36,17 @@ class Sample:
 
 
 def make_sample(seed: int = 0) -> Sample:
-    """Draw an abdominal CT-like scan of 3 mm slices.
+    """Generate an abdominal CT-like scan of 3 mm slices.
 
-    Two organs are labelled: a large one that changes its outline from slice to slice, and a small
-    round one beside a look-alike of nearly the same intensity. Both begin and end inside the
-    stack. Fat, muscle, spine, an air-filled gut, tissue texture, partial volume and correlated
-    noise stand in for the rest.
+    Two organs are labelled: a large one whose outline changes from slice to slice, and a small
+    round one beside an unlabelled organ of nearly the same intensity. Both begin and end inside
+    the stack. The background has fat, muscle, spine, an air-filled gut, tissue texture, partial
+    volume and correlated noise.
 
     Parameters
     ----------
     seed : int
-        Of the random generator.
+        Seed of the random generator; the same seed gives the same scan.
 
     Returns
     -------
@@ -114,14 +114,14 @@ def _ellipsoid(
     centre: tuple[_Field | float, float, float],
     radii: tuple[float, _Field | float, float],
 ) -> _Field:
-    """Below 1 inside."""
+    """Normalised squared distance from the centre: below 1 inside."""
     (cx, cy, cz), (rx, ry, rz) = centre, radii
     distance = ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 + ((z - cz) / rz) ** 2
     return np.asarray(distance, np.float32)
 
 
 def _liver(x: _Field, y: _Field, z: _Field) -> _Field:
-    """A round lobe on the right, and a flat one that crosses the middle."""
+    """Union of a round lobe on the right and a flat one across the midline: below 1 inside."""
     right = _ellipsoid(x, y, z, (-40 + 0.12 * z, 4, 4), (36, 42, 50))
     left = _ellipsoid(x, y, z, (-14, 20, 8), (46, 22 + 0.08 * z, 40))
     both: _Field = np.minimum(right, left)
@@ -142,7 +142,7 @@ def _bean(
 
 
 def _fat(x: _Field, y: _Field, z: _Field, shape: _Field) -> _Mask:
-    """Fat round the organs."""
+    """Fat around the organs."""
     behind = _ellipsoid(np.abs(x), y, z, (46, -28, -10), (27, 27, 52)) < 1
     fat: _Mask = behind | ((shape > 1.1) & (y < 30))
     return fat

@@ -501,7 +501,7 @@ def test_the_preferences_of_the_documentation_open_every_folder_unasked(
 
 def test_a_layer_of_unknown_place_is_not_given_one(viewer, tmp_path):
     layer = viewer.add_labels(np.zeros(SHAPE, np.uint8), name="cells")
-    with pytest.raises(OutputError, match=r"layer 'cells' does not know where.* save as TIFF"):
+    with pytest.raises(OutputError, match=r"position of layer 'cells' is not known.* save as TIFF"):
         layer.save(str(tmp_path / "cells.nii.gz"), plugin=PLUGIN)
     assert list(tmp_path.iterdir()) == []
 

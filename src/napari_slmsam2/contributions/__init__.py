@@ -1,4 +1,4 @@
-"""What the manifest offers napari beside the widgets: readers, a writer, sample data.
+"""Readers, writers and sample data of the napari manifest, without Qt and torch.
 
-Without Qt and torch; everything heavy is imported on use.
+Large libraries are imported on use.
 """

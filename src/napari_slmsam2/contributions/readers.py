@@ -1,4 +1,4 @@
-"""Opening scans and label maps with their geometry."""
+"""Reader of scans and label maps with their geometry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LayerData = tuple[Any, dict[str, Any], str]
 PathOrPaths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 MAX_IN_MEMORY = 2**30
-"""Bytes up to which an uncompressed image is read at once; a larger one slice by slice."""
+"""Size in bytes up to which an uncompressed image is read at once; larger ones slice by slice."""
 
 _LABEL_WORDS = {
     "annotation", "annotations", "aseg", "dseg", "label", "labelmap", "labels", "mask", "masks",
@@ -29,7 +29,7 @@ _NIFTI_INTENT_LABEL = 1002
 
 
 def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]] | None:
-    """Tell whether a file can be opened here.
+    """The reader of a file, if this plugin can open it.
 
     Parameters
     ----------
@@ -54,9 +54,9 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]] | 
 def read(path: PathOrPaths) -> list[LayerData]:
     """Open a file as a Labels layer if it holds a label map, else as an Image layer.
 
-    A file is a label map if its name says so (``scan_seg.nii.gz``, ``labels.nrrd``), its NIfTI
-    header or its OME-Zarr metadata, and it holds whole numbers only. The axes are those of the
-    file; time and unknown axes come first, channels become layers of their own.
+    A file is a label map if its name (``scan_seg.nii.gz``, ``labels.nrrd``), its NIfTI header or
+    its OME-Zarr metadata marks it as one, and it contains whole numbers only. The axes are those
+    of the file; time and unknown axes come first, each channel becomes a layer.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def read(path: PathOrPaths) -> list[LayerData]:
     Raises
     ------
     VolumeError
-        The file is damaged or holds no image.
+        The file is damaged or contains no image.
     """
     if not isinstance(path, str | os.PathLike):
         raise VolumeError(str(path), "is not one file")
@@ -79,18 +79,18 @@ def read(path: PathOrPaths) -> list[LayerData]:
 
     try:
         raw = format_to_read(file).load(file).read(file)
-        layer = _labels(raw, file) if _says_labels(raw, file) else None
+        layer = _labels(raw, file) if _is_marked_as_labels(raw, file) else None
         return [layer or _image(raw, file)]
     except SlmSam2Error:
         raise
     except Exception as error:
         raise VolumeError(
             str(file), "cannot be read as an image", found=f"{type(error).__name__}: {error}",
-            hint="The file may be damaged or of another format than its name says.",
+            hint="The file may be damaged or of another format than its suffix.",
         ) from error  # fmt: skip
 
 
-def _says_labels(raw: Any, file: Path) -> bool:
+def _is_marked_as_labels(raw: Any, file: Path) -> bool:
     header = raw.template
     if raw.format.startswith("NIfTI") and int(header["intent_code"]) == _NIFTI_INTENT_LABEL:
         return True
@@ -101,7 +101,7 @@ def _says_labels(raw: Any, file: Path) -> bool:
 
 
 def _labels(raw: Any, file: Path) -> LayerData | None:
-    """None where there is a voxel that is no label."""
+    """A Labels layer; None if a voxel is not a whole number."""
     from napari_slmsam2.io import read_labels
 
     try:
@@ -137,13 +137,13 @@ def _image(raw: Any, file: Path) -> LayerData:
 
 
 def _display_order(shape: Sequence[int], roles: str) -> list[int]:
-    """Axes as napari shows them: time, others, space, channels; single ones are left out."""
+    """Axes in napari's order: time, others, space, channels; without axes of length 1."""
     kept = [i for i, role in enumerate(roles) if role == "s" or shape[i] > 1]
     return sorted(kept, key=lambda i: "t?sc".index(roles[i]))
 
 
 def _array(data: Any, order: str, roles: str) -> Any:
-    """In memory if it is there already or small, else a dask array of one chunk per slice."""
+    """The array, in memory if it is loaded or small, else as dask array of one chunk per slice."""
     shape, dtype = tuple(data.shape), np.dtype(data.dtype)
     if isinstance(data, np.ndarray) or math.prod(shape) * dtype.itemsize <= MAX_IN_MEMORY:
         array: npt.NDArray[Any] = np.asarray(data[(slice(None),) * len(shape)])

@@ -1,4 +1,4 @@
-"""The generated scan, under File > Open Sample."""
+"""Sample data of napari: the generated scan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def scan() -> list[LayerData]:
-    """The scan alone.
+    """The scan without labels.
 
     Returns
     -------
@@ -25,7 +25,7 @@ def scan() -> list[LayerData]:
 
 
 def scan_with_seeds() -> list[LayerData]:
-    """The scan, and each organ annotated on the slice where it is largest.
+    """The scan, with each organ annotated on the slice where it is largest.
 
     Returns
     -------

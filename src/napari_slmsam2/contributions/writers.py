@@ -1,4 +1,4 @@
-"""Saving a Labels layer on the grid of its image."""
+"""Writer of Labels layers on the grid of their image."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from napari_slmsam2.io.layer_grid import METADATA_KEY, colours_of, grid_of, load
 def write_labels(path: str, data: Any, attributes: Mapping[str, Any]) -> list[str]:
     """Write a Labels layer; the suffix of the path decides the format.
 
-    A layer on the grid of a file has that file's geometry, and its very header in the same
-    format. Any other layer goes to TIFF and OME-Zarr only, with its own scale, units and (in
-    OME-Zarr) translation: formats that place voxels in a patient or specimen would have to invent
-    where they are. OME-Zarr keeps the colours too.
+    A layer on the grid of an image file gets the geometry of that file, and its header if the
+    format is the same. Other layers are written to TIFF and OME-Zarr only, with the scale, units
+    and (in OME-Zarr) translation of the layer, because the other formats require a position in
+    the patient or specimen that is not known. OME-Zarr also stores the colours.
 
     Parameters
     ----------
     path : str
-        ``.nii``, ``.nii.gz``, ``.mgh``, ``.mgz``, ``.nrrd``, ``.tif``, ``.zarr``; replaced where
-        it exists, napari has asked.
+        ``.nii``, ``.nii.gz``, ``.mgh``, ``.mgz``, ``.nrrd``, ``.tif``, ``.zarr``. An existing
+        file is replaced; napari has asked for confirmation.
     data : array_like of integer
-        Of a multiscale layer: the levels; the finest one is written.
+        For a multiscale layer the levels, of which the finest is written.
     attributes : mapping
-        Of the layer.
+        Attributes of the layer.
 
     Returns
     -------
     list of str
-        What was written.
+        Paths of the files written.
 
     Raises
     ------
     GridMismatchError
-        The layer is not 3D, or no longer of the shape of its image.
+        The layer is not 3D, or its shape differs from that of its image.
     OutputError
-        The format cannot say where the layer lies, or the file cannot be written.
+        The format cannot represent the position of the layer, or the file cannot be written.
     """
     from napari_slmsam2.io import write_labels as write
 
@@ -50,7 +50,7 @@ def write_labels(path: str, data: Any, attributes: Mapping[str, Any]) -> list[st
     if len(data.shape) != 3:
         raise GridMismatchError(
             name, "is not a volume", expected="3 dimensions", found=f"shape {tuple(data.shape)}",
-            hint="Save one time point or channel of it as a layer of its own.",
+            hint="Save one time point or channel as a separate layer.",
         )  # fmt: skip
     grid = attributes.get("metadata", {}).get(METADATA_KEY)
     if grid is None:
@@ -73,8 +73,8 @@ def _check(
     scale = tuple(float(s) for s in attributes.get("scale", grid["spacing"]))
     if not np.allclose(scale, grid["spacing"], rtol=1e-3, atol=0):
         warnings.warn(
-            f"{name} has scale {scale}, but its image a voxel size of {grid['spacing']}: "
-            "the file gets that of the image.",
+            f"{name} has scale {scale}, but its image has a voxel size of {grid['spacing']}; "
+            "the file is written with the voxel size of the image.",
             stacklevel=3,
         )
 
@@ -82,14 +82,14 @@ def _check(
 def _grid_of_layer(
     path: str, name: str, shape: Sequence[int], attributes: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The grid of a layer that does not come from a file of this plugin."""
+    """The grid of a layer that was not opened by this plugin."""
     from napari_slmsam2.io.formats import format_to_write
     from napari_slmsam2.io.raw import Geometry
     from napari_slmsam2.io.units import NO_UNIT, unit_name
 
     if format_to_write(Path(path)).order != "zyx":
         raise OutputError(
-            path, f"{name} does not know where its voxels lie",
+            path, f"the position of {name} is not known",
             expected="the grid of an image that this plugin opened",
             hint="Open the image with SLM-SAM 2 and annotate it there, or save as TIFF or "
             "OME-Zarr, which keep the voxel size.",
@@ -111,7 +111,7 @@ def _grid_of_layer(
 
 
 def _check_straight(path: str, name: str, attributes: Mapping[str, Any]) -> None:
-    """Refuse what a voxel size cannot say."""
+    """Refuse a transform that voxel size and translation cannot represent."""
     moved = {
         "rotate": not np.allclose(attributes.get("rotate", np.eye(3)), np.eye(3)),
         "shear": not np.allclose(attributes.get("shear", np.zeros(3)), 0),
@@ -120,6 +120,6 @@ def _check_straight(path: str, name: str, attributes: Mapping[str, Any]) -> None
     found = [key for key, is_moved in moved.items() if is_moved]
     if found:
         raise OutputError(
-            path, f"the file cannot hold the position of {name}", found=", ".join(found),
+            path, f"the format cannot represent the transform of {name}", found=", ".join(found),
             hint="Open the image with SLM-SAM 2, or reset the layer's transform.",
         )  # fmt: skip

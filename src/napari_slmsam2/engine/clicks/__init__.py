@@ -1,1 +1,1 @@
-"""Points and boxes to masks, for models that cannot read them."""
+"""Masks from points and boxes, for models without a prompt encoder."""

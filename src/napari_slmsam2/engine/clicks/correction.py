@@ -1,30 +1,30 @@
-"""One click that corrects a mask near its outline, and leaves the rest of it alone."""
+"""Correction of a mask by one click near its outline, which leaves the rest unchanged."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_slmsam2.engine.clicks.geodesic import distance_from, gradient_cost, unlike
+from napari_slmsam2.engine.clicks.geodesic import distance_from, gradient_cost, intensity_cost
 
 Mask = npt.NDArray[np.bool_]
 
 SMALL = 0.35
-"""Largest depth of an error that is repaired, in parts of the radius of the mask."""
+"""Largest depth of an error that is corrected, as a fraction of the radius of the mask."""
 
 REACH = 2.5
-"""How far a repair reaches, in depths of the error, and at least `LEAST` pixels."""
+"""Reach of a correction, in depths of the error; at least `LEAST` pixels."""
 
 LEAST = 3.0
 
 
-def repaired(
+def correct_mask(
     image: npt.NDArray[np.float32], mask: Mask, click: tuple[int, int], *, inside: bool
 ) -> Mask | None:
-    """The mask with what a click adds to it or takes from it.
+    """The mask with the pixels that a click adds or removes.
 
-    What lies geodesically nearer to the click than to the pixels that are right for certain (on
-    the same side of the outline, beyond the reach of the click) changes sides.
+    Pixels on the wrong side of the outline change sides if they are geodesically nearer to the
+    click than to trusted pixels (on that side of the outline, beyond the reach of the click).
 
     Parameters
     ----------
@@ -33,12 +33,12 @@ def repaired(
     click : tuple of int
         ``(row, column)``.
     inside : bool
-        Whether the object is there.
+        Whether the click is inside the object.
 
     Returns
     -------
     ndarray of bool, shape (H, W), or None
-        None where the error is so large that the whole mask is in doubt.
+        None if the error is too large for a local correction.
     """
     wrong = ~mask if inside else mask
     if not wrong[click]:
@@ -60,8 +60,8 @@ def repaired(
     smooth, cost, unit = gradient_cost(image[window], None)
     place = np.array([[click[0] - top, click[1] - left]])
     known = np.argwhere(trusted)
-    ours = distance_from(cost + unlike(smooth, place) / unit, place)
-    theirs = distance_from(cost + unlike(smooth, place) / unit, known)
+    ours = distance_from(cost + intensity_cost(smooth, place) / unit, place)
+    theirs = distance_from(cost + intensity_cost(smooth, place) / unit, known)
     changed = here & (ours < theirs)
     result = mask.copy()
     result[window] ^= changed

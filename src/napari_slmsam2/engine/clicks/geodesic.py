@@ -1,4 +1,4 @@
-"""Distances on a slice that grow along edges and away from the intensities of a place."""
+"""Geodesic distances on a slice, with costs from edges and from intensity differences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SMOOTHING = 0.7
 """Standard deviation of the filter before the intensities are compared, in pixels."""
 
 STEP, EDGE, UNLIKE = 0.02, 1.0, 0.5
-"""Cost of a pixel: a constant, its gradient, and its distance from the intensities clicked on."""
+"""Weights of the cost of a pixel: constant, gradient, difference from the clicked intensities."""
 
 CONTRAST_REACH = 32
 """Half the side of the square whose contrast is the unit of intensity, in pixels."""
@@ -23,18 +23,18 @@ CONTRAST_REACH = 32
 def gradient_cost(
     image: npt.NDArray[np.float32], centre: Pixels | None
 ) -> tuple[Field, Field, float]:
-    """What every distance on an image begins with.
+    """The part of the cost that does not depend on the clicks.
 
     Parameters
     ----------
     image : ndarray of float32, shape (H, W)
     centre : ndarray of int, shape (2,), or None
-        Where the contrast is looked at; None for the whole image.
+        Centre of the square whose contrast is measured; None for the whole image.
 
     Returns
     -------
     smooth : ndarray of float, shape (H, W)
-        The intensities to compare.
+        Smoothed intensities.
     cost : ndarray of float, shape (H, W)
     unit : float
         Range of the intensities.
@@ -51,8 +51,8 @@ def gradient_cost(
     return smooth, STEP + EDGE * gradient / unit, unit
 
 
-def unlike(smooth: Field, pixels: Pixels) -> Field:
-    """Cost of an intensity: its distance from the nearest of those that were clicked on."""
+def intensity_cost(smooth: Field, pixels: Pixels) -> Field:
+    """Cost of an intensity: its difference from the nearest of the clicked intensities."""
     known = [
         np.median(smooth[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3])
         for row, column in pixels

@@ -1,4 +1,4 @@
-"""The level sets of a distance on a slice, and how much each looks like an object."""
+"""Level sets of a distance on a slice, and the probability that each is the object."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from scipy import ndimage as ndi
 Values = npt.NDArray[np.float64]
 
 N_LEVELS, SMALLEST = 48, 9
-"""How many levels are looked at, and the area of the smallest one in pixels."""
+"""Number of levels, and area of the smallest one in pixels."""
 
 MEANS, SPREADS, WEIGHTS = (-3.593, -3.142, 0.193), (0.813, 0.813, 0.200), (0.516, 0.479, 0.455)
-"""Of log signed contrast, log contrast, and unlikeness of the rim (negative: it speaks against).
+"""Of log signed contrast, log absolute contrast, and dissimilarity of the rim.
 
 Fitted on the training volumes (see ``docs/clicks.md``).
 """
@@ -25,7 +25,7 @@ _BINS = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LevelSets:
-    """Regions within a distance, one inside the other, from small to large.
+    """Nested regions within a distance, from small to large.
 
     Attributes
     ----------
@@ -33,23 +33,23 @@ class LevelSets:
         The distances.
     areas : ndarray of int, shape (T,)
         Pixels within them.
-    looks : ndarray of float, shape (T, 3)
+    features : ndarray of float, shape (T, 3)
         Log of the signed and of the absolute contrast across the outline, and the total variation
         distance between the intensities of the outer half of the region and of the inner one.
     """
 
     values: Values
     areas: npt.NDArray[np.int64]
-    looks: Values
+    features: Values
 
     @classmethod
     def measure(cls, distance: Values, image: npt.NDArray[np.float32]) -> Self:
-        """Look at the levels of a distance on an image; both of shape (H, W)."""
+        """Measure the levels of a distance on an image; both of shape (H, W)."""
         ascending = np.sort(distance, axis=None)
         largest = max(SMALLEST, int(0.8 * distance.size))
         areas = np.unique(np.geomspace(SMALLEST, largest, N_LEVELS).astype(np.int64))
         areas = np.unique(np.minimum(areas, distance.size))
-        # A little beyond the last pixel within.
+        # Slightly beyond the last pixel within.
         values = ascending[areas - 1] * (1 + 1e-6) + 1e-9
         entered = np.searchsorted(values, distance)
         low, high = np.percentile(image, (1, 99))
@@ -61,8 +61,8 @@ class LevelSets:
         return cls(values, areas, np.column_stack([*outline, _rim(bins, entered, areas)]))
 
     def weights(self, prior: Values | None = None) -> Values:
-        """How probable each level is, shape (T,); ``prior`` is a logarithm."""
-        score = ((self.looks - MEANS) / SPREADS) @ np.array(WEIGHTS)
+        """Probability of each level, shape (T,); ``prior`` is a logarithm."""
+        score = ((self.features - MEANS) / SPREADS) @ np.array(WEIGHTS)
         score = score if prior is None else score + prior
         odds = np.exp(score - score.max())
         return np.asarray(odds / odds.sum())
@@ -70,13 +70,13 @@ class LevelSets:
     def median(self, weights: Values) -> float:
         """The level at which half of the weight is reached.
 
-        For regions one inside the other that is the vote of all of them, pixel by pixel.
+        For nested regions this is the weighted majority vote at each pixel.
         """
         reached = np.cumsum(weights) / weights.sum()
         return float(self.values[min(int((reached < 0.5).sum()), len(self.values) - 1)])
 
     def joining(self, distance: Values, places: npt.NDArray[np.int64]) -> float:
-        """The lowest level that holds all places in one part; 0 for a single place."""
+        """The lowest level that contains all places in one part; 0 for a single place."""
         if len(places) < 2:
             return 0.0
         low, high = 0, len(self.values) - 1
@@ -107,7 +107,7 @@ def _across(image: Values, entered: npt.NDArray[np.intp], n: int) -> tuple[Value
 def _rim(
     bins: npt.NDArray[np.int64], entered: npt.NDArray[np.intp], areas: npt.NDArray[np.int64]
 ) -> Values:
-    """Unlikeness of the outer and the inner half of each level; 0 where there is no inner one."""
+    """Dissimilarity of the outer and inner half of each level; 0 without an inner half."""
     n = len(areas)
     counts = np.bincount((entered * _BINS + bins).ravel(), minlength=(n + 1) * _BINS)
     counts = counts.reshape(n + 1, _BINS).astype(np.float64)

@@ -1,4 +1,4 @@
-"""One slice at a time: from clicks and a box to a mask, with any model."""
+"""The mask of one slice from points and a box, with any model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from napari_slmsam2.engine.propagation.slice_encoding import encode_slice
 
 @dataclass(frozen=True, slots=True)
 class PromptSolver:
-    """Answers clicks on the slices of a volume; what was encoded once is kept.
+    """Computes masks from prompts on the slices of a volume; embeddings are cached.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ class PromptSolver:
     volume : Volume
     window : IntensityWindow
     embeddings : EmbeddingCache, optional
-        Of this segmenter, volume and window. Default: one that holds 256 MiB.
+        Of this segmenter, volume and window. Default: a cache of 256 MiB.
     """
 
     segmenter: SliceSegmenter
@@ -43,7 +43,7 @@ class PromptSolver:
         PromptSet().with_prompt(prompt).check(volume.n_slices, shape)
         where = f"{prompt.kind.value} of label {prompt.label} on slice {prompt.index}"
         if prompt.kind is not PromptKind.POINTS:
-            raise PromptError(where, "is no question", expected="points or a box")
+            raise PromptError(where, "has no points and no box", expected="points or a box")
         embedding = encode_slice(self.segmenter, volume, self.window, prompt.index, self.embeddings)
         found = self.segmenter.encode_seed(embedding, prompt.unanswered(), shape)
         mask = found.logits > 0

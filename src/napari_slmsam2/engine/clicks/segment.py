@@ -1,10 +1,9 @@
-"""From clicks and a box to a mask, for models that cannot read them: geodesic level sets.
+"""The mask of clicks and a box by geodesic level sets, for models without a prompt encoder.
 
-A person's click is the start of geodesic distances that grow along edges and away from the
-intensities that were clicked on (Criminisi, Sharp and Blake 2008, ECCV; the fast marching along
-minimal paths is scikit-image's ``MCP_Geometric``). Every level of that distance is a region
-around the clicks, one inside the other. Which one is the object is weighed by the contrast along
-its outline and by how alike its rim and its core look.
+Geodesic distances start at the clicks and grow across edges and with the difference from the
+clicked intensities (Criminisi, Sharp and Blake 2008, ECCV; minimal paths by scikit-image's
+``MCP_Geometric``). The level sets of the distance are nested regions around the clicks. Each is
+weighted by the contrast along its outline and by the similarity of its rim and its core.
 """
 
 from __future__ import annotations
@@ -17,8 +16,13 @@ from scipy import ndimage as ndi
 
 from napari_slmsam2.core.errors import PromptError
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
-from napari_slmsam2.engine.clicks.correction import repaired
-from napari_slmsam2.engine.clicks.geodesic import UNLIKE, distance_from, gradient_cost, unlike
+from napari_slmsam2.engine.clicks.correction import correct_mask
+from napari_slmsam2.engine.clicks.geodesic import (
+    UNLIKE,
+    distance_from,
+    gradient_cost,
+    intensity_cost,
+)
 from napari_slmsam2.engine.clicks.level_sets import LevelSets
 from napari_slmsam2.engine.features.optical_flow import resample
 
@@ -28,24 +32,24 @@ Field = npt.NDArray[np.float64]
 Pixels = npt.NDArray[np.int64]
 
 WORK_PIXELS = 192 * 192
-"""Larger slices are first answered on a coarser grid, which bounds the time."""
+"""Larger slices are segmented on a coarser grid first, which bounds the time."""
 
 BOX_CORE, BOX_MARGIN, BOX_AREA, BOX_AREA_SPREAD = 0.5, 0.3, 0.68, 0.15
-"""Of a box: the ellipse that is taken as object, and the surround that is looked at, in parts of
-its size; the share of its area that objects take up, and the spread of that share's logarithm."""
+"""For a box: the ellipse that counts as object and the margin around the box, as fractions of its
+size; the expected area of the object as a fraction of the box, and the spread of its logarithm."""
 
 CORRECTED = 0.5
-"""A click that takes something back leaves at least the levels up to this share of its own."""
+"""A click outside keeps at least the levels up to this fraction of its own distance."""
 
 JOINED = 1.5
-"""Levels are looked at up to this multiple of the one that joins the clicks."""
+"""Levels are considered up to this multiple of the one that connects the clicks."""
 
 _BINS = 24
 
 
 @dataclass(frozen=True, slots=True)
 class _Hints:
-    """What a person said, in pixels of the image at hand.
+    """Clicks and box in pixels of an image.
 
     Attributes
     ----------
@@ -61,7 +65,7 @@ class _Hints:
 
 
 def seed_mask(prompt: SlicePrompt, image: Image) -> Mask:
-    """The mask of a seed: as drawn or answered, empty where absent, else found from the clicks.
+    """The mask of a seed: as drawn or answered, empty if absent, else computed from the clicks.
 
     Parameters
     ----------
@@ -80,7 +84,7 @@ def seed_mask(prompt: SlicePrompt, image: Image) -> Mask:
 
 
 def mask_from_prompt(image: Image, prompt: SlicePrompt) -> Mask:
-    """The object that a person clicked on or drew a box around.
+    """The mask of the object at the clicks or in the box.
 
     Parameters
     ----------
@@ -92,12 +96,12 @@ def mask_from_prompt(image: Image, prompt: SlicePrompt) -> Mask:
     Returns
     -------
     ndarray of bool, shape (H, W)
-        It holds every pixel that was clicked as inside and none that was clicked as outside.
+        Contains every pixel that was clicked as inside and none that was clicked as outside.
 
     Raises
     ------
     PromptError
-        Nothing says where the object is, or the same pixel is said to be inside and outside.
+        There is no click inside and no box, or a pixel is marked as inside and outside.
     """
     assert prompt.points is not None
     assert prompt.point_labels is not None
@@ -105,7 +109,7 @@ def mask_from_prompt(image: Image, prompt: SlicePrompt) -> Mask:
     pixels = np.clip(np.rint(prompt.points), 0, rim).astype(np.int64)
     signs = prompt.point_labels == 1
     _check(prompt, pixels[signs], pixels[~signs])
-    # The first answer, then click by click: each corrects what was found before it.
+    # The first mask, then click by click: each corrects the mask before it.
     start = 0 if prompt.box is not None else int(np.argmax(signs)) + 1
     mask = _answer(image, pixels[:start], signs[:start], prompt.box)
     for n in range(start, len(pixels)):
@@ -118,7 +122,7 @@ def _corrected(
 ) -> Mask:
     """The mask after the last of these clicks."""
     row, column = (int(v) for v in pixels[-1])
-    found = repaired(image, mask, (row, column), inside=bool(signs[-1]))
+    found = correct_mask(image, mask, (row, column), inside=bool(signs[-1]))
     if found is None:
         return _answer(image, pixels, signs, box)
     found[tuple(pixels.T)] = signs
@@ -136,7 +140,7 @@ def _answer(image: Image, pixels: Pixels, signs: Mask, drawn: tuple[float, ...] 
             box = np.r_[np.minimum(box[:2], here[:2]), np.maximum(box[2:], here[2:])]
     window = _around(box, image.shape) if box is not None else _all(image.shape)
     mask = _answer_in(image, window, _Hints(inside, outside, box))
-    closer = _closer(mask, window, inside)
+    closer = _smaller_window(mask, window, inside)
     if closer is not None:
         mask = _answer_in(image, closer, _Hints(inside, outside, box))
     mask[tuple(pixels.T)] = signs
@@ -148,15 +152,13 @@ def _check(prompt: SlicePrompt, inside: Pixels, outside: Pixels) -> None:
     if prompt.box is None and not len(inside):
         raise PromptError(
             where,
-            "say only where the object is not",
+            "are all outside the object",
             expected="a click inside the object, or a box around it",
             found=f"{len(outside)} clicks outside",
         )
     both = {tuple(p) for p in inside.tolist()} & {tuple(p) for p in outside.tolist()}
     if both:
-        raise PromptError(
-            where, "say of the same pixel that it is inside and outside", found=sorted(both)
-        )
+        raise PromptError(where, "mark the same pixel as inside and outside", found=sorted(both))
 
 
 Window = tuple[slice, slice]
@@ -178,8 +180,8 @@ def _size(window: Window) -> tuple[int, int]:
     return rows.stop - rows.start, columns.stop - columns.start
 
 
-def _closer(mask: Mask, window: Window, inside: Pixels) -> Window | None:
-    """A smaller window to look again at full resolution; None where that would gain nothing."""
+def _smaller_window(mask: Mask, window: Window, inside: Pixels) -> Window | None:
+    """A smaller window for a second pass at full resolution; None if it is not much smaller."""
     if np.prod(_size(window)) <= WORK_PIXELS:
         return None
     found = np.concatenate([np.argwhere(mask), inside])
@@ -192,7 +194,7 @@ def _closer(mask: Mask, window: Window, inside: Pixels) -> Window | None:
 
 
 def _answer_in(image: Image, window: Window, hints: _Hints) -> Mask:
-    """The mask inside a window, which is looked at in at most `WORK_PIXELS` pixels."""
+    """The mask inside a window, computed on at most `WORK_PIXELS` pixels."""
     size = np.array(_size(window))
     start = np.array([window[0].start, window[1].start])
     zoom = min(1.0, float(np.sqrt(WORK_PIXELS / np.prod(size))))
@@ -208,7 +210,7 @@ def _answer_in(image: Image, window: Window, hints: _Hints) -> Mask:
     seen = ((hints.outside >= start) & (hints.outside < start + size)).all(1)
     outside = pixels(hints.outside[seen])
     inside = pixels(hints.inside)
-    # On a coarse grid a pixel may be both: what is inside goes first.
+    # On a coarse grid a pixel may be both: clicks inside have priority.
     outside = outside[~(outside[:, None] == inside[None]).all(2).any(1)]
     box = None
     if hints.box is not None:
@@ -230,10 +232,10 @@ def _field(image: Image, hints: _Hints) -> Field:
         share = np.log(levels.areas / (height * width)) - np.log(BOX_AREA)
         weights = levels.weights(-0.5 * (share / BOX_AREA_SPREAD) ** 2)
         return _tidy(_bounded(levels, weights, distance, hints) - distance, hints)
-    distance = distance_from(cost + unlike(smooth, hints.inside) / unit, hints.inside)
+    distance = distance_from(cost + intensity_cost(smooth, hints.inside) / unit, hints.inside)
     rim = np.full(distance.shape, np.inf)
     if len(hints.outside):
-        away = distance_from(cost + unlike(smooth, hints.outside) / unit, hints.outside)
+        away = distance_from(cost + intensity_cost(smooth, hints.outside) / unit, hints.outside)
         rim = away - distance
     levels = LevelSets.measure(np.where(rim < 0, distance.max(), distance), image)
     level = _bounded(levels, levels.weights(), distance, hints)
@@ -243,12 +245,12 @@ def _field(image: Image, hints: _Hints) -> Field:
 def _bounded(
     levels: LevelSets, weights: npt.NDArray[np.float64], distance: Field, hints: _Hints
 ) -> float:
-    """The level that the clicks allow and that looks most like an object."""
+    """The most probable level among those that agree with the clicks."""
     free = levels.median(weights)
     low = levels.joining(distance, hints.inside) if hints.box is None else 0.0
     high = min((float(distance[tuple(p)]) for p in hints.outside), default=np.inf)
     if high <= free:
-        # The click took something back: the outline is likely nearer to it than to the object.
+        # The click removed something: the outline is probably nearer to it than to the object.
         low = max(low, CORRECTED * high)
     allowed = (levels.values >= low) & (levels.values < high)
     if not allowed.any() and low < high:
@@ -259,7 +261,7 @@ def _bounded(
 
 
 def _tidy(field: Field, hints: _Hints) -> Field:
-    """Without holes and without parts that nobody clicked on."""
+    """The field without holes and without parts that contain no click."""
     mask = field > 0
     holes, n = ndi.label(ndi.binary_fill_holes(mask) & ~mask)
     kept = np.unique(holes[tuple(hints.outside.T)])
@@ -275,7 +277,7 @@ def _tidy(field: Field, hints: _Hints) -> Field:
 
 
 def _box_distance(cost: Field, smooth: Field, hints: _Hints) -> Field:
-    """0 in the middle of the box, 1 outside of it."""
+    """0 in the centre of the box, 1 outside of it."""
     assert hints.box is not None
     low, high = hints.box[:2], hints.box[2:]
     rows, columns = np.indices(cost.shape)
@@ -307,7 +309,7 @@ def _box_distance(cost: Field, smooth: Field, hints: _Hints) -> Field:
 
 
 def _background(smooth: Field, inside: Mask, outside: Mask) -> Field:
-    """How probable it is that an intensity belongs outside, by two histograms."""
+    """Probability that an intensity belongs to the outside, from two histograms."""
     low, high = np.percentile(smooth, (2, 98))
     bins = np.clip((smooth - low) / max(high - low, 0.02) * _BINS, 0, _BINS - 1).astype(int)
     shares = []
