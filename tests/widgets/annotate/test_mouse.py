@@ -87,4 +87,4 @@ def test_clicks_and_a_box_become_seeds_and_are_corrected(told):
 
 def test_escape_leaves_no_trace_of_clicking(told):
     assert set(told["layers while clicking"]) == {"scan", "scan labels", "clicks", "boxes"}
-    assert told["after escape"] == ["paint", "scan", "scan labels"]
+    assert told["after escape"] == ["off", "scan", "scan labels"]

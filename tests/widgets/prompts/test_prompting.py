@@ -93,7 +93,7 @@ class Clicker(Bench):
 
     @property
     def told(self) -> str:
-        return self.panel.prompt_bar.told
+        return self.panel.prompt_bar.hint
 
     @property
     def marks(self) -> list[Any]:
@@ -159,7 +159,7 @@ def test_a_drag_among_points_moves_the_picture_only(clicker):
     assert clicker.seeds == set()
     clicker.panel.prompt_bar.box.click()
     assert not clicker.viewer.scene.camera.mouse_pan
-    clicker.panel.prompt_bar.paint.click()
+    clicker.panel.draw_box()
     assert str(clicker.layer.mode) == "pan_zoom"
     assert clicker.viewer.scene.camera.mouse_pan
 
@@ -225,7 +225,7 @@ def test_painting_on_clicks_makes_a_painted_seed_and_undo_brings_the_clicks_back
     clicker.click(7, 10)
     clicked = clicker.mask(5)
     clicker.layer.mode = "paint"
-    assert clicker.panel.prompting.mode == "paint"
+    assert clicker.panel.prompting.mode == "off"
     assert clicker.panel.prompt_bar.paint.isChecked()
     clicker.paint(5, at=(14, 20), size=2)
     assert clicker.panel.seeds.rows == [(5, 1, "painted")]
@@ -423,7 +423,7 @@ def test_layers_removed_while_clicking_end_it(clicker, model, messages, what):
     clicker.viewer.layers.remove(clicker.layer if what == "labels" else "scan")
     model.gate.set()
     clicker.wait()
-    assert clicker.panel.prompting.mode == "paint"
+    assert clicker.panel.prompting.mode == "off"
     assert clicker.marks == []
 
 
@@ -450,11 +450,76 @@ def test_escape_and_keys(clicker):
     assert clicker.panel.prompting.mode == "box"
     escape = next(f for k, f in clicker.layer.keymap.items() if str(k) == "Escape")
     escape(clicker.layer)
-    assert clicker.panel.prompting.mode == "paint"
+    assert clicker.panel.prompting.mode == "off"
     assert not clicker.layer.keymap
     keys["Shift+B"]()
     keys["Shift+B"]()
-    assert clicker.panel.prompting.mode == "paint"
+    assert clicker.panel.prompting.mode == "off"
+
+
+def lit(clicker):
+    bar = clicker.panel.prompt_bar
+    return [x.text().split(" ")[0] for x in (bar.paint, bar.points, bar.box) if x.isChecked()]
+
+
+def test_the_buttons_show_and_set_napari_s_own_mode(clicker):
+    bar, layer = clicker.panel.prompt_bar, clicker.layer
+    assert str(layer.mode) == "pan_zoom"
+    assert lit(clicker) == []
+    bar.paint.click()
+    assert str(layer.mode) == "paint"
+    assert lit(clicker) == ["Paint"]
+    assert not clicker.viewer.scene.camera.mouse_pan
+    for mode in ("erase", "pan_zoom", "fill"):
+        layer.mode = mode
+        assert lit(clicker) == []
+    layer.mode = "paint"
+    assert lit(clicker) == ["Paint"]
+    bar.paint.click()
+    assert lit(clicker) == ["Paint"]
+
+
+def test_points_end_when_the_brush_is_taken_and_give_back_the_tool_before(clicker):
+    bar, layer = clicker.panel.prompt_bar, clicker.layer
+    layer.mode = "erase"
+    bar.points.click()
+    assert (lit(clicker), str(layer.mode)) == (["Points"], "pan_zoom")
+    clicker.panel.prompting.toggle("points")
+    assert (lit(clicker), str(layer.mode)) == ([], "erase")
+    bar.box.click()
+    bar.paint.click()
+    assert (lit(clicker), str(layer.mode)) == (["Paint"], "paint")
+    bar.points.click()
+    layer.mode = "paint"
+    assert (lit(clicker), clicker.panel.prompting.mode) == (["Paint"], "off")
+
+
+def test_paint_is_lit_only_while_the_labels_take_the_mouse(clicker):
+    layers, labels = clicker.viewer.layers, clicker.layer
+    clicker.panel.prompt_bar.paint.click()
+    layers.selection.active = layers["scan"]
+    assert lit(clicker) == []
+    layers.selection.active = labels
+    assert lit(clicker) == ["Paint"]
+    layers.selection.active = layers["scan"]
+    clicker.panel.prompt_bar.paint.click()
+    assert layers.selection.active is labels
+    assert lit(clicker) == ["Paint"]
+    clicker.panel.prompt_bar.points.click()
+    drawn = clicker.viewer.add_shapes()
+    drawn.mode = "add_rectangle"
+    layers.selection.active = labels
+    assert lit(clicker) == ["Points"]
+    layers.selection.active = drawn
+    assert lit(clicker) == []
+    assert clicker.panel.prompting.mode == "off"
+
+
+def test_without_labels_no_button_is_lit(clicker):
+    clicker.panel.prompt_bar.paint.click()
+    clicker.viewer.layers.remove(clicker.layer)
+    clicker.panel.prompt_bar.points.click()
+    assert lit(clicker) == []
 
 
 def test_nothing_is_left_when_the_panel_is_closed(clicker, model):

@@ -16,7 +16,7 @@ from qtpy.QtCore import QObject, QThreadPool
 
 from napari_slmsam2.core.errors import SlmSam2Error
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
-from napari_slmsam2.widgets.prompts.bar import BOX, PAINT, PromptBar
+from napari_slmsam2.widgets.prompts.bar import BOX, OFF, PAINT, PromptBar
 from napari_slmsam2.widgets.prompts.marks import PromptMarks
 from napari_slmsam2.widgets.prompts.task import Finder
 from napari_slmsam2.widgets.runs.task import Broken, Failed, Models, RunControl, RunRequest
@@ -84,8 +84,9 @@ class Prompting(QObject):
         self._viewer = workspace.viewer
         self._marks = PromptMarks(workspace.viewer)
         self._finder, self._control = Finder(), RunControl()
-        self._mode = PAINT
+        self._mode = OFF
         self._layer: Labels | None = None
+        self._watched: Labels | None = None
         self._mode_before = "pan_zoom"
         self._double_clicks: list[Callable[..., None]] = []
         self._wishes: deque[_Wish] = deque()
@@ -97,16 +98,21 @@ class Prompting(QObject):
         workspace.slice_changed.connect(self._drop)
         workspace.label_changed.connect(self._drop)
         workspace.seeds_changed.connect(self._show)
+        self._viewer.layers.selection.events.active.connect(self._on_active)
+        self._watch()
 
     def close_connections(self) -> None:
         """Let go of viewer and layers."""
         self._closed = True
         self._control.stop()
-        self.set_mode(PAINT)
+        self.set_mode(OFF)
+        self._viewer.layers.selection.events.active.disconnect(self._on_active)
+        if self._watched is not None:
+            self._watched.events.mode.disconnect(self._show_mode)
 
     @property
     def mode(self) -> str:
-        """``paint``, ``points`` or ``box``."""
+        """``points``, ``box``, or ``off``: the mouse belongs to napari's own tools."""
         return self._mode
 
     @property
@@ -115,19 +121,51 @@ class Prompting(QObject):
         return self._working
 
     def toggle(self, mode: str) -> None:
-        """Choose a mode, or painting where it is chosen already."""
-        self.set_mode(PAINT if mode == self._mode else mode)
+        """Choose points or box, or napari's own tools where that is chosen already."""
+        self.set_mode(OFF if mode == self._mode else mode)
 
     def set_mode(self, mode: str) -> None:
-        """Choose what the mouse does."""
-        if mode != PAINT and self._workspace.stack is None:
-            mode = PAINT
-        if mode != self._mode:
+        """Choose what the mouse does: ``paint`` (napari's brush), ``points``, ``box`` or ``off``."""
+        if self._workspace.stack is None:
+            mode = OFF
+        wanted = OFF if mode == PAINT else mode
+        if wanted != self._mode:
             self._leave()
-            if mode != PAINT:
-                self._enter(mode)
-        if not self._closed:
-            self._bar.set_mode(self._mode)
+            if wanted != OFF:
+                self._enter(wanted)
+        if mode == PAINT and self._workspace.labels is not None:
+            self._viewer.layers.selection.active = self._workspace.labels
+            self._workspace.labels.mode = PAINT
+        self._show_mode()
+
+    def _show_mode(self, event: Any = None) -> None:
+        """Show the mode that counts on the canvas: ours, or that of the active layer."""
+        if self._closed:
+            return
+        shown, labels = self._mode, self._workspace.labels
+        if shown == OFF and labels is not None and self._workspace.stack is not None:
+            active = self._viewer.layers.selection.active is labels
+            shown = PAINT if active and str(labels.mode) == PAINT else OFF
+        self._bar.set_mode(shown)
+
+    def _watch(self) -> None:
+        """Show the mode of the Labels layer at hand from now on."""
+        labels = self._workspace.labels
+        if labels is not self._watched:
+            if self._watched is not None:
+                self._watched.events.mode.disconnect(self._show_mode)
+            self._watched = labels
+            if labels is not None:
+                labels.events.mode.connect(self._show_mode)
+        self._show_mode()
+
+    def _on_active(self, event: Any = None) -> None:
+        """Another layer takes the mouse: clicks are ours only while it pans."""
+        active = self._viewer.layers.selection.active
+        if self._mode != OFF and active is not None and str(active.mode) != "pan_zoom":
+            self.set_mode(OFF)
+        else:
+            self._show_mode()
 
     # -- the canvas
 
@@ -152,7 +190,7 @@ class Prompting(QObject):
         layer, self._layer = self._layer, None
         if layer is None:
             return
-        self._mode = PAINT
+        self._mode = OFF
         self._viewer.mouse_drag_callbacks.remove(self._on_mouse)
         self._viewer.mouse_double_click_callbacks.remove(self._on_double_click)
         self._viewer.mouse_double_click_callbacks[:0] = self._double_clicks
@@ -164,16 +202,17 @@ class Prompting(QObject):
         self._marks.clear()
 
     def _on_escape(self, layer: Labels) -> None:
-        self.set_mode(PAINT)
+        self.set_mode(OFF)
 
     def _on_layer_mode(self, event: Any = None) -> None:
         """The person took up the brush, or another tool of napari's."""
         if self._layer is not None and str(self._layer.mode) != "pan_zoom":
-            self.set_mode(PAINT)
+            self.set_mode(OFF)
 
     def _on_target(self) -> None:
+        self._watch()
         if self._workspace.labels is not self._layer or self._workspace.stack is None:
-            self.set_mode(PAINT)
+            self.set_mode(OFF)
         else:
             self._drop()
             self._show()
@@ -264,7 +303,7 @@ class Prompting(QObject):
         token = self._asked = object()
         self._working = True
         self._show(wish)
-        self._bar.tell(f"Asking {request.model} ...")
+        self._bar.set_hint(f"Asking {request.model} ...")
         worker = create_worker(
             self._finder.find,
             self._models(),
@@ -282,7 +321,7 @@ class Prompting(QObject):
     def _refuse(self, why: str) -> None:
         self._wishes.clear()
         self._show()
-        self._bar.tell(why)
+        self._bar.set_hint(why)
 
     def _on_answer(
         self,
@@ -298,7 +337,7 @@ class Prompting(QObject):
         if token is self._asked:
             self._asked = None
             self._tracker.flush()
-            self._bar.tell("")
+            self._bar.set_hint("")
             if isinstance(found, Failed):
                 self._refuse(found.message)
             elif isinstance(found, Broken):
@@ -322,15 +361,15 @@ class Prompting(QObject):
         if self._asked is not None:
             self._asked = None
             if not self._closed:
-                self._bar.tell("")
-        if self._mode != PAINT:
+                self._bar.set_hint("")
+        if self._mode != OFF:
             self._show()
 
     def _show(self, wish: _Wish | None = None) -> None:
         """Show all clicks of the stack, and the one on its way."""
         space = self._workspace
         annotation, view, image = space.annotation, space.view, space.image
-        if self._mode == PAINT or annotation is None or view is None or image is None:
+        if self._mode == OFF or annotation is None or view is None or image is None:
             return
         drawn = None
         if wish is not None and not wish.empty:
