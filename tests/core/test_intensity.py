@@ -8,7 +8,12 @@ from hypothesis.extra import numpy as hnp
 
 from napari_slmsam2.core import intensity
 from napari_slmsam2.core.errors import ConfigError, VolumeError
-from napari_slmsam2.core.intensity import IntensityWindow, parse_window, sample_finite
+from napari_slmsam2.core.intensity import (
+    IntensityWindow,
+    check_contrast,
+    parse_window,
+    sample_finite,
+)
 from napari_slmsam2.core.volume import Volume
 
 DTYPES = ["?", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"]
@@ -188,3 +193,43 @@ def test_a_damaged_record_is_refused(record):
 def test_what_is_not_a_number_is_refused(array):
     with pytest.raises(VolumeError, match="real numbers"):
         IntensityWindow.from_percentiles(Volume(array))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (np.full((3, 4, 5), 7, np.uint8), "constant"),
+        (np.full((3, 4, 5), np.nan, np.float32), "no finite voxel"),
+        (np.where(np.arange(60).reshape(3, 4, 5) % 2, np.nan, 3.0), "constant"),
+        (np.full((3, 4, 5), -np.inf), "no finite voxel"),
+        (np.zeros((3, 4, 5), bool), "constant"),
+    ],
+)
+def test_a_volume_without_contrast_is_refused(data, words):
+    with pytest.raises(VolumeError, match=words):
+        check_contrast(Volume(data, name="scan"))
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_one_voxel_that_differs_is_contrast(index):
+    data = np.zeros((3, 4, 5))
+    data[index, 0, 0] = 1
+    check_contrast(Volume(data))
+
+
+def test_slices_that_differ_only_from_each_other_are_contrast():
+    check_contrast(Volume(np.repeat(np.arange(3.0), 20).reshape(3, 4, 5)))
+
+
+def test_contrast_is_found_on_the_first_slice_that_has_it():
+    read = []
+
+    class Lazy:
+        shape, dtype = (9, 4, 5), np.dtype(float)
+
+        def __getitem__(self, key):
+            read.append(key[0])
+            return np.arange(20.0).reshape(4, 5)
+
+    check_contrast(Volume(Lazy()))
+    assert read == [0]

@@ -34,6 +34,8 @@ MAX_SAMPLES = 2**25
 """Voxels that are looked at for percentiles; larger volumes are sampled on a regular grid."""
 
 _SAMPLED_SLICES = 128
+_CT_SLICES, _CT_STEP = 5, 4
+_AIR_HU = -900.0
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _PERCENTILES = re.compile(rf"({_NUMBER})\s*-\s*({_NUMBER})\s*%")
 _LIMITS = re.compile(rf"({_NUMBER})\s*,\s*({_NUMBER})")
@@ -208,6 +210,54 @@ def parse_window(text: str, volume: Volume) -> IntensityWindow:
         expected=f"percentiles ({DEFAULT_WINDOW}), {', '.join(CT_PRESETS)} or LOW,HIGH",
         found=repr(text),
     )
+
+
+def check_contrast(volume: Volume) -> None:
+    """Refuse a volume without any contrast: no model finds an object in it.
+
+    Slices are read until two different intensities are found.
+
+    Raises
+    ------
+    VolumeError
+        All voxels have the same intensity, or none is finite.
+    """
+    found: float | None = None
+    for index in range(volume.n_slices):
+        plane = volume.take(index)
+        values = plane[np.isfinite(plane)] if plane.dtype.kind == "f" else plane.ravel()
+        if not values.size:
+            continue
+        low, high = float(values.min()), float(values.max())
+        if low != high or found not in (None, low):
+            return
+        found = low
+    hint = "Check that the right file, channel or time was opened, and that it was read correctly."
+    if found is None:
+        raise VolumeError(volume.name, "has no finite voxel: all are NaN or infinite", hint=hint)
+    raise VolumeError(
+        volume.name,
+        "is constant: there is nothing to segment in it",
+        expected="at least two intensities",
+        found=f"{found:g} in all voxels",
+        hint=hint,
+    )
+
+
+def looks_like_ct(volume: Volume) -> bool:
+    """Whether the intensities are likely Hounsfield units: air and soft tissue are there.
+
+    A few slices are read on a coarse grid.
+    """
+    indices = np.unique(np.linspace(0, volume.n_slices - 1, _CT_SLICES).round().astype(int))
+    planes = [volume.take(int(index))[::_CT_STEP, ::_CT_STEP].ravel() for index in indices]
+    values = np.concatenate(planes)
+    if values.dtype.kind not in "if" or not np.isfinite(values).any():
+        return False
+    values = values[np.isfinite(values)].astype(np.float64)
+    air = float((values <= _AIR_HU).mean())
+    tissue = float(((values > -200) & (values < 300)).mean())
+    return air >= 0.01 and tissue >= 0.02 and values.min() > -5000 and values.max() < 40_000
 
 
 def is_sampled(volume: Volume) -> bool:

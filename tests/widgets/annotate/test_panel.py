@@ -370,6 +370,23 @@ def test_propagating_nothing_says_what_to_do(bench, messages):
     assert not bench.panel.runner.running
 
 
+@pytest.mark.parametrize(("value", "words"), [(7.0, "is constant"), (np.nan, "no finite voxel")])
+def test_an_image_without_contrast_is_refused_before_the_model_is_asked(
+    bench, messages, value, words
+):
+    bench.panel.workspace.image.data = np.full(SHAPE, value, np.float32)
+    bench.paint(5)
+    painted = bench.layer.data.copy()
+    bench.run()
+    assert any(words in message and "layer 'scan'" in message for message in messages)
+    assert bench.panel.runner.models.asked == []
+    np.testing.assert_array_equal(bench.layer.data, painted)
+    bench.panel.prompt_bar.points.click()
+    bench.panel.workspace.image.data = scan()
+    bench.run()
+    assert bench.layer.data.any(axis=(1, 2)).all()
+
+
 def test_layers_renamed_reordered_and_hidden_during_a_run(bench):
     bench.segmenter.delay = 0.02
     bench.paint(0)
@@ -629,6 +646,28 @@ def _is_inside(widget, kinds) -> bool:
             return True
         parent = parent.parent()
     return False
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_undo_and_next_are_in_sight_on_a_small_screen(bench, theme):
+    """1280 x 720 leaves the panel 655 pixels."""
+    bench.viewer.theme = theme
+    bench.paint(5)
+    bench.run()
+    panel = bench.panel
+    panel.setFixedSize(320, 655)
+    panel.grab()  # Qt lays out what is not shown only to draw it
+    for control in (panel.run_bar.go_button, panel.undo_button, panel.next_button):
+        bottom = control.mapTo(panel, control.rect().bottomLeft()).y()
+        assert 0 < bottom <= 655, control.text()
+
+
+def test_the_seed_list_folds_and_counts(bench):
+    assert bench.panel.seed_fold.text() == "Seeds and marks: 0"
+    assert not bench.panel.seed_fold.isExpanded()
+    bench.paint(5)
+    bench.paint(7, label=2)
+    assert bench.panel.seed_fold.text() == "Seeds and marks: 2"
 
 
 def test_labels_are_saved_on_the_grid_of_the_layer(bench, tmp_path, qtbot, monkeypatch):

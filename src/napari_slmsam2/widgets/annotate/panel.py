@@ -20,6 +20,7 @@ from napari_slmsam2.widgets.prompts.bar import BOX, POINTS
 from napari_slmsam2.widgets.prompts.prompting import Prompting
 from napari_slmsam2.widgets.runs.runs import Runs
 from napari_slmsam2.widgets.runs.task import RunRequest
+from napari_slmsam2.widgets.workspace.contrast import ContrastPresets
 from napari_slmsam2.widgets.workspace.first_view import FirstView
 from napari_slmsam2.widgets.workspace.seeds import SeedTracker
 from napari_slmsam2.widgets.workspace.workspace import Workspace, describe_view
@@ -44,6 +45,7 @@ class AnnotateWidget(PanelView):
         self.runs = Runs(self, self.workspace, self.tracker)
         self.runner, self.scores = self.runs.runner, self.runs.scores
         self.first_view = FirstView(self.workspace, self.turn_view)
+        self.contrast_presets = ContrastPresets(self.workspace, self.contrast)
         self.prompting = Prompting(
             self.prompt_bar,
             self.workspace,
@@ -85,6 +87,7 @@ class AnnotateWidget(PanelView):
             self.runs,
             self.tracker,
             self.first_view,
+            self.contrast_presets,
             self.workspace,
             self.images,
             self.labels,
@@ -191,6 +194,7 @@ class AnnotateWidget(PanelView):
         annotation, running = self.workspace.annotation, self.runner.running
         n = 0 if annotation is None else annotation.volume.n_slices
         self.seeds.set_rows([] if annotation is None else rows_of(annotation.prompts, n))
+        self.seed_fold.setText(f"Seeds and marks: {len(self.seeds.rows)}")
         unseeded = annotation is not None and not len(annotation.prompts) and not running
         self.show_labelled(len(annotation.labelled_slices()) if annotation and unseeded else 0)
         self.strip.set_seeds(self.workspace.seeded_slices())

@@ -9,10 +9,15 @@ from qtpy.QtWidgets import QWidget
 from napari_slmsam2.widgets.annotate.seed_list import SeedList
 from napari_slmsam2.widgets.common.choosers import LayerChooser, ModelChooser, wrapped_label
 from napari_slmsam2.widgets.common.closing import ClosingWidget
+from napari_slmsam2.widgets.common.fold import Fold
 from napari_slmsam2.widgets.common.icons import GlyphButton
-from napari_slmsam2.widgets.common.layout import button, folded, form, group, row, scrolled
+from napari_slmsam2.widgets.common.layout import button, column, form, group, row, scrolled
 from napari_slmsam2.widgets.common.preferences import Preferences
-from napari_slmsam2.widgets.common.settings_form import LAYER_LIMITS, SettingsForm
+from napari_slmsam2.widgets.common.settings_form import (
+    LAYER_LIMITS,
+    SettingsForm,
+    window_chooser,
+)
 from napari_slmsam2.widgets.common.wording import LIMITS
 from napari_slmsam2.widgets.files.recovery_bar import RecoveryBar
 from napari_slmsam2.widgets.prompts.bar import PromptBar
@@ -42,6 +47,10 @@ class PanelView(ClosingWidget):
         self.images, self.labels = LayerChooser(viewer, Image), LayerChooser(viewer, Labels)
         self.images.setToolTip("The image that is segmented.")
         self.labels.setToolTip("The Labels layer that you paint in and that is filled.")
+        self.contrast = window_chooser(
+            "Limits of the layer", "Contrast of the image on screen; a run does not change with it."
+        )
+        self.contrast.value = LAYER_LIMITS
         self.new_labels = button("New labels", "Add an empty Labels layer on the image's grid.")
         self.about_view, self.problem = wrapped_label(), wrapped_label()
         self.about_view.setToolTip("Roll the axes (Ctrl+E) to go through the volume another way.")
@@ -88,7 +97,15 @@ class PanelView(ClosingWidget):
         self.keys.setToolTip("Keys that work while the canvas has the focus.")
 
     def _arrange(self) -> list[QWidget]:
-        layers = form(("Image", self.images), ("Labels", self.labels))
+        layers = form(
+            ("Image", self.images), ("Contrast", self.contrast.native), ("Labels", self.labels)
+        )
+        self.seed_fold = Fold(
+            "",
+            "Slices that you annotated, to jump to or to delete.",
+            column(self.seeds, self.delete_seed),
+        )
+        settings = column(form(("Device", self.model.devices)), self.settings)
         return [
             self.recovery,
             group(
@@ -105,8 +122,7 @@ class PanelView(ClosingWidget):
                 self.prompt_bar,
                 row(self.starts, self.ends, self.absent),
                 self.take_labels,
-                self.seeds,
-                self.delete_seed,
+                self.seed_fold,
             ),
             group("Run", self.run_bar, row(self.undo_button, self.redo_button)),
             group("Quality", self.strip, self.next_button, self.hint),
@@ -115,8 +131,8 @@ class PanelView(ClosingWidget):
                 self.save_button,
                 row(self.save_session_button, self.open_session_button),
             ),
-            folded("Settings", "How masks are carried through the volume.", self.settings),
-            folded("Keys", "Keyboard shortcuts of this panel.", self.keys),
+            Fold("Settings", "How masks are carried through the volume.", settings),
+            Fold("Keys", "Keyboard shortcuts of this panel.", self.keys),
         ]
 
     def show_labelled(self, n_slices: int) -> None:

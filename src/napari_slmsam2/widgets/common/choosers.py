@@ -128,7 +128,7 @@ class LayerChooser(NarrowCombo):
 
 
 class ModelChooser(QWidget):
-    """Model and device, with licence and size of what would be downloaded.
+    """The model, with its licence and the size of what would be downloaded; and the device.
 
     Parameters
     ----------
@@ -136,6 +136,11 @@ class ModelChooser(QWidget):
         What is chosen at first.
     folder : str or None
         Where files of weights are kept.
+
+    Attributes
+    ----------
+    devices : NarrowCombo
+        The device, to be placed elsewhere: it is rarely changed.
     """
 
     changed = Signal()
@@ -148,24 +153,24 @@ class ModelChooser(QWidget):
         self._models = NarrowCombo()
         self._models.setToolTip("The model that carries the masks from slice to slice.")
         self._fill()
-        self._devices = NarrowCombo()
-        self._devices.addItems(["auto", "cpu", "cuda", "mps"])
-        self._devices.setToolTip(
+        self.devices = NarrowCombo()
+        self.devices.addItems(["auto", "cpu", "cuda", "mps"])
+        self.devices.setToolTip(
             "Where a network runs. auto takes a graphics card where there is one. Models without "
             "weights run on the CPU."
         )
         self._about = wrapped_label()
         self._about.setToolTip("Licence of the model and what it needs.")
         self._models.setCurrentIndex(max(0, self._models.findData(model)))
-        self._devices.setCurrentText(device)
+        self.devices.setCurrentText(device)
         self._last = self._models.currentIndex()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addLayout(form(("Model", self._models), ("Device", self._devices)))
+        layout.addLayout(form(("Model", self._models)))
         layout.addWidget(self._about)
         self._models.activated.connect(self._on_activated)
         self._models.currentIndexChanged.connect(self._on_changed)
-        self._devices.currentIndexChanged.connect(lambda: self.changed.emit())
+        self.devices.currentIndexChanged.connect(lambda: self.changed.emit())
         news.changed.connect(self._on_news)
         self._on_changed()
 
@@ -177,7 +182,7 @@ class ModelChooser(QWidget):
     @property
     def device(self) -> str:
         """Name of the device."""
-        return self._devices.currentText()
+        return self.devices.currentText()
 
     @property
     def to_download(self) -> ModelCard | None:
@@ -243,15 +248,18 @@ class ModelChooser(QWidget):
         card, missing = self._card(), self.to_download
         if card is None:
             text = f"From the file {self.model}."
-        elif card.path is not None:
-            text = card.description
         elif missing is not None and missing.weights is not None:
             text = f"{card.licence}; downloads {missing.weights.size / 1e6:.0f} MB at the first run"
-        elif card.needs_download:
+        elif card.problem is not None:
+            text = card.description
+        elif card.needs_download or (card.path is not None and not card.bundled):
             text = f"{card.licence}; weights are on this computer"
+        elif card.bundled:
+            text = f"{card.licence}; comes with this package"
         else:
             text = f"{card.licence}; needs no weights, runs on the CPU"
         self._about.setText(text)
-        if card is not None:
-            self._models.setToolTip(card.description)
+        about = text if card is None else card.description
+        self._models.setToolTip(about)
+        self._about.setToolTip(about)
         self.changed.emit()

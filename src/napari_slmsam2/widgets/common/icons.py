@@ -1,4 +1,4 @@
-"""Icons of the run's buttons, drawn in the colour of the button's text."""
+"""Icons of buttons and folds, drawn in the colour of the text beside them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from qtpy.QtCore import QEvent, QPointF, QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QIcon, QPainter, QPalette, QPixmap, QPolygonF
-from qtpy.QtWidgets import QPushButton, QSizePolicy
+from qtpy.QtWidgets import QPushButton, QSizePolicy, QWidget
 
 _SIZE = 12
 _GAP = 4
@@ -25,6 +25,8 @@ _GLYPHS: dict[str, tuple[tuple[_Point, ...], ...]] = {
         ((0.0, 0.0), (0.7, 0.5), (0.0, 1.0)),
         ((0.75, 0.0), (1.0, 0.0), (1.0, 1.0), (0.75, 1.0)),
     ),
+    "right": (((0.25, 0.1), (0.75, 0.5), (0.25, 0.9)),),
+    "down": (((0.1, 0.25), (0.9, 0.25), (0.5, 0.75)),),
 }
 
 
@@ -53,7 +55,7 @@ class GlyphButton(QPushButton):
         self._draw()
 
     def changeEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Draw the icon anew where colours may have changed."""
+        """Draw the icon again where colours may have changed."""
         super().changeEvent(event)
         if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.StyleChange):
             self._draw()
@@ -64,20 +66,36 @@ class GlyphButton(QPushButton):
         self._draw()
 
     def _draw(self) -> None:
-        groups = QPalette.ColorGroup
-        colours = [
-            self.palette().color(group, QPalette.ColorRole.ButtonText)
-            for group in (groups.Active, groups.Disabled)
-        ]
-        wanted = self._glyph, *(colour.rgba() for colour in colours)
-        if wanted == self._drawn:
-            return
-        self._drawn = wanted
-        icon = QIcon()
-        for mode, colour in zip((QIcon.Mode.Normal, QIcon.Mode.Disabled), colours, strict=True):
-            for scale in (1, 2):
-                icon.addPixmap(_picture(self._glyph, colour, scale), mode)
-        self.setIcon(icon)
+        wanted = self._glyph, *text_colours(self)
+        if wanted != self._drawn:
+            self._drawn = wanted
+            self.setIcon(glyph_icon(self._glyph, self))
+
+
+def text_colours(widget: QWidget) -> tuple[int, int]:
+    """Colours of the text of a button, enabled and disabled, as RGBA."""
+    groups, role = QPalette.ColorGroup, QPalette.ColorRole.ButtonText
+    normal, disabled = (
+        widget.palette().color(group, role).rgba() for group in (groups.Active, groups.Disabled)
+    )
+    return normal, disabled
+
+
+def glyph_icon(glyph: str, widget: QWidget) -> QIcon:
+    """An icon in the colours that the text of a button has now.
+
+    Parameters
+    ----------
+    glyph : {"play", "pause", "stop", "next", "right", "down"}
+    widget : QWidget
+        The button.
+    """
+    icon = QIcon()
+    modes = QIcon.Mode.Normal, QIcon.Mode.Disabled
+    for mode, colour in zip(modes, text_colours(widget), strict=True):
+        for scale in (1, 2):
+            icon.addPixmap(_picture(glyph, QColor.fromRgba(colour), scale), mode)
+    return icon
 
 
 def _picture(glyph: str, colour: QColor, scale: int) -> QPixmap:

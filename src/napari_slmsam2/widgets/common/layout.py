@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QFormLayout,
@@ -16,7 +18,6 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible
 
 _NAME_WIDTH = 60
 """Room for the longest name in a form."""
@@ -63,24 +64,26 @@ def group(title: str, *parts: QWidget | QLayout) -> QGroupBox:
     layout = QVBoxLayout(box)
     layout.setContentsMargins(6, 6, 6, 6)
     layout.setSpacing(5)
+    _fill(layout, parts)
+    return box
+
+
+def column(*parts: QWidget | QLayout) -> QWidget:
+    """Parts below each other, without margins."""
+    made = QWidget()
+    layout = QVBoxLayout(made)
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(5)
+    _fill(layout, parts)
+    return made
+
+
+def _fill(layout: QVBoxLayout, parts: Iterable[QWidget | QLayout]) -> None:
     for part in parts:
         if isinstance(part, QLayout):
             layout.addLayout(part)
         else:
             layout.addWidget(part)
-    return box
-
-
-def folded(title: str, tooltip: str, content: QWidget) -> QCollapsible:
-    """A part that is shown when its title is clicked."""
-    section = QCollapsible(title)
-    section.setToolTip(tooltip)
-    section.addWidget(content)
-    for part in (section, section.content()):
-        layout = part.layout()
-        if layout is not None:
-            layout.setContentsMargins(0, 0, 0, 0)
-    return section
 
 
 def scrolled(parent: QWidget, *parts: QWidget) -> None:

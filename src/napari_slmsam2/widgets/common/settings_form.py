@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QFormLayout, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_slmsam2.core.config import PropagationConfig, Settings
 from napari_slmsam2.core.intensity import WINDOW_CHOICES
-from napari_slmsam2.widgets.common.layout import folded
+from napari_slmsam2.widgets.common.fold import Fold
 
 LAYER_LIMITS = "layer"
 """Stands for the contrast limits of the image layer."""
@@ -152,11 +152,10 @@ class RecordForm(QWidget, Generic[Record]):
         if advanced.rowCount():
             inner = QWidget()
             inner.setLayout(advanced)
-            layout.addWidget(folded("Advanced", "Settings that are rarely changed.", inner))
+            layout.addWidget(Fold("Advanced", "Settings that are rarely changed.", inner))
 
     def _add(self, rows: QFormLayout, title: str, editor: ValueWidget) -> None:
-        editor.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        editor.native.setMinimumWidth(80)
+        _make_narrow(editor)
         rows.addRow(title, editor.native)
         editor.changed.connect(lambda: self.changed.emit())
 
@@ -216,7 +215,15 @@ def window_chooser(layer_limits: str, tooltip: str) -> ComboBox:
     """A chooser of intensity windows, with a name for the contrast limits of the layer."""
     choices = [(title, text) for text, title in WINDOW_CHOICES.items()]
     choices.insert(1, (layer_limits, LAYER_LIMITS))
-    return ComboBox(choices=choices, tooltip=tooltip, value=choices[0][1])
+    made = ComboBox(choices=choices, tooltip=tooltip, value=choices[0][1])
+    _make_narrow(made)
+    return made
+
+
+def _make_narrow(editor: ValueWidget) -> None:
+    """Let an editor be narrower than its contents."""
+    editor.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+    editor.native.setMinimumWidth(80)
 
 
 def _rows() -> QFormLayout:

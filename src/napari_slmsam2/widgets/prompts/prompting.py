@@ -125,7 +125,7 @@ class Prompting(QObject):
         self.set_mode(OFF if mode == self._mode else mode)
 
     def set_mode(self, mode: str) -> None:
-        """Choose what the mouse does: ``paint`` (napari's brush), ``points``, ``box`` or ``off``."""
+        """Choose ``paint`` (napari's brush), ``points``, ``box`` or ``off``."""
         if self._workspace.stack is None:
             mode = OFF
         wanted = OFF if mode == PAINT else mode

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from napari_slmsam2.core.intensity import check_contrast
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.widgets.runs.task import (
     Broken,
@@ -55,6 +56,7 @@ class Finder:
     ) -> SlicePrompt:
         from napari_slmsam2.engine.clicks.prompt_solver import PromptSolver
 
+        check_contrast(annotation.volume)
         segmenter = models.get(request, control).segmenter
         window = annotation.intensity_window(request.window)
         last = self._answers

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.errors import DeviceMemoryError, DownloadError, SlmSam2Error
 from napari_slmsam2.core.events import PropagationEvent
-from napari_slmsam2.core.intensity import DEFAULT_WINDOW
+from napari_slmsam2.core.intensity import DEFAULT_WINDOW, check_contrast
 from napari_slmsam2.core.prompts import PromptSet
 from napari_slmsam2.widgets.workspace.annotation import Annotation
 
@@ -189,6 +189,7 @@ def failure_of(error: Exception) -> Failed | Broken:
 def _events(
     annotation: Annotation, request: RunRequest, models: Models, control: RunControl
 ) -> Iterator[RunEvent]:
+    check_contrast(annotation.volume)
     ready = models.get(request, control)
     session = open_session(annotation, request)
     _use(session, annotation, request.model, ready)

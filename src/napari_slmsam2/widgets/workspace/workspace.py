@@ -381,11 +381,7 @@ def describe_view(image: Image, view: SliceView, dims: Dims) -> str:
     """The stack of slices, and whether napari draws it as it lies, for the panel."""
     volume = make_volume(image, view)
     names = image.axis_labels
-    plane = [a for a in view.axes if a != view.layer_axis]
-    text = (
-        f"{volume.n_slices} slices along axis {axis_name(view.layer_axis, names)}; "
-        f"plane {axis_name(plane[0], names)} x {axis_name(plane[1], names)}"
-    )
+    text = f"{volume.n_slices} slices along axis {axis_name(view.layer_axis, names)}"
     if view.held:
         text += "; " + ", ".join(f"axis {axis_name(a, names)} at {i}" for a, i in view.held)
     if image.multiscale:
