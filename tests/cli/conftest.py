@@ -114,3 +114,16 @@ def weights(tmp_path_factory) -> Path:
     from tests.random_weights import tiny_file
 
     return tiny_file(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+@pytest.fixture
+def long_job(tmp_path):
+    """A volume that takes a while."""
+    rng = np.random.default_rng(0)
+    shape = (96, 96, 140)
+    x, y, _ = np.meshgrid(*map(np.arange, shape), indexing="ij")
+    ball = np.hypot(x - 48, y - 48) < 28
+    image = save(tmp_path / "big.nii", (200 * ball + rng.normal(0, 9, shape)).astype(np.int16))
+    seeds = np.zeros(shape, np.uint8)
+    seeds[..., 70] = ball[..., 70]
+    return ["propagate", image, save(tmp_path / "seeds.nii", seeds), "-o", tmp_path / "out.nii"]

@@ -12,8 +12,6 @@ import nibabel
 import numpy as np
 import pytest
 
-from .conftest import save
-
 COMMAND = [sys.executable, "-c", "from napari_slmsam2.cli import main; main()"]
 
 
@@ -66,21 +64,10 @@ def test_the_traceback_is_there_for_who_asks(shell, scene, tmp_path):
     assert "Traceback" in shell(*wrong, NAPARI_SLMSAM2_DEBUG="1").err
 
 
-@pytest.fixture
-def long_job(tmp_path):
-    """A volume that takes a while."""
-    rng = np.random.default_rng(0)
-    shape = (96, 96, 140)
-    x, y, _ = np.meshgrid(*map(np.arange, shape), indexing="ij")
-    ball = np.hypot(x - 48, y - 48) < 28
-    image = save(tmp_path / "big.nii", (200 * ball + rng.normal(0, 9, shape)).astype(np.int16))
-    seeds = np.zeros(shape, np.uint8)
-    seeds[..., 70] = ball[..., 70]
-    return ["propagate", image, save(tmp_path / "seeds.nii", seeds), "-o", tmp_path / "out.nii"]
-
-
-def interrupt(arguments) -> subprocess.CompletedProcess[str]:
-    """Start, wait for the first line of progress, press Ctrl-C."""
+def interrupt(
+    arguments, *signals: int, after: str = "propagating"
+) -> subprocess.CompletedProcess[str]:
+    """Start, wait for a line of progress, press Ctrl-C or send other signals."""
     process = subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -90,15 +77,18 @@ def interrupt(arguments) -> subprocess.CompletedProcess[str]:
     )
     assert process.stderr is not None
     first = process.stderr.readline()
-    assert "propagating" in first, first
-    process.send_signal(signal.SIGINT)
+    while first and after not in first:
+        first = process.stderr.readline()
+    assert first, process.stdout.read() if process.stdout else ""
+    for number in signals or (signal.SIGINT,):
+        process.send_signal(number)
     out, err = process.communicate(timeout=60)
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals work otherwise there")
 def test_interrupted_runs_write_nothing_unless_asked(shell, long_job, tmp_path):
-    done = interrupt(long_job)
+    done = interrupt([*long_job, "--model", "flow"])
     assert done.returncode == 1, done.stderr
     assert "interrupted after" in done.stderr
     assert "nothing was written" in done.stderr
@@ -118,6 +108,112 @@ def test_interrupted_runs_write_nothing_unless_asked(shell, long_job, tmp_path):
     replayed = shell("replay", session, "-o", again)
     assert replayed.code == 0, replayed.err
     assert again.read_bytes() == (tmp_path / "out.nii").read_bytes()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals work otherwise there")
+@pytest.mark.parametrize("names", [("SIGTERM",), ("SIGHUP",), ("SIGHUP", "SIGHUP", "SIGTERM")])
+def test_schedulers_and_closed_terminals_end_a_run_like_ctrl_c(long_job, tmp_path, names):
+    signals = [getattr(signal, name) for name in names]
+    done = interrupt([*long_job, "--model", "flow"], *signals)
+    assert done.returncode == 1, done.stderr
+    assert "nothing was written" in done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["big.nii", "seeds.nii"]
+    done = interrupt([*long_job, "--model", "flow", "--keep-partial"], *signals)
+    assert done.returncode == 1, done.stderr
+    assert "what was done so far is written" in done.stderr
+    labels = np.asarray(nibabel.load(tmp_path / "out.nii").dataobj)
+    assert 1 < labels.any(axis=(0, 1)).sum() < 140
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["big.nii", "out.nii", "seeds.nii"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals work otherwise there")
+def test_nohup_is_respected(scene, tmp_path):
+    out = tmp_path / "labels.nii.gz"
+    job = ["propagate", scene.image, scene.seeds, "-o", out, "--model", "flow"]
+    process = subprocess.Popen(
+        ["nohup", *COMMAND, *map(str, job)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert process.stdout is not None
+    while "Image" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGHUP)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, text
+    assert out.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_a_terminal_that_closes_costs_nothing(long_job, tmp_path):
+    """The output has no reader any more, and SIGHUP asks to end."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, long_job), "--model", "flow", "--keep-partial"],
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "OMP_NUM_THREADS": "1"},
+    )
+    os.close(theirs)
+    shown = b""
+    while b"propagating" not in shown or b"/" not in shown.rpartition(b"propagating")[2]:
+        shown += os.read(ours, 4096)
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 1
+    labels = np.asarray(nibabel.load(tmp_path / "out.nii").dataobj)
+    assert labels.any()
+
+
+def test_a_reader_that_goes_away_costs_no_result(scene, tmp_path):
+    """As in ``napari-slmsam2 propagate ... | head -1``."""
+    out = tmp_path / "labels.nii.gz"
+    job = ["propagate", scene.image, scene.seeds, "-o", out, "--model", "interpolation"]
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, job)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    assert out.exists()
+    assert "Traceback" not in error
+
+
+def test_quiet_log_and_json(shell, scene, tmp_path):
+    job = ["propagate", scene.image, scene.seeds, "--model", "flow"]
+    log = tmp_path / "run.log"
+    quiet = shell(*job, "-o", tmp_path / "a.nii.gz", "--quiet", "--log", log)
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
+    text = log.read_text()
+    for part in ("Axis     2, 16 slices", "propagating: 100 %", "mean confidence", "Wrote"):
+        assert part in text
+    assert all(line[:4].isdecimal() for line in text.splitlines())
+    failed = shell(*job, "-o", tmp_path / "a.nii.gz", "--quiet", "--log", log)
+    assert failed.code == 1
+    assert failed.err.startswith("Error: --out")
+    assert "exists already" in log.read_text().splitlines()[-1]
+    assert log.read_text().startswith(text)
+    machine = shell(*job, "-o", tmp_path / "b.nii.gz", "--progress", "json")
+    assert machine.code == 0
+    records = [json.loads(line) for line in machine.out.splitlines()]
+    slices = [r for r in records if r["event"] == "slice"]
+    assert {r["slice"] for r in slices} >= set(range(5, 11))
+    for record in slices:
+        assert 0 < record["done"] <= record["total"]
+        assert record["elapsed_s"] >= 0
+        assert record["left_s"] is None or record["left_s"] >= 0
+    assert records[-1]["event"] == "finished"
+    assert records[-1]["written"] == {"--out": str(tmp_path / "b.nii.gz")}
+    assert "Axis     2" in machine.err
+    wrong = shell(*job, "-o", tmp_path / "b.nii.gz", "--progress", "json")
+    assert [json.loads(line)["event"] for line in wrong.out.splitlines()] == ["error"]
+    assert shell(*job, "-o", tmp_path / "c.nii.gz", "--progress", "xml").code == 2
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")

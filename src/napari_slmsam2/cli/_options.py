@@ -17,6 +17,7 @@ from napari_slmsam2.core.config import PropagationConfig
 SETTINGS = {field.name: field for field in PropagationConfig.fields()}
 _FLAGS = {"stop_after_absent": "--stop-after"}
 _SETTINGS_PANEL = "Propagation settings"
+_OUTPUT = "Messages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +219,28 @@ Time = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist already.")]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Print warnings and errors only.", rich_help_panel=_OUTPUT),
+]
+LogFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--log",
+        help="Text file to which everything that is printed is appended, with the time.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+ProgressFormat = Annotated[
+    str,
+    typer.Option(
+        parser=_one_of(("auto", "json")),
+        metavar="auto|json",
+        help="auto: a bar on a terminal, elsewhere a line for every tenth, on stderr. json: one "
+        "JSON line on stdout for every slice (docs/cli.md), everything else on stderr.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 ModelsFolder = Annotated[
     Path | None,
     typer.Option(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from napari_slmsam2.cli._console import log, show
-from napari_slmsam2.cli._errors import FAILED, show_error
-from napari_slmsam2.cli._options import Extent, LabelSlice
-from napari_slmsam2.cli._outputs import check_outputs, check_suffix
+from napari_slmsam2.cli._console import configure_output, log, print_record, show, show_error
+from napari_slmsam2.cli._errors import FAILED
+from napari_slmsam2.cli._inputs import listed, open_inputs
+from napari_slmsam2.cli._outputs import (
+    check_outputs,
+    check_space,
+    check_suffix,
+    locked_outputs,
+)
 from napari_slmsam2.cli._report import (
     label_facts,
     label_table,
@@ -20,8 +25,10 @@ from napari_slmsam2.cli._report import (
     suggestion_text,
     write_json,
 )
+from napari_slmsam2.cli._results import Result, Written, rescue_labels, write_result
 from napari_slmsam2.cli._run import Outcome, follow, load_model
-from napari_slmsam2.core.errors import CheckpointError, ConfigError, PromptError, VolumeError
+from napari_slmsam2.cli._signals import interruptible
+from napari_slmsam2.core.errors import CheckpointError
 from napari_slmsam2.engine.weights.registry import get_model
 
 if TYPE_CHECKING:
@@ -44,42 +51,72 @@ class _Stages:
 
 
 def run_job(options: PropagateOptions) -> SegmentationSession:
-    """Read, propagate, write; tell about it on the terminal.
+    """Read, propagate, write, and report it on the terminal.
 
     Raises
     ------
     typer.Exit
-        Interrupted.
+        Interrupted, or a result could not be written.
     SlmSam2Error
-        Something is wrong with what was given. Nothing was written.
+        The input cannot be used. Nothing was written.
     """
+    configure_output(quiet=options.quiet, log_file=options.log, progress=options.progress)
     _check(options)
+    with locked_outputs(_outputs(options)):
+        return _run(options)
+
+
+def _run(options: PropagateOptions) -> SegmentationSession:
     stages = _Stages()
-    image, session = _open(options, stages)
+    image, session = open_inputs(options, stages.done)
+    check_space("--out", options.out, session.labels.nbytes)
     _announce(options, image, session)
     load_model(session)
     stages.done("model_s")
     _announce_model(session)
     slices = None if options.slices is None else (options.slices.first, options.slices.last)
-    outcome = follow(
-        lambda stop: session.propagate(write_range=slices, should_stop=stop), "propagating"
-    )
-    stages.done("propagate_s")
-    if not outcome.finished and not options.keep_partial:
-        show_error(
-            f"interrupted after {outcome.done} of {outcome.total} steps; nothing was written. "
-            "With --keep-partial the slices done so far are."
+    with interruptible() as should_stop:
+        events = session.propagate(write_range=slices, should_stop=should_stop)
+        outcome = follow(events, should_stop, "propagating")
+        stages.done("propagate_s")
+        if not outcome.finished and not options.keep_partial:
+            if outcome.error is not None:
+                raise outcome.error
+            show_error(
+                f"interrupted after {outcome.done} of {outcome.total} steps; nothing was written. "
+                "--keep-partial writes the slices done so far."
+            )
+            raise typer.Exit(FAILED)
+        written = _write(options, image, session, outcome, stages)
+        _conclude(session, outcome)
+        for one in written:
+            one.show()
+        print_record(
+            {
+                "event": "finished" if outcome.finished else "interrupted",
+                "written": {w.result.option: str(w.result.path) for w in written if not w.problem},
+            }
         )
-        raise typer.Exit(FAILED)
-    _write(options, image, session, outcome, stages)
-    _conclude(options, session, outcome)
+    if outcome.error is not None:
+        show_error("what was done so far is written.")
+        raise outcome.error
     if not outcome.finished:
         show_error(
             f"interrupted after {outcome.done} of {outcome.total} steps; "
             "what was done so far is written."
         )
+    if not outcome.finished or any(w.problem for w in written):
         raise typer.Exit(FAILED)
     return session
+
+
+def _outputs(options: PropagateOptions) -> dict[str, Path | None]:
+    return {
+        "--out": options.out,
+        "--report": options.report,
+        "--qc": options.qc,
+        "--session": options.session,
+    }
 
 
 def _check(options: PropagateOptions) -> None:
@@ -92,94 +129,12 @@ def _check(options: PropagateOptions) -> None:
     elif Path(options.model).is_file():
         inputs.append(Path(options.model))
     else:
-        raise CheckpointError(f"--model {options.model}", "is not there")
-    outputs = {
-        "--out": options.out,
-        "--report": options.report,
-        "--qc": options.qc,
-        "--session": options.session,
-    }
+        raise CheckpointError(f"--model {options.model}", "not found")
+    if options.log is not None:
+        inputs.append(options.log)
     check_suffix("--qc", options.qc, ".png")
-    check_outputs(outputs, inputs, force=options.force)
+    check_outputs(_outputs(options), inputs, force=options.force)
     format_to_write(options.out)
-
-
-def _open(options: PropagateOptions, stages: _Stages) -> tuple[LoadedImage, SegmentationSession]:
-    from napari_slmsam2.core.intensity import DEFAULT_WINDOW, parse_window
-    from napari_slmsam2.io import read_image, read_labels, with_seed_axis
-    from napari_slmsam2.session.session import SegmentationSession
-
-    image = read_image(options.image, axis=options.axis, channel=options.channel, time=options.time)
-    seeds = read_labels(options.seeds, like=image)
-    if options.axis is None:
-        image = with_seed_axis(image, seeds)
-    stages.done("read_s")
-    try:
-        window = parse_window(options.window or DEFAULT_WINDOW, image.volume)
-    except ConfigError as error:
-        raise ConfigError(
-            "--window", error.problem, expected=error.expected, found=error.found, hint=error.hint
-        ) from error
-    stages.done("window_s")
-    session = SegmentationSession(
-        image.volume,
-        model=options.model,
-        device=options.device,
-        config=options.config,
-        window=window,
-        models_folder=options.models_folder,
-    )
-    if not seeds.any():
-        raise VolumeError(
-            str(options.seeds),
-            "holds no seeds",
-            expected="at least one annotated slice",
-            found="only background",
-        )
-    session.add_seed_volume(seeds)
-    _mark(session, options)
-    stages.done("seeds_s")
-    return image, session
-
-
-def _mark(session: SegmentationSession, options: PropagateOptions) -> None:
-    """Say where labels end and where they are absent."""
-    from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
-
-    if (
-        options.slices is not None
-        and not options.slices.first <= options.slices.last < session.volume.n_slices
-    ):
-        raise ConfigError(
-            f"--range {options.slices}",
-            "is not in the volume",
-            expected=f"FIRST:LAST from 0 to {session.volume.n_slices - 1}",
-        )
-    seeded = session.prompts.labels
-    marks: list[tuple[str, LabelSlice | Extent]] = [("--absent", mark) for mark in options.absent]
-    marks += [("--extent", mark) for mark in options.extent]
-    for option, mark in marks:
-        what = f"{option} {mark}"
-        if mark.label not in seeded:
-            raise PromptError(
-                what, "there is no seed of this label", expected=f"label {_listed(seeded)}"
-            )
-        try:
-            if isinstance(mark, Extent):
-                session.set_extent(mark.label, mark.first, mark.last)
-                continue
-            before = session.prompts.get(mark.label, mark.index)
-            if before is not None and before.kind is not PromptKind.ABSENT:
-                raise PromptError(what, "the label is annotated on this slice", found=options.seeds)
-            session.add_prompt(SlicePrompt.absent_at(mark.label, mark.index))
-        except PromptError as error:
-            raise PromptError(
-                what, error.problem, expected=error.expected, found=error.found, hint=error.hint
-            ) from error
-
-
-def _listed(values: Sequence[int], most: int = 12) -> str:
-    return ", ".join(map(str, values[:most])) + (", ..." if len(values) > most else "")
 
 
 def _announce(options: PropagateOptions, image: LoadedImage, session: SegmentationSession) -> None:
@@ -195,7 +150,7 @@ def _announce(options: PropagateOptions, image: LoadedImage, session: Segmentati
         known = "" if extent is None else f"; from slice {extent[0]} to {extent[1]}"
         indices = session.prompts.seeds(label)
         plural = "s" if len(indices) > 1 else ""
-        log("Seeds", f"label {label} on slice{plural} {_listed(indices)}{known}")
+        log("Seeds", f"label {label} on slice{plural} {listed(indices)}{known}")
 
 
 def _announce_model(session: SegmentationSession) -> None:
@@ -210,37 +165,60 @@ def _write(
     session: SegmentationSession,
     outcome: Outcome,
     stages: _Stages,
-) -> None:
-    from napari_slmsam2.io import atomic_write, write_labels
+) -> list[Written]:
+    """Write all files: the labels first, the report, which lists what was written, last."""
+    from napari_slmsam2.io import write_labels
     from napari_slmsam2.session.file import ImageSource, save_session
 
-    write_labels(options.out, session.labels, image, overwrite=options.force)
-    stages.done("write_s")
-    seeds = {label: session.prompts.seeds(label) for label in session.prompts.labels}
-    if options.qc is not None:
-        from napari_slmsam2.evaluate import contact_sheet
+    force, done = options.force, list[Written]()
 
-        atomic_write(
-            options.qc,
-            lambda file: contact_sheet(
-                session.volume,
-                session.labels,
-                session.window,
-                file,
-                seeds=seeds,
-                quality=session.quality,
-            ),
-            overwrite=options.force,
+    def write(name: str, option: str, path: Path | None, **how: Callable[[], Any]) -> None:
+        if path is not None:
+            done.append(write_result(Result(option, path, **how)))
+            stages.done(name)
+
+    def write_report(path: Path) -> None:
+        content = _report(options, image, session, outcome, stages)
+        content["outputs"] = {w.result.option: w.problem or "written" for w in done}
+        write_json(path, content, force=force)
+
+    out, qc, saved, report = options.out, options.qc, options.session, options.report
+    source = ImageSource(options.image, options.channel, options.time)
+    write(
+        *("write_s", "--out", out),
+        write=lambda: write_labels(out, session.labels, image, overwrite=force),
+        rescue=lambda: rescue_labels(out, session.labels, image),
+    )
+    if saved is not None:
+        write(
+            *("session_s", "--session", saved),
+            write=lambda: save_session(session, saved, image=source, overwrite=force),
         )
-        stages.done("qc_s")
-    if options.session is not None:
-        source = ImageSource(options.image, options.channel, options.time)
-        save_session(session, options.session, image=source, overwrite=options.force)
-        stages.done("session_s")
-    if options.report is not None:
-        write_json(
-            options.report, _report(options, image, session, outcome, stages), force=options.force
-        )
+    if qc is not None:
+        write("qc_s", "--qc", qc, write=lambda: _write_sheet(qc, session, force=force))
+    if report is not None:
+        write("report_s", "--report", report, write=lambda: write_report(report))
+    return done
+
+
+def _write_sheet(path: Path, session: SegmentationSession, *, force: bool) -> None:
+    """Write the contact sheet of ``--qc``."""
+    from napari_slmsam2.evaluate import contact_sheet
+    from napari_slmsam2.io import atomic_write
+
+    seeds = {label: session.prompts.seeds(label) for label in session.prompts.labels}
+    atomic_write(
+        path,
+        lambda file: contact_sheet(
+            session.volume,
+            session.labels,
+            session.window,
+            file,
+            seeds=seeds,
+            quality=session.quality,
+        ),
+        overwrite=force,
+    )
 
 
 def _report(
@@ -269,18 +247,15 @@ def _report(
     }
 
 
-def _conclude(options: PropagateOptions, session: SegmentationSession, outcome: Outcome) -> None:
+def _conclude(session: SegmentationSession, outcome: Outcome) -> None:
     facts = label_facts(session)
     show(label_table(facts))
     for label, fact in facts.items():
         if fact["slices"] <= len(fact["seeds"]):
-            log("Note", f"label {label} was carried to no other slice than the annotated ones")
+            log("Note", f"label {label} was propagated to no slice but the annotated ones")
     advice = suggestion_text(session)
     if advice is not None:
         log("Check", advice)
     speed = outcome.slices_per_second
     rate = "" if speed is None else f" ({speed:.3g} slices/s)"
     log("Done", f"{len(outcome.slices)} slices in {outcome.seconds:.1f} s{rate}")
-    for path in (options.out, options.report, options.qc, options.session):
-        if path is not None:
-            log("Wrote", path)

@@ -1,31 +1,28 @@
-"""Drives a session: progress, and Ctrl-C between two slices."""
+"""Drives a session: progress, and the end between two slices."""
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from napari_slmsam2.cli._console import meter
+from napari_slmsam2.cli._console import meter, print_record
+from napari_slmsam2.cli._signals import interruptible
 
 if TYPE_CHECKING:
-    from napari_slmsam2.core.events import PropagationEvent
+    from napari_slmsam2.core.events import PropagationEvent, SliceSegmented
     from napari_slmsam2.session.session import SegmentationSession
 
 
 @dataclass(slots=True)
 class Outcome:
-    """How a run went.
+    """How a run ended.
 
     Attributes
     ----------
     finished : bool
-        False where it was interrupted.
+        False where it was interrupted or failed.
     done, total : int
         Steps.
     slices : set of int
@@ -35,15 +32,18 @@ class Outcome:
     seconds : float
     notes : list of str
         Fallbacks.
+    error : Exception or None
+        What ended the run.
     """
 
-    finished: bool = True
+    finished: bool = False
     done: int = 0
     total: int = 0
     slices: set[int] = field(default_factory=set)
     visits: int = 0
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    error: Exception | None = None
 
     @property
     def slices_per_second(self) -> float | None:
@@ -51,34 +51,8 @@ class Outcome:
         return len(self.slices) / self.seconds if self.seconds else None
 
 
-@contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C asks to stop between two slices; a second one stops at once.
-
-    Yields
-    ------
-    callable
-        Whether to stop.
-    """
-    asked = threading.Event()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def load_model(session: SegmentationSession) -> None:
-    """Make the model ready, with a progress bar where it must be downloaded."""
+    """Load the model, with a progress bar where it must be downloaded."""
     with interruptible() as should_stop, meter("downloading", is_bytes=True) as shown:
         session.load_model(progress=shown.update, should_stop=should_stop)
         if should_stop():
@@ -86,38 +60,62 @@ def load_model(session: SegmentationSession) -> None:
 
 
 def follow(
-    start: Callable[[Callable[[], bool]], Iterator[PropagationEvent]], title: str
+    events: Iterator[PropagationEvent], should_stop: Callable[[], bool], title: str
 ) -> Outcome:
-    """Run to the end or to Ctrl-C.
+    """Run to the end, to a request to stop, or to an error, which `Outcome` keeps.
 
     Parameters
     ----------
-    start : callable
-        ``start(should_stop)`` gives the events.
+    events : iterator of PropagationEvent
+        Of a run that asks ``should_stop`` itself.
+    should_stop : callable
     title : str
         Of the progress bar.
     """
+    from napari_slmsam2.core.errors import SlmSam2Error
     from napari_slmsam2.core.events import FellBack, Finished, FinishReason, SliceSegmented
 
     outcome = Outcome()
     began = time.perf_counter()
-    with interruptible() as should_stop, meter(title) as shown:
-        for event in start(should_stop):
-            if isinstance(event, SliceSegmented):
-                outcome.done, outcome.total = event.done, event.total
-                outcome.slices.add(event.index)
-                outcome.visits += 1
-                shown.update(event.done, event.total)
-            elif isinstance(event, FellBack):
-                outcome.notes.append(event.message)
-                shown.log(f"Note: {event.message}.")
-            elif isinstance(event, Finished):
-                stopped = event.reason is FinishReason.STOPPED and should_stop()
-                outcome.finished = not stopped
+    with meter(title) as shown:
+        try:
+            for event in events:
+                if isinstance(event, SliceSegmented):
+                    outcome.done, outcome.total = event.done, event.total
+                    outcome.slices.add(event.index)
+                    outcome.visits += 1
+                    shown.update(event.done, event.total)
+                    print_record(_slice_record(event, time.perf_counter() - began))
+                elif isinstance(event, FellBack):
+                    outcome.notes.append(event.message)
+                    shown.log(f"Note: {event.message}.")
+                elif isinstance(event, Finished):
+                    stopped = event.reason is FinishReason.STOPPED and should_stop()
+                    outcome.finished = not stopped
+        except (SlmSam2Error, OSError, MemoryError) as error:
+            outcome.error = error
         if outcome.finished:
             shown.update(1, 1)
     outcome.seconds = time.perf_counter() - began
     return outcome
+
+
+def _slice_record(event: SliceSegmented, seconds: float) -> dict[str, Any]:
+    """A line of ``--progress json``."""
+    share = event.done / event.total if event.total else 1.0
+    return {
+        "event": "slice",
+        "slice": event.index,
+        "final": event.final,
+        "done": event.done,
+        "total": event.total,
+        "elapsed_s": round(seconds, 3),
+        "left_s": round(seconds * (1 - share) / share, 3) if share else None,
+        "labels": {
+            str(label): {"area": quality.area, "confidence": round(quality.confidence, 4)}
+            for label, quality in event.quality.items()
+        },
+    }
 
 
 def until_asked(

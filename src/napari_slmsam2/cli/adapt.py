@@ -140,12 +140,12 @@ def adapt(
     A part is held out; the new model is kept only where it propagates that part better than the
     old one. Ctrl-C keeps the best so far.
     """
-    from napari_slmsam2.cli._console import log, meter, show
+    from napari_slmsam2.cli._console import log, meter, show, show_error
     from napari_slmsam2.cli._distributed import init_distributed_quietly
-    from napari_slmsam2.cli._errors import FAILED, show_error
+    from napari_slmsam2.cli._errors import FAILED
     from napari_slmsam2.cli._outputs import check_outputs
     from napari_slmsam2.cli._report import write_json
-    from napari_slmsam2.cli._run import interruptible
+    from napari_slmsam2.cli._signals import interruptible
     from napari_slmsam2.engine.weights.model_folder import check_room, path_for
 
     with init_distributed_quietly(device) as distributed:
@@ -210,7 +210,7 @@ def _recipe(
 
 def _base(model: str, models_folder: Path | None) -> LoadedNetwork:
     from napari_slmsam2.cli._console import log, meter
-    from napari_slmsam2.cli._run import interruptible
+    from napari_slmsam2.cli._signals import interruptible
     from napari_slmsam2.engine.loading import load_network
 
     with interruptible() as should_stop, meter("downloading", is_bytes=True) as shown:

@@ -134,7 +134,7 @@ def _plain(value: object) -> str:
 def download(name: Name, models_folder: ModelsFolder = None) -> None:
     """Download the weights of a model and verify them; go on after a broken download."""
     from napari_slmsam2.cli._console import log, meter
-    from napari_slmsam2.cli._run import interruptible
+    from napari_slmsam2.cli._signals import interruptible
     from napari_slmsam2.engine.weights.download import download_weights, is_downloaded
     from napari_slmsam2.engine.weights.registry import get_model
 

@@ -15,8 +15,11 @@ from napari_slmsam2.cli._options import (
     Extent,
     Force,
     LabelSlice,
+    LogFile,
     ModelsFolder,
     Out,
+    ProgressFormat,
+    Quiet,
     SliceRange,
     Time,
     parse_extent,
@@ -125,15 +128,21 @@ class PropagateOptions:
     session: Annotated[
         Path | None,
         typer.Option(
-            help="Session file (.slmsam2), for `replay` and to go on later.",
+            help="Session file (.slmsam2), for `replay` and to continue later.",
             rich_help_panel=_RESULTS,
         ),
     ] = None
     keep_partial: Annotated[
         bool,
-        typer.Option("--keep-partial", help="After Ctrl-C, write what was done so far."),
+        typer.Option(
+            "--keep-partial",
+            help="After Ctrl-C, SIGTERM, SIGHUP or an error, write what was done so far.",
+        ),
     ] = False
     force: Force = False
+    quiet: Quiet = False
+    log: LogFile = None
+    progress: ProgressFormat = "auto"
     config: PropagationConfig = field(default_factory=PropagationConfig)
 
 
@@ -142,7 +151,9 @@ def propagate(options: PropagateOptions) -> None:
     """Propagate annotated slices through the whole volume.
 
     Every slice that is annotated in SEEDS comes back exactly as it was drawn. The result has the
-    grid of IMAGE. Ctrl-C stops after the current slice, and nothing is written.
+    grid of IMAGE. Ctrl-C, SIGTERM and SIGHUP stop after the current slice, and nothing is written
+    unless --keep-partial was given. Labels that cannot be written to their place at the end are
+    written to another one, which is printed.
     """
     from napari_slmsam2.cli._propagation import run_job
 

@@ -1,0 +1,108 @@
+"""Image and seeds of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from napari_slmsam2.cli._options import Extent, LabelSlice
+from napari_slmsam2.core.errors import ConfigError, PromptError, VolumeError
+
+if TYPE_CHECKING:
+    from napari_slmsam2.cli.propagate import PropagateOptions
+    from napari_slmsam2.io import LoadedImage
+    from napari_slmsam2.session.session import SegmentationSession
+
+
+def open_inputs(
+    options: PropagateOptions, stage_done: Callable[[str], None]
+) -> tuple[LoadedImage, SegmentationSession]:
+    """Read image and seeds, and refuse what no run can use.
+
+    Parameters
+    ----------
+    options : PropagateOptions
+    stage_done : callable
+        Called with the name of each stage when it is done.
+
+    Raises
+    ------
+    SlmSam2Error
+        Image, seeds or options cannot be used.
+    """
+    from napari_slmsam2.core.intensity import DEFAULT_WINDOW, parse_window
+    from napari_slmsam2.io import read_image, read_labels, with_seed_axis
+    from napari_slmsam2.session.session import SegmentationSession
+
+    image = read_image(options.image, axis=options.axis, channel=options.channel, time=options.time)
+    seeds = read_labels(options.seeds, like=image)
+    if options.axis is None:
+        image = with_seed_axis(image, seeds)
+    stage_done("read_s")
+    try:
+        window = parse_window(options.window or DEFAULT_WINDOW, image.volume)
+    except ConfigError as error:
+        raise ConfigError(
+            "--window", error.problem, expected=error.expected, found=error.found, hint=error.hint
+        ) from error
+    stage_done("window_s")
+    session = SegmentationSession(
+        image.volume,
+        model=options.model,
+        device=options.device,
+        config=options.config,
+        window=window,
+        models_folder=options.models_folder,
+    )
+    if not seeds.any():
+        raise VolumeError(
+            str(options.seeds),
+            "holds no seeds",
+            expected="at least one annotated slice",
+            found="only background",
+        )
+    session.add_seed_volume(seeds)
+    _mark(session, options)
+    stage_done("seeds_s")
+    return image, session
+
+
+def _mark(session: SegmentationSession, options: PropagateOptions) -> None:
+    """Apply ``--range``, ``--extent`` and ``--absent``."""
+    from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
+
+    if (
+        options.slices is not None
+        and not options.slices.first <= options.slices.last < session.volume.n_slices
+    ):
+        raise ConfigError(
+            f"--range {options.slices}",
+            "is not in the volume",
+            expected=f"FIRST:LAST from 0 to {session.volume.n_slices - 1}",
+        )
+    seeded = session.prompts.labels
+    marks: list[tuple[str, LabelSlice | Extent]] = [("--absent", mark) for mark in options.absent]
+    marks += [("--extent", mark) for mark in options.extent]
+    for option, mark in marks:
+        what = f"{option} {mark}"
+        if mark.label not in seeded:
+            raise PromptError(
+                what, "there is no seed of this label", expected=f"label {listed(seeded)}"
+            )
+        try:
+            if isinstance(mark, Extent):
+                session.set_extent(mark.label, mark.first, mark.last)
+                continue
+            before = session.prompts.get(mark.label, mark.index)
+            if before is not None and before.kind is not PromptKind.ABSENT:
+                raise PromptError(what, "the label is annotated on this slice", found=options.seeds)
+            session.add_prompt(SlicePrompt.absent_at(mark.label, mark.index))
+        except PromptError as error:
+            raise PromptError(
+                what, error.problem, expected=error.expected, found=error.found, hint=error.hint
+            ) from error
+
+
+def listed(values: Sequence[int], most: int = 12) -> str:
+    """The first values, separated by commas."""
+    return ", ".join(map(str, values[:most])) + (", ..." if len(values) > most else "")

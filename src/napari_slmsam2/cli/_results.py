@@ -1,0 +1,123 @@
+"""Writes the results of a run; a file that cannot be written does not cost the others."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_slmsam2.cli._console import log, show_error
+from napari_slmsam2.cli._errors import message_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from napari_slmsam2.io import LoadedImage
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A file to be written.
+
+    Attributes
+    ----------
+    option : str
+        That names the file.
+    path : Path
+    write : callable
+        Writes the file, completely or not at all.
+    rescue : callable, optional
+        Called where it cannot be written; writes the content elsewhere and returns the path, or
+        None where that fails too.
+    """
+
+    option: str
+    path: Path
+    write: Callable[[], object]
+    rescue: Callable[[], Path | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a `Result`.
+
+    Attributes
+    ----------
+    result : Result
+    problem : str or None
+        Why it could not be written.
+    rescued : Path or None
+        Where its content was written instead.
+    """
+
+    result: Result
+    problem: str | None = None
+    rescued: Path | None = None
+
+    def show(self) -> None:
+        """Report it as written or not."""
+        option, path = self.result.option, self.result.path
+        if self.problem is None:
+            log("Wrote", path)
+            return
+        show_error(f"{option} {path} was not written. {self.problem}")
+        if self.rescued is not None:
+            show_error(f"{option} was rescued to {self.rescued}")
+        elif self.result.rescue is not None:
+            show_error(f"{option} could not be written to any other folder either.")
+
+
+def write_result(result: Result) -> Written:
+    """Write a file, or report why not."""
+    try:
+        result.write()
+    except Exception as error:  # noqa: BLE001 - whatever it is must not cost the other files
+        rescued = None if result.rescue is None else result.rescue()
+        return Written(result, message_of(error), rescued)
+    return Written(result)
+
+
+def rescue_labels(
+    out: Path, labels: npt.NDArray[np.integer[Any]], image: LoadedImage
+) -> Path | None:
+    """Write labels that cannot be written to their place to another one.
+
+    Tried are the folder of the file, the current folder, the user's data folder and the folder of
+    temporary files; in the format of the file first, as compressed ``.npz`` then.
+
+    Returns
+    -------
+    Path or None
+        None where nothing could be written.
+    """
+    import numpy as np
+    import platformdirs
+
+    from napari_slmsam2.io import atomic_write, write_labels
+
+    now = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    name = f"rescued-{now}-{out.name}"
+    data = Path(platformdirs.user_data_dir("napari-slmsam2")) / "rescued"
+    folders = (out.parent, Path.cwd(), data, Path(tempfile.gettempdir()))
+
+    def in_format(folder: Path) -> Path:
+        return write_labels(folder / name, labels, image)
+
+    def as_array(folder: Path) -> Path:
+        return atomic_write(
+            folder / f"{name}.npz", lambda file: np.savez_compressed(file, labels=labels)
+        )
+
+    for write in (in_format, as_array):
+        for folder in folders:
+            try:
+                if folder == data:
+                    folder.mkdir(parents=True, exist_ok=True)
+                return write(folder).absolute()
+            except Exception:  # noqa: BLE001 - the next place may work
+                continue
+    return None
