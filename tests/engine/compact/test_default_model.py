@@ -38,7 +38,7 @@ def test_it_comes_with_the_package():
     ready = make_segmenter("compact", device="cpu")
     assert (ready.name, ready.device) == ("compact", "cpu")
     assert len(ready.sha256) == 64
-    with pytest.raises(ConfigError, match="comes with this program"):
+    with pytest.raises(ConfigError, match="is part of this program"):
         file_of("compact")
 
 

@@ -117,7 +117,7 @@ def test_other_zip_and_missing_file(tmp_path):
         archive.writestr("readme.txt", "hello")
     with pytest.raises(CheckpointError, match="is not a checkpoint"):
         load_state(tmp_path / "w.pt")
-    with pytest.raises(CheckpointError, match="is not there"):
+    with pytest.raises(CheckpointError, match="does not exist"):
         load_state(tmp_path / "nothing.pt")
     with pytest.raises(CheckpointError, match="is not a file"):
         load_state(tmp_path)

@@ -104,7 +104,7 @@ def test_names_that_are_taken(folder):
         with pytest.raises(ConfigError, match="is taken"):
             model_folder.path_for(name, folder)
     for change in (model_folder.delete_model, model_folder.file_of):
-        with pytest.raises(ConfigError, match="comes with this program"):
+        with pytest.raises(ConfigError, match="is part of this program"):
             change("flow", folder)
 
 

@@ -222,7 +222,7 @@ def damaged_file(bench, site, folder, monkeypatch):
     (folder / "far.safetensors").write_bytes(CONTENT[:1000])
 
 
-BY_HAND = "get far.safetensors from there in another way and put it into"
+BY_HAND = "download far.safetensors by other means and put it into"
 
 
 @pytest.mark.parametrize(
@@ -230,8 +230,8 @@ BY_HAND = "get far.safetensors from there in another way and put it into"
     [
         (no_network, ("no connection to 127.0.0.1", "Try again", BY_HAND)),
         (gone, ("404", BY_HAND)),
-        (another_file, ("is not the file it should be", "SHA-256", "thrown away", BY_HAND)),
-        (full_disk, ("has not enough space", "1000 bytes free", "Make room")),
+        (another_file, ("has the wrong content", "SHA-256", "deleted", BY_HAND)),
+        (full_disk, ("has not enough space", "1000 bytes free", "Free space")),
         (damaged_file, ("has the wrong size", "Remove the file")),
     ],
 )

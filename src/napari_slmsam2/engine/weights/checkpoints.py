@@ -20,7 +20,7 @@ from napari_slmsam2.core.errors import CheckpointError, ConfigError, OutputError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-#: SAM 2.1 weights for an SLM-SAM 2 network: the long-term attention's, copied.
+#: SAM 2.1 weights for an SLM-SAM 2 network: the long-term attention is copied.
 SAM2_TO_SLM_SAM2 = "sam2.1->slm-sam2"
 
 _METADATA_KEY = "napari_slmsam2"
@@ -58,11 +58,11 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     Raises
     ------
     CheckpointError
-        The file is not there, is damaged, is no checkpoint, or holds code.
+        The file is missing, damaged, not a checkpoint, or contains code.
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(str(path), "is not there" if not path.exists() else "is not a file")
+        raise CheckpointError(str(path), "does not exist" if not path.exists() else "is not a file")
     if path.suffix == ".safetensors":
         return _load_safetensors(path)
     if path.suffix == ".pkl":
@@ -131,14 +131,14 @@ def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, what: str) -> None:
-    """Fill a module with weights; every key must be there, none may be left over.
+    """Load weights into a module; missing and unexpected keys are errors.
 
     Parameters
     ----------
     module : nn.Module
     state : mapping of str to Tensor
     what : str
-        The file or model, for the message.
+        Name of the file or model, for the message.
 
     Raises
     ------
@@ -164,7 +164,7 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, what: str) -
             "does not hold the weights of this network",
             expected=f"{len(own)} tensors of {type(module).__name__}",
             found=found,
-            hint="Choose the model that these weights were made for, or ask for a conversion.",
+            hint="Choose the model that these weights were made for, or use a conversion.",
         )
     module.load_state_dict(state, strict=True)
 
@@ -187,14 +187,14 @@ def without_unused(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def convert_state(
     state: Mapping[str, Tensor], conversion: str, module: nn.Module
 ) -> dict[str, Tensor]:
-    """Turn the weights of one kind of network into those of another.
+    """Convert the weights of one kind of network into those of another.
 
     Parameters
     ----------
     state : mapping of str to Tensor
     conversion : {"sam2.1->slm-sam2"}
-        As SLM-SAM 2's training starts (Chen et al., arXiv:2505.01854): the short-term memory
-        attention is a copy of the long-term one, the unused short-term time table is zero; the
+        The initialisation of SLM-SAM 2's training (Chen et al., arXiv:2505.01854): the short-term
+        memory attention is a copy of the long-term one, the unused short-term time table is zero; the
         fuser or gate keeps the module's initial values.
     module : nn.Module
         The network that the weights are for.
@@ -202,7 +202,7 @@ def convert_state(
     Returns
     -------
     dict of str to Tensor
-        For `load_weights`, which still checks every key.
+        Input for `load_weights`, which checks every key.
 
     Raises
     ------
@@ -238,17 +238,17 @@ def convert_state(
 def save_weights(
     path: str | os.PathLike[str], state: Mapping[str, Tensor], metadata: Mapping[str, Any]
 ) -> None:
-    """Write weights as safetensors: whole or not at all.
+    """Write weights as safetensors, completely or not at all.
 
     Parameters
     ----------
     path : path-like
         Must end in ``.safetensors``.
     state : mapping of str to Tensor
-        Of `torch.nn.Module.state_dict`.
+        From `torch.nn.Module.state_dict`.
     metadata : mapping
         Values that JSON can hold; ``config`` (`ModelConfig.to_dict`) describes the network, the
-        rest says where the weights come from.
+        rest describes the origin of the weights.
 
     Raises
     ------
@@ -278,12 +278,12 @@ def save_weights(
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `save_weights` noted about the weights; empty for safetensors of other programs.
+    """The metadata that `save_weights` wrote; empty for safetensors of other programs.
 
     Raises
     ------
     CheckpointError
-        The file is not there or not safetensors.
+        The file is missing or not safetensors.
     """
     from safetensors import SafetensorError, safe_open
 

@@ -1,4 +1,4 @@
-"""Weights from the internet: into the user's cache, verified, resumed after a broken download."""
+"""Verified and resumable downloads of weights into the folder of models."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from napari_slmsam2.engine.weights.model_card import (
     models_folder,
 )
 
-#: Called with the bytes that are there and the bytes of the whole file.
+#: Called with the number of bytes downloaded and the size of the file.
 Progress = Callable[[int, int], None]
 
 _CHUNK = 1 << 14
@@ -35,7 +35,7 @@ _LOCK_POLL_S = 0.2
 
 
 class DownloadCancelledError(DownloadError):
-    """The download was stopped on request; the next one goes on from there."""
+    """The download was stopped on request; the next one resumes it."""
 
 
 def download_weights(
@@ -45,22 +45,22 @@ def download_weights(
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Path:
-    """The verified file of a model's weights; downloaded if it is not there yet.
+    """The verified file of a model's weights, downloaded if it is missing.
 
-    A broken download is taken up where it broke off, in this call and in later ones, if the
-    server allows it. Under the final name there is only ever a whole, verified file.
+    An interrupted download is resumed, in this call and in later ones, if the server supports it.
+    Only a complete and verified file gets the final name.
 
     Parameters
     ----------
     card : ModelCard
         With weights.
     folder : path-like, optional
-        See `models_folder`. A file that is there already is used without any network.
+        See `models_folder`. An existing file is used without network access.
     progress : callable, optional
         ``progress(done_bytes, total_bytes)``.
     should_stop : callable, optional
-        Asked after every piece of 16 KiB and between attempts; True ends the download. What is
-        there stays for the next one.
+        Called after every 16 KiB and between attempts; True ends the download. The downloaded part
+        is kept for the next one.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def download_weights(
         The file in the folder is not the right one, or the download failed: no connection, no
         space, wrong size or hash.
     DownloadCancelledError
-        ``should_stop`` said so.
+        ``should_stop`` returned True.
     """
     if card.weights is None:
         raise DownloadError(f"model {card.name}", "has no weights to download")
@@ -88,7 +88,7 @@ def is_downloaded(card: ModelCard, folder: str | os.PathLike[str] | None = None)
 
 
 def downloaded_bytes(card: ModelCard, folder: str | os.PathLike[str] | None = None) -> int:
-    """How many bytes of an unfinished download the next one goes on from."""
+    """Size in bytes of an unfinished download, from which the next one resumes."""
     if card.weights is None:
         return 0
     part = _part_of(models_folder(folder) / card.weights.filename)
@@ -121,7 +121,7 @@ def _verify(path: Path, weights: WeightsFile, what: str, hint: str) -> None:
     if digest != weights.sha256:
         raise DownloadError(
             what,
-            "is not the file it should be",
+            "has the wrong content",
             expected=f"SHA-256 {weights.sha256}",
             found=digest,
             hint=hint,
@@ -143,19 +143,19 @@ def _download(
             weights.url,
             "could not be downloaded",
             found=_in_words(error, weights.url),
-            hint=f"Try again to go on from there, or {_by_hand(weights, path)}.",
+            hint=f"Try again to resume, or {_by_hand(weights, path)}.",
         ) from error
     except OSError as error:
         raise DownloadError(
             str(path),
             "cannot be written",
             found=error.strerror or str(error),
-            hint=f"Make room, or choose another folder with {FOLDER_VARIABLE}.",
+            hint=f"Free space, or choose another folder with {FOLDER_VARIABLE}.",
         ) from error
 
 
 def _by_hand(weights: WeightsFile, path: Path) -> str:
-    return f"get {weights.filename} from there in another way and put it into {path.parent}"
+    return f"download {weights.filename} by other means and put it into {path.parent}"
 
 
 def _in_words(error: requests.RequestException, url: str) -> str:
@@ -172,7 +172,7 @@ def _in_words(error: requests.RequestException, url: str) -> str:
 
 
 def _fill(part: Path, weights: WeightsFile, transfer: _Transfer) -> None:
-    """Complete and verify an unfinished download; throw it away where it cannot be resumed."""
+    """Complete and verify an unfinished download; delete it if it cannot be resumed."""
     try:
         transfer.run()
     except requests.RequestException:
@@ -182,7 +182,7 @@ def _fill(part: Path, weights: WeightsFile, transfer: _Transfer) -> None:
         raise
     try:
         final = part.with_name(weights.filename)
-        hint = f"The download was thrown away. Try again, or {_by_hand(weights, final)}."
+        hint = f"The download was deleted. Try again, or {_by_hand(weights, final)}."
         _verify(part, weights, weights.url, hint)
     except DownloadError:
         part.unlink()
@@ -191,7 +191,7 @@ def _fill(part: Path, weights: WeightsFile, transfer: _Transfer) -> None:
 
 @contextlib.contextmanager
 def _turn(path: Path, should_stop: Callable[[], bool]) -> Iterator[None]:
-    """Let one process at a time download a file."""
+    """Lock a file, so that one process at a time downloads it."""
     lock = FileLock(path)
     while True:
         try:
@@ -207,7 +207,7 @@ def _turn(path: Path, should_stop: Callable[[], bool]) -> Iterator[None]:
 
 
 class _Transfer:
-    """Fills the file of an unfinished download, over as many connections as it takes.
+    """Fills the file of an unfinished download, with a limited number of attempts.
 
     Parameters
     ----------
@@ -231,7 +231,7 @@ class _Transfer:
         self._should_stop = should_stop
 
     def run(self) -> None:
-        """Download what is missing."""
+        """Download the missing part."""
         for attempt in range(1, _ATTEMPTS):
             with contextlib.suppress(requests.ConnectionError, requests.Timeout, _BrokenError):
                 return self._connect()
@@ -304,7 +304,7 @@ class _Transfer:
                 "has not enough space",
                 expected=f"{needed} bytes",
                 found=f"{free} bytes free",
-                hint=f"Make room, or choose another folder with {FOLDER_VARIABLE}.",
+                hint=f"Free space, or choose another folder with {FOLDER_VARIABLE}.",
             )
 
     def _check_size(self, response: requests.Response, done: int) -> None:

@@ -1,4 +1,4 @@
-"""Files of weights in the folder of models: adapted networks, and what they tell of themselves."""
+"""Adapted networks in the folder of models, and the metadata of their files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUFFIX = ".safetensors"
 
 
 def find_adapted(folder: str | os.PathLike[str] | None = None) -> tuple[ModelCard, ...]:
-    """A card for every ``.safetensors`` file of the folder, by name; only headers are read.
+    """Cards of all ``.safetensors`` files of the folder, by name; only headers are read.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def find_adapted(folder: str | os.PathLike[str] | None = None) -> tuple[ModelCar
     Returns
     -------
     tuple of ModelCard
-        Those of files that cannot be used have a ``problem``.
+        Cards of files that cannot be used have a ``problem``.
     """
     try:
         paths = sorted(models_folder(folder).glob(f"[!.]*{SUFFIX}"))
@@ -35,7 +35,7 @@ def find_adapted(folder: str | os.PathLike[str] | None = None) -> tuple[ModelCar
 
 
 def read_model_metadata(path: Path) -> dict[str, Any]:
-    """What a file of weights tells of itself.
+    """The metadata of a file of weights.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def read_model_metadata(path: Path) -> dict[str, Any]:
     Raises
     ------
     CheckpointError
-        The file cannot be read, or does not tell which network it is for.
+        The file cannot be read, or its metadata does not describe a network.
     """
     noted = read_metadata(path)
     try:
@@ -57,8 +57,8 @@ def read_model_metadata(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError, ConfigError) as error:
         raise CheckpointError(
             str(path),
-            "does not tell which network it is for",
-            expected="a file of this program, with a config in its metadata",
+            "does not describe the network that its weights are for",
+            expected="a file of this program, with a configuration in its metadata",
             found=", ".join(noted) or "no metadata",
         ) from error
     return noted
@@ -73,7 +73,7 @@ def _card(path: Path) -> ModelCard:
             name=name,
             title=f"{name} (cannot be used)",
             kind="network",
-            licence="not known",
+            licence="unknown",
             description=str(error),
             path=path,
             problem=error.problem,
@@ -82,7 +82,7 @@ def _card(path: Path) -> ModelCard:
         name=name,
         title=name,
         kind="network",
-        licence=str(noted.get("licence", "not told")),
+        licence=str(noted.get("licence", "not specified")),
         description=_description(noted),
         path=path,
     )
@@ -95,8 +95,8 @@ def _description(noted: dict[str, Any]) -> str:
         before, after = (adapted["metrics"][when]["dice"] for when in ("before", "after"))
         volumes = f"{len(data)} volume{'' if len(data) == 1 else 's'}"
         return (
-            f"Adapted from {base} to {volumes} with the recipe {recipe}; Dice on what was held "
-            f"out ({adapted['held_out']}): {before:.3f} before, {after:.3f} after."
+            f"Adapted from {base} to {volumes} with the recipe {recipe}; Dice on the held-out "
+            f"part ({adapted['held_out']}): {before:.3f} before, {after:.3f} after."
         )
     except (KeyError, TypeError, ValueError):
         return "A file of weights in the folder of models."

@@ -1,4 +1,4 @@
-"""What is told of a model before it is chosen, and where files of weights are kept."""
+"""Descriptions of models, and the folder of their weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import platformdirs
 
 from napari_slmsam2.core.config import ModelConfig
 
-#: Names the folder of models, for example one that was filled on another machine.
+#: Environment variable with the folder of models, e.g. one that was filled on another machine.
 FOLDER_VARIABLE = "NAPARI_SLMSAM2_MODELS"
 
 
@@ -37,29 +37,29 @@ class WeightsFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
-    """What a user should know of a model before choosing it.
+    """Description of a model for the choice between models.
 
     Attributes
     ----------
     name : str
-        What to ask for.
+        Name by which the model is selected.
     title : str
     kind : {"classical", "network"}
         Classical models need no weights.
     licence : str
-        SPDX name, of the weights where there are some, else of the code.
+        SPDX name of the licence of the weights, or of the code for a model without weights.
     description : str
     config : ModelConfig or None
-        None for a classical model, and for a file that tells it itself.
+        None for a classical model, and for a file whose metadata contains it.
     weights : WeightsFile or None
         None for a model that needs no download.
     conversion : str or None
-        How the file's weights are turned into the network's, see
+        Conversion of the weights in the file, see
         `napari_slmsam2.engine.weights.checkpoints.convert_state`.
     path : Path or None
         File of weights on this computer: in the folder of models, or in this package.
     bundled : bool
-        The file came with this package.
+        The file is part of this package.
     problem : str or None
         Why that file cannot be used.
     """
@@ -78,12 +78,12 @@ class ModelCard:
 
     @property
     def needs_download(self) -> bool:
-        """Whether the model comes with a file of weights that is downloaded."""
+        """Whether the weights of the model must be downloaded."""
         return self.weights is not None
 
 
 def models_folder(folder: str | os.PathLike[str] | None = None) -> Path:
-    """Where weights are looked for and downloaded to.
+    """The folder in which weights are searched for and to which they are downloaded.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Naming, renaming and deleting the models that the folder holds."""
+"""Names of adapted models: check, rename, delete."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
 def path_for(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
-    """Where a new model of this name is to be written.
+    """The file of a new model of this name.
 
     Raises
     ------
     ConfigError
-        The name cannot be a file's, looks like one, or is a model's already.
+        The name is not valid as a file name, has the suffix of a file, or is taken.
     """
     if not _NAME.fullmatch(name) or is_weights_file(name):
         raise ConfigError(
@@ -38,7 +38,7 @@ def path_for(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
 
 
 def check_room(path: Path, size: int = 2**26) -> None:
-    """Refuse a folder that cannot take a file of weights, before the long work.
+    """Check before training that a file of weights can be written.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def check_room(path: Path, size: int = 2**26) -> None:
     Raises
     ------
     OutputError
-        The folder cannot be made or written to, or the disk is full.
+        The folder cannot be created or written to, or the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,30 +67,30 @@ def check_room(path: Path, size: int = 2**26) -> None:
             "has not enough space",
             expected=f"{size / 2**20:.0f} MiB",
             found=f"{free / 2**20:.0f} MiB free",
-            hint=f"Make room, or choose another folder with {FOLDER_VARIABLE}.",
+            hint=f"Free space, or choose another folder with {FOLDER_VARIABLE}.",
         )
 
 
 def file_of(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
-    """The file of a model that was adapted here or brought along.
+    """The file of a model in the folder of models.
 
     Raises
     ------
     ConfigError
-        There is no such model, or it came with this program.
+        There is no such model, or it is part of this program.
     """
     card = get_model(name, folder)
     if card.path is None or card.bundled:
         raise ConfigError(
             f"model {card.name}",
-            "comes with this program",
+            "is part of this program",
             expected="a model that was adapted, see `models list`",
         )
     return card.path
 
 
 def rename_model(old: str, new: str, folder: str | os.PathLike[str] | None = None) -> Path:
-    """Give a model another name; returns its file.
+    """Rename a model and return its file.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def rename_model(old: str, new: str, folder: str | os.PathLike[str] | None = Non
 
 
 def delete_model(name: str, folder: str | os.PathLike[str] | None = None) -> Path:
-    """Delete the file of a model; returns where it was.
+    """Delete the file of a model and return its path.
 
     Raises
     ------

@@ -25,7 +25,7 @@ _SUFFIXES = (".pt", ".pth", ".pkl", ".safetensors")
 
 #: The model of a new session.
 DEFAULT_MODEL = "compact"
-#: The model that is adapted if no other is asked for.
+#: The model that `adapt` starts from by default.
 ADAPTED_MODEL = "compact"
 
 
@@ -74,8 +74,8 @@ _CLASSICAL = (
         title="Optical flow",
         kind="classical",
         licence="BSD-3-Clause",
-        description="Carries the mask from slice to slice along the dense optical flow around the "
-        "object. Needs no weights; runs anywhere.",
+        description="Propagates the mask from slice to slice with the dense optical flow around "
+        "the object. Needs no weights.",
     ),
     ModelCard(
         name="interpolation",
@@ -83,7 +83,7 @@ _CLASSICAL = (
         kind="classical",
         licence="BSD-3-Clause",
         description="Interpolates signed distances between annotated slices. Needs no weights and "
-        "does not look at the image; fills only the gaps between seeds.",
+        "does not read the image; fills only the gaps between seeds.",
     ),
 )
 
@@ -149,9 +149,9 @@ _COMPACT = ModelCard(
     title="Compact network",
     kind="network",
     licence="BSD-3-Clause",
-    description="A small network of our own on a window that follows the object: corrects what the "
-    "optical flow carries, with the annotated slices as its memory. Comes with this program, runs "
-    "anywhere. Trained on synthetic stacks and on CT, MR, PET and electron microscopy; see "
+    description="A small network on an object-centred crop, which corrects the mask that the "
+    "optical flow propagates, with the annotated slices as its memory. Part of this program; runs "
+    "on a CPU. Trained on synthetic stacks and on CT, MR, PET and electron microscopy; see "
     "docs/model-card.md.",
     path=Path(__file__).parents[2] / "weights" / "compact.safetensors",
     bundled=True,
@@ -161,13 +161,13 @@ _MODELS = {card.name: card for card in (*_CLASSICAL, _COMPACT, *_sam2_cards())}
 
 
 def list_models(folder: str | os.PathLike[str] | None = None) -> tuple[ModelCard, ...]:
-    """All models that can be asked for by name: the known ones, then those of the folder.
+    """All models that have a name: those of this program, then those of the folder.
 
     Parameters
     ----------
     folder : path-like, optional
         See `napari_slmsam2.engine.weights.model_card.models_folder`. A file in it that cannot
-        be used gets a card that says why.
+        be used gets a card with the reason.
     """
     ours = {card.weights.filename for card in _MODELS.values() if card.weights is not None}
     found = find_adapted(folder)
@@ -178,7 +178,7 @@ def list_models(folder: str | os.PathLike[str] | None = None) -> tuple[ModelCard
 
 
 def get_model(name: str, folder: str | os.PathLike[str] | None = None) -> ModelCard:
-    """The model of a name.
+    """The card of a model.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def get_model(name: str, folder: str | os.PathLike[str] | None = None) -> ModelC
     Raises
     ------
     ConfigError
-        No model has this name; the message lists the nearest ones.
+        No model has this name; the message lists the most similar ones.
     """
     if name in _MODELS:
         return _MODELS[name]
@@ -207,5 +207,5 @@ def get_model(name: str, folder: str | os.PathLike[str] | None = None) -> ModelC
 
 
 def is_weights_file(model: str | os.PathLike[str]) -> bool:
-    """Whether a model is asked for by its file of weights instead of its name."""
+    """Whether a model is given as a file of weights instead of a name."""
     return not isinstance(model, str) or model.endswith(_SUFFIXES) or os.sep in model

@@ -1,4 +1,4 @@
-"""From labels to an image: intensities and textures of objects, then a scanner or a microscope."""
+"""Images of synthetic labels: intensities and textures, then a model of a scanner or microscope."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOOKS = ("anatomy", "blobs", "cells", "tubes", "lesion")
 
 @dataclass(frozen=True, slots=True)
 class Optics:
-    """How an image is taken. Lengths are in pixels, intensities in units of the image's range.
+    """Parameters of the imaging. Lengths in pixels, intensities in units of the image's range.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Optics:
 
 @dataclass(slots=True, eq=False)
 class Appearance:
-    """How objects look before an image of them is taken.
+    """Appearance of the labels before imaging.
 
     Attributes
     ----------
@@ -73,20 +73,20 @@ class Appearance:
     spot_size: float = 5.0
 
     def extend(self, *sources: int) -> None:
-        """Append labels that look like the labels ``sources``."""
+        """Append labels with the appearance of the labels ``sources``."""
         self.means = np.concatenate([self.means, self.means[list(sources)]])
         self.texture = np.concatenate([self.texture, self.texture[list(sources)]])
 
 
 def draw_optics(rng: np.random.Generator, look: str) -> Optics:
-    """Draw how an image of a look (one of `LOOKS`) is taken."""
+    """Draw the imaging parameters of a look (one of `LOOKS`)."""
     kinds = ("gaussian", "poisson", "rician", "speckle")
     shares = {"blobs": (0.25, 0.7, 0.0, 0.05), "cells": (0.55, 0.45, 0.0, 0.0)}
     blur, blur_along = rng.uniform(0.4, 1.5), 0.0
     if look == "blobs":
         blur_along = rng.uniform(0.0, 1.5)
     elif look == "lesion" and rng.uniform() < 0.4:
-        # Emission tomography: hardly any resolution.
+        # Emission tomography: low resolution.
         blur, blur_along = rng.uniform(1.5, 3.5), rng.uniform(0.4, 1.2)
     return Optics(
         blur=blur,
@@ -112,7 +112,7 @@ def draw_contrast(rng: np.random.Generator) -> float:
 def draw_appearance(
     rng: np.random.Generator, look: str, count: int, noise: float, packed: bool = False
 ) -> tuple[Appearance, float]:
-    """Draw how the labels of a scene look.
+    """Draw the appearance of the labels of a scene.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def draw_appearance(
 
 
 def _tissue_means(rng: np.random.Generator, count: int) -> Floats:
-    """Spread over the range, or soft tissues close together with some air and bone."""
+    """Intensities over the whole range, or similar soft tissues with some air and bone."""
     means = rng.uniform(0.05, 0.95, count)
     if rng.uniform() < 0.5:
         soft = rng.uniform(size=count) < 0.75
@@ -164,7 +164,7 @@ def _tissue_means(rng: np.random.Generator, count: int) -> Floats:
 
 
 def _one_kind(rng: np.random.Generator, look: Appearance, step: float, spread: float) -> None:
-    """Objects of one intensity, ``step`` brighter than what is between them."""
+    """Objects of one intensity, ``step`` brighter than their surround."""
     base = rng.uniform(0.03, 0.3)
     look.means[0] = base
     spreads = np.exp(rng.normal(0.0, spread, len(look.means) - 1))
@@ -172,7 +172,7 @@ def _one_kind(rng: np.random.Generator, look: Appearance, step: float, spread: f
 
 
 def _enclose(rng: np.random.Generator, look: Appearance, step: float) -> None:
-    """Membranes and, as electrons show them, organelles."""
+    """Membranes and organelles, as in electron microscopy."""
     look.membrane_width = rng.uniform(1.0, 3.0)
     bright = rng.uniform() < 0.5
     look.membrane = step if bright else -step
@@ -188,7 +188,7 @@ def _enclose(rng: np.random.Generator, look: Appearance, step: float) -> None:
 def paint(
     rng: np.random.Generator, labels: npt.NDArray[np.integer], look: Appearance, along: float
 ) -> Floats:
-    """Give every voxel its intensity.
+    """Compute the intensity of every voxel.
 
     Parameters
     ----------
@@ -224,7 +224,7 @@ def _borders(labels: npt.NDArray[np.integer], width: float) -> Floats:
     edge = np.zeros(labels.shape, np.float32)
     edge[:, 1:] = labels[:, 1:] != labels[:, :-1]
     np.maximum(edge[:, :, 1:], labels[:, :, 1:] != labels[:, :, :-1], out=edge[:, :, 1:])
-    # Where a border lies nearly in the slice it is seen from above.
+    # A border that is nearly parallel to the slice appears wide.
     np.maximum(edge[1:], np.float32(0.7) * (labels[1:] != labels[:-1]), out=edge[1:])
     sigma = 0.4 * width
     blurred = _blur(edge, (0.0, sigma, sigma))
@@ -239,7 +239,7 @@ def _blur(image: Floats, sigmas: tuple[float, float, float]) -> Floats:
 
 
 def acquire(rng: np.random.Generator, scene: Floats, fine: int, optics: Optics) -> Floats:
-    """Take an image: thick slices, blur, bias, noise, window.
+    """Simulate imaging: thick slices, blur, bias field, noise, intensity window.
 
     Parameters
     ----------
@@ -257,7 +257,7 @@ def acquire(rng: np.random.Generator, scene: Floats, fine: int, optics: Optics) 
     depth, shape = len(scene) // fine, scene.shape[1:]
     image = scene.reshape(depth, fine, *shape).mean(axis=1)
     image = _blur(image, (optics.blur_along, optics.blur, optics.blur))
-    # However faint the scene, what disturbs it is not much stronger.
+    # Limit the disturbances relative to the contrast of a faint scene.
     signal = float(image.std())
     cells = (depth / 1.5, shape[0] / 2.5, shape[1] / 2.5)
     bias = min(optics.bias, signal / max(float(image.mean()), 0.1))
@@ -281,13 +281,13 @@ def acquire(rng: np.random.Generator, scene: Floats, fine: int, optics: Optics) 
 def _with_noise(rng: np.random.Generator, image: Floats, optics: Optics) -> Floats:
     sigma = np.float32(optics.noise)
     if optics.noise_kind == "poisson":
-        # Photons of a pixel of intensity 0.5, so that the noise there is the one asked for.
+        # Photons at intensity 0.5, so that the noise there has the requested level.
         counts = 0.5 / optics.noise**2
         return (rng.poisson(np.maximum(image, 0.0) * counts) / counts).astype(np.float32)
     noise = rng.standard_normal(image.shape, dtype=np.float32)
     if optics.grain:
         noise = _blur(noise, (0.0, optics.grain, optics.grain))
-        # What the blur takes from the noise is given back, but correlated noise disturbs more.
+        # Restore the noise level after the blur, lower because correlated noise disturbs more.
         noise *= np.float32(0.7 / noise.std())
     if optics.noise_kind == "speckle":
         return image * (1 + 2 * sigma * noise)

@@ -1,4 +1,4 @@
-"""Smooth noise, which every random shape and texture of a made-up stack is built from."""
+"""Smooth noise, the basis of all random shapes and textures of synthetic stacks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def smooth_noise(
     weights = [_spline(rng, n, cell) for n, cell in zip(shape, cells, strict=True)]
     grid = [n if w is None else w.shape[1] for n, w in zip(shape, weights, strict=True)]
     field = rng.standard_normal(grid, dtype=np.float32)
-    # The first axis last: its product is the only one on the full grid.
+    # The first axis last: only its product is on the full grid.
     for axis in range(len(shape) - 1, -1, -1):
         weight = weights[axis]
         if weight is None:

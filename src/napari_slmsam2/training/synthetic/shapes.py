@@ -1,4 +1,4 @@
-"""Label fields of made-up stacks: tissues, blobs, cells, tubes and lesions."""
+"""Label fields of synthetic stacks: tissues, blobs, cells, tubes and lesions."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Shape = tuple[int, int, int]
 Box = tuple[slice, slice, slice]
 
 MARGIN = 8
-"""Rows and columns that a scene is drawn larger on each side than the stack, so that warping it
-brings in something new."""
+"""Margin in pixels by which a scene is larger than the stack on each side, so that warping finds
+content beyond the border."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Frame:
         spacing = float(np.clip(length / rng.uniform(7.0, 1.2 * shape[0]), 1.0, 6.0))
         extent = max(length / spacing, 7.0)
         if rng.uniform() < 0.35:
-            # Spines, vessels and neurites pass through.
+            # Spines, vessels and neurites extend through the stack.
             extent *= 3.0
         padded = (shape[0] * fine, shape[1] + 2 * MARGIN, shape[2] + 2 * MARGIN)
         return cls(padded, fine, diameter, extent * fine, spacing)
@@ -65,7 +65,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """What lies where.
+    """Label field of a stack.
 
     Attributes
     ----------
@@ -97,7 +97,7 @@ class _Canvas:
         self.behind: Labels = np.zeros(shape, np.int16)
 
     def add(self, label: int, score: Floats, box: Box | tuple[()] = ()) -> None:
-        """Let a label compete inside a box."""
+        """Insert a label inside a box."""
         best, second = self.best[box], self.second[box]
         labels, behind = self.labels[box], self.behind[box]
         wins = score > best
@@ -113,7 +113,7 @@ class _Canvas:
 
 
 def anatomy(rng: np.random.Generator, frame: Frame, count: int | None = None) -> Scene:
-    """Smooth regions that fill the stack, sometimes inside the outline of a body.
+    """Smooth regions that fill the stack, in some cases inside the outline of a body.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def anatomy(rng: np.random.Generator, frame: Frame, count: int | None = None) ->
     canvas = _Canvas(frame.shape, -np.inf)
     whole = (slice(0, frame.shape[0]), slice(0, frame.shape[1]), slice(0, frame.shape[2]))
     rough = rng.uniform(0.03, 0.25)
-    # Compact as organs are, or winding as tissues are.
+    # Compact like organs, or winding like tissues.
     compact = rng.choice([0.0, rng.uniform(1.0, 4.0)])
     for label in range(1, count + 1):
         score = smooth_noise(rng, frame.shape, frame.cells(rng.uniform(0.8, 1.4)))
@@ -146,7 +146,7 @@ def anatomy(rng: np.random.Generator, frame: Frame, count: int | None = None) ->
 
 
 def blobs(rng: np.random.Generator, frame: Frame) -> Scene:
-    """Roundish objects on a background, apart, crowded or touching."""
+    """Round objects on a background, separate, crowded or touching."""
     canvas = _Canvas(frame.shape, 0.0)
     gap = rng.choice([rng.uniform(0.75, 1.0), rng.uniform(1.0, 1.8)])
     rough = rng.uniform(0.0, 0.2) * smooth_noise(rng, frame.shape, frame.cells(0.45))
@@ -167,7 +167,7 @@ def cells(rng: np.random.Generator, frame: Frame) -> Scene:
     for label, centre in enumerate(_scatter(rng, frame, 1.0), 1):
         radii = stretch * np.exp(rng.normal(0.0, 0.12, 3)) * frame.cells(1.0)
         box = _box(frame.shape, centre, 1.3 * np.asarray(frame.cells(1.0)))
-        # The shared roughness bends borders because every cell weighs it in its own way.
+        # A shared noise field bends the borders, because each cell has its own weight for it.
         score = -_distance(rng, box, centre, radii) + np.float32(rng.normal()) * rough[box]
         canvas.add(label, score, box)
     scene = canvas.scene()
@@ -179,7 +179,7 @@ def cells(rng: np.random.Generator, frame: Frame) -> Scene:
 
 
 def tubes(rng: np.random.Generator, frame: Frame) -> Scene:
-    """Branching objects that run along the stack, packed or apart."""
+    """Branching objects along the stack, packed or separate."""
     depth, height, width = frame.shape
     packed = rng.uniform() < 0.55
     canvas = _Canvas(frame.shape, -np.inf if packed else 0.0)
@@ -194,7 +194,7 @@ def tubes(rng: np.random.Generator, frame: Frame) -> Scene:
     for label in range(1, count + 1):
         places = rng.uniform((0, 0), (height, width), (8, 2))
         if len(starts):
-            # Where there is most room, so that none runs inside another one.
+            # In the largest free space, so that no tube is inside another one.
             apart = np.linalg.norm(places[:, None] - starts, axis=-1).min(axis=1)
             places = places[[int(apart.argmax())]]
         starts = np.concatenate([starts, places[:1]])
@@ -239,7 +239,7 @@ def lesions(rng: np.random.Generator, frame: Frame) -> Scene:
 
 
 def warp(rng: np.random.Generator, frame: Frame, scene: Scene) -> Scene:
-    """Bend a scene in its slices, let it drift along the stack, and shake the slices.
+    """Warp a scene in its slices, shift it along the stack, and displace single slices.
 
     Parameters
     ----------
@@ -271,17 +271,17 @@ def warp(rng: np.random.Generator, frame: Frame, scene: Scene) -> Scene:
 
 
 def _mirrored(position: Floats, n: int) -> npt.NDArray[np.intp]:
-    """Nearest index, counted back from a border that it is over."""
+    """Nearest index, reflected at the borders."""
     index = np.abs(np.rint(position).astype(np.intp))
     return np.clip(np.where(index >= n, 2 * (n - 1) - index, index), 0, n - 1)
 
 
 def _scatter(rng: np.random.Generator, frame: Frame, gap: float) -> npt.NDArray[np.float64]:
-    """Centres on a jittered lattice that reaches over the borders, shape (N, 3)."""
+    """Centres on a jittered lattice that extends beyond the borders, shape (N, 3)."""
     step = gap * np.asarray(frame.cells(1.0))
     axes = [np.arange(-rng.uniform(0, s), n + s, s) for n, s in zip(frame.shape, step, strict=True)]
     lattice = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
-    # Every second row is shifted, as round things pack.
+    # Every second row is shifted, as in a dense packing.
     lattice[:, 1::2, :, 2] += step[2] / 2
     centres = lattice.reshape(-1, 3)
     return centres + rng.uniform(-0.3, 0.3, centres.shape) * step
@@ -290,7 +290,7 @@ def _scatter(rng: np.random.Generator, frame: Frame, gap: float) -> npt.NDArray[
 def _distance(
     rng: np.random.Generator, box: Box, centre: npt.NDArray[np.float64], radii: npt.ArrayLike
 ) -> Floats:
-    """Squared distance in units of the radii of a randomly turned ellipsoid, on a box."""
+    """Squared distance in units of the radii of a randomly rotated ellipsoid, on a box."""
     radii = np.asarray(radii)
     angle = rng.uniform(0, math.pi)
     cosine, sine = math.cos(angle), math.sin(angle)

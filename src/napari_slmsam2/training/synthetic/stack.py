@@ -1,4 +1,4 @@
-"""Made-up labelled stacks of every look: a target that begins and ends among look-alikes.
+"""Synthetic labelled stacks: a target that begins and ends among similar objects.
 
 Nothing here comes from a scan. One call draws the label field (`synthetic_shapes`), chooses and
 shapes the target (`synthetic_target`) and takes an image of it (`synthetic_imaging`).
@@ -42,7 +42,7 @@ from napari_slmsam2.training.synthetic.target import (
 )
 
 SMALLEST_SHAPE = (16, 48, 48)
-"""Slices, rows and columns below which a target and its empty slices find no room."""
+"""Smallest number of slices, rows and columns for a target and its empty slices."""
 
 _ATTEMPTS = 200
 
@@ -70,7 +70,7 @@ _LOOKS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledStack:
-    """An image and the object to follow in it.
+    """An image and the target object in it.
 
     Attributes
     ----------
@@ -96,7 +96,7 @@ class LabelledStack:
 def make_stack(
     rng: np.random.Generator, shape: tuple[int, int, int] = (32, 128, 128)
 ) -> LabelledStack:
-    """Draw a stack with one target.
+    """Generate a stack with one target.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def make_stack(
 def render_stack(
     rng: np.random.Generator, labels: npt.NDArray[np.integer], target_ids: Sequence[int] = ()
 ) -> Floats:
-    """Take an image of given labels in random contrast.
+    """Render an image of given labels with random contrast.
 
     Parameters
     ----------
@@ -168,13 +168,13 @@ def render_stack(
 def _image(
     rng: np.random.Generator, kind: str, scene: Scene, target: Target, frame: Frame
 ) -> Floats:
-    """Take the image of a scene whose target is shaped; relabels the target in place."""
+    """Render the image of a scene with its target; relabels the target in place."""
     optics = draw_optics(rng, kind)
     labels, box, mask = scene.labels, target.box, target.mask
     count = scene.count
     packed = bool(np.count_nonzero(labels) > 0.95 * labels.size)
     look, deviation = draw_appearance(rng, kind, count, optics.noise, packed)
-    # Labels of their own for the target, for what traps beyond its ends and for its core.
+    # Separate labels for the target, for the trap beyond its ends and for its core.
     own, trap, core = count, count + 1, count + 2
     look.extend(target.label, target.label, target.label)
     labels[box][mask] = own
@@ -201,7 +201,7 @@ def _set_contrast(
     mask: npt.NDArray[np.bool_],
     deviation: float,
 ) -> None:
-    """Give a label a drawn contrast to the mean of what lies around its mask."""
+    """Set the contrast of a label to the mean of its surround to a random value."""
     around = labels[surround(mask)]
     if not around.size:
         return
@@ -219,7 +219,7 @@ def _add_look_alikes(
     target: Target,
     deviation: float,
 ) -> None:
-    """Give other parts of the target's label, or other objects, its intensity."""
+    """Copy the target's intensity to other parts of its label, or to other objects."""
     mean = look.means[scene.count]
     if rng.uniform() < 0.6:
         look.means[target.label] = mean + rng.normal(0.0, 0.3) * deviation

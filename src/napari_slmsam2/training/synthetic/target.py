@@ -1,4 +1,4 @@
-"""The target of a made-up stack: which object it is, where and how it ends."""
+"""The target of a synthetic stack: choice of the object, and its ends."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Target:
 
 
 def choose_target(rng: np.random.Generator, scene: Scene, fine: int) -> Target | None:
-    """Draw a connected object of suitable size; None where the scene has none.
+    """Choose a connected object of suitable size at random; None if the scene has none.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def choose_target(rng: np.random.Generator, scene: Scene, fine: int) -> Target |
 
 
 def _sides(mask: Mask) -> tuple[slice, slice]:
-    """Rows and columns that a mask, not empty, reaches over."""
+    """Extent of a non-empty mask in rows and columns."""
     rows = np.flatnonzero(mask.any(axis=(0, 2)))
     columns = np.flatnonzero(mask.any(axis=(0, 1)))
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
@@ -101,7 +101,7 @@ def _sides(mask: Mask) -> tuple[slice, slice]:
 def _largest_component(
     labels: npt.NDArray[np.int16], areas: npt.NDArray[np.intp], label: int
 ) -> Mask:
-    """The connected part of a label that has most of its largest slice."""
+    """The connected part of a label with the largest share of its largest slice."""
     parts, _ = ndimage.label(labels == label)
     counts = np.bincount(parts[int(np.argmax(areas))].ravel())
     counts[0] = 0
@@ -109,7 +109,7 @@ def _largest_component(
 
 
 def shape_target(rng: np.random.Generator, scene: Scene, target: Target, fine: int) -> bool:
-    """Give a target its ends, gap, split and trap, in place.
+    """Shape a target in place: ends, gap, split and trap.
 
     What it loses becomes in ``scene.labels`` what lies behind it.
 
@@ -148,7 +148,7 @@ def shape_target(rng: np.random.Generator, scene: Scene, target: Target, fine: i
 
 
 def _without_islands(mask: Mask) -> Mask:
-    """Drop parts of a slice's cross-section that are small beside its largest part."""
+    """Remove parts of each cross-section that are small compared with its largest part."""
     flat = np.zeros((3, 3, 3), bool)
     flat[1] = True
     parts, count = ndimage.label(mask, flat)
@@ -170,7 +170,7 @@ def _cuts(
     fine: int,
     wanted: tuple[bool, bool],
 ) -> tuple[int, int] | None:
-    """New first and last (exclusive) sub-slice; None where no room is left between them."""
+    """New first and last (exclusive) sub-slice; None if there is no space between them."""
     free = EMPTY * fine
     cut_start = wanted[0] and (start < free or rng.uniform() < 0.2)
     cut_stop = wanted[1] and (depth - stop < free or rng.uniform() < 0.2)
@@ -191,7 +191,7 @@ def _end_profile(
     cuts: tuple[int, int],
     fine: int,
 ) -> Mask:
-    """What is left of a mask whose cross-section closes towards new ends."""
+    """A mask whose cross-section shrinks to zero at new ends."""
     along = np.arange(len(mask)) + 0.5
     length = cuts[1] - cuts[0]
     profile = np.ones(len(mask))
@@ -210,7 +210,7 @@ def _end_profile(
     closing = np.flatnonzero((profile > 0) & (profile < 1) & mask.any(axis=(1, 2)))
     if len(closing):
         inside = np.pad(mask[closing], ((0, 0), (1, 1), (1, 1)))
-        # Slices far apart: the distance is the one in the slice.
+        # Widely spaced slices: the distance within the slice counts.
         depth = ndimage.distance_transform_edt(inside, sampling=(1e4, 1, 1))[:, 1:-1, 1:-1]
         limit = (1 - profile[closing]) * depth.max(axis=(1, 2))
         kept[closing] = depth > limit[:, None, None]
@@ -231,7 +231,7 @@ def _cleft(rng: np.random.Generator, mask: Mask, start: int, stop: int) -> Mask:
 
 
 def _trap(rng: np.random.Generator, kept: Mask, removed: Mask, fine: int) -> Mask | None:
-    """Something that goes on where the target ends."""
+    """An object that continues where the target ends."""
     present = np.flatnonzero(kept.any(axis=(1, 2)))
     start, stop = int(present[0]), int(present[-1]) + 1
     sides = [s for s, room in ((-1, start), (1, len(kept) - stop)) if room >= EMPTY * fine]
@@ -242,7 +242,7 @@ def _trap(rng: np.random.Generator, kept: Mask, removed: Mask, fine: int) -> Mas
     beyond[slice(stop, None) if side > 0 else slice(0, start)] = True
     trap = removed & beyond[:, None, None]
     if trap.any():
-        # The closing end of the target lies in what goes on.
+        # The shrinking end of the target lies inside that object.
         half = slice((start + stop) // 2, None) if side > 0 else slice(0, (start + stop) // 2)
         trap[half] |= removed[half]
         return trap
@@ -257,7 +257,7 @@ def _trap(rng: np.random.Generator, kept: Mask, removed: Mask, fine: int) -> Mas
 
 
 def slice_mask(target: Target, shape: tuple[int, ...], fine: int) -> Mask:
-    """The target on the grid of the slices: voxels it fills by half.
+    """The target on the grid of the slices: voxels filled by at least half.
 
     Parameters
     ----------
@@ -280,7 +280,7 @@ def slice_mask(target: Target, shape: tuple[int, ...], fine: int) -> Mask:
 
 
 def fits(mask: Mask) -> bool:
-    """Whether a target on the grid of the slices keeps the rules of size."""
+    """Whether a target on the grid of the slices has an allowed size."""
     areas = mask.sum(axis=(1, 2))
     present = np.flatnonzero(areas)
     if len(present) < MIN_EXTENT or areas.max() < MIN_AREA:
