@@ -68,7 +68,7 @@ def test_a_broken_file_gets_a_card_that_says_why(folder):
         assert name in found[name].description
         with pytest.raises(CheckpointError):
             load_network(name, folder=folder)
-    assert "which network" in found["foreign"].problem
+    assert "the network" in found["foreign"].problem
     assert "cannot be used" in found["half"].title
 
 

@@ -194,8 +194,8 @@ def convert_state(
     state : mapping of str to Tensor
     conversion : {"sam2.1->slm-sam2"}
         The initialisation of SLM-SAM 2's training (Chen et al., arXiv:2505.01854): the short-term
-        memory attention is a copy of the long-term one, the unused short-term time table is zero; the
-        fuser or gate keeps the module's initial values.
+        memory attention is a copy of the long-term one, the unused short-term time table is zero;
+        the fuser or gate keeps the module's initial values.
     module : nn.Module
         The network that the weights are for.
 
