@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from napari_slmsam2.cli._console import show_note
 from napari_slmsam2.cli._options import Extent, LabelSlice
 from napari_slmsam2.core.errors import ConfigError, PromptError, VolumeError
 
 if TYPE_CHECKING:
     from napari_slmsam2.cli.propagate import PropagateOptions
+    from napari_slmsam2.core.intensity import IntensityWindow
+    from napari_slmsam2.core.volume import Volume
     from napari_slmsam2.io import LoadedImage
     from napari_slmsam2.session.session import SegmentationSession
 
@@ -30,12 +33,16 @@ def open_inputs(
     SlmSam2Error
         Image, seeds or options cannot be used.
     """
-    from napari_slmsam2.core.intensity import DEFAULT_WINDOW, parse_window
+    from napari_slmsam2.core.input_checks import check_image, check_labels
+    from napari_slmsam2.core.intensity import DEFAULT_WINDOW, check_contrast, parse_window
     from napari_slmsam2.io import read_image, read_labels, with_seed_axis
     from napari_slmsam2.session.session import SegmentationSession
 
     image = read_image(options.image, axis=options.axis, channel=options.channel, time=options.time)
     seeds = read_labels(options.seeds, like=image)
+    check_labels(seeds, str(options.seeds))
+    check_image(image.volume, seeds)
+    check_contrast(image.volume)
     if options.axis is None:
         image = with_seed_axis(image, seeds)
     stage_done("read_s")
@@ -45,6 +52,7 @@ def open_inputs(
         raise ConfigError(
             "--window", error.problem, expected=error.expected, found=error.found, hint=error.hint
         ) from error
+    _check_window(image.volume, window)
     stage_done("window_s")
     session = SegmentationSession(
         image.volume,
@@ -65,6 +73,21 @@ def open_inputs(
     _mark(session, options)
     stage_done("seeds_s")
     return image, session
+
+
+def _check_window(volume: Volume, window: IntensityWindow) -> None:
+    """Warn of a window outside of the intensities: the model sees a uniform image."""
+    from napari_slmsam2.core.intensity import sample_finite
+
+    if window.source.endswith("%"):
+        return
+    values = sample_finite(volume)
+    low, high = float(values.min()), float(values.max())
+    if not (low < window.high and high > window.low):
+        show_note(
+            f"--window {window.low:g},{window.high:g} lies outside of the intensities of the image "
+            f"({low:g} to {high:g}): the model sees a uniform image."
+        )
 
 
 def _mark(session: SegmentationSession, options: PropagateOptions) -> None:

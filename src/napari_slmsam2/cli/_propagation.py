@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from napari_slmsam2.cli._console import configure_output, log, print_record, show, show_error
+from napari_slmsam2.cli._console import (
+    configure_output,
+    log,
+    print_record,
+    show,
+    show_error,
+    show_note,
+)
 from napari_slmsam2.cli._errors import FAILED
 from napari_slmsam2.cli._inputs import listed, open_inputs
 from napari_slmsam2.cli._outputs import (
@@ -21,6 +28,8 @@ from napari_slmsam2.cli._outputs import (
 from napari_slmsam2.cli._report import (
     label_facts,
     label_table,
+    lost_labels,
+    plural,
     session_report,
     suggestion_text,
     write_json,
@@ -138,6 +147,8 @@ def _check(options: PropagateOptions) -> None:
 
 
 def _announce(options: PropagateOptions, image: LoadedImage, session: SegmentationSession) -> None:
+    from napari_slmsam2.core.input_checks import find_stray_seeds
+
     volume = image.volume
     size = " x ".join(map(str, volume.shape))
     spacing = " x ".join(f"{s:.3g}" for s in volume.spacing)
@@ -149,8 +160,15 @@ def _announce(options: PropagateOptions, image: LoadedImage, session: Segmentati
         extent = session.prompts.extents.get(label)
         known = "" if extent is None else f"; from slice {extent[0]} to {extent[1]}"
         indices = session.prompts.seeds(label)
-        plural = "s" if len(indices) > 1 else ""
-        log("Seeds", f"label {label} on slice{plural} {listed(indices)}{known}")
+        several = "s" if len(indices) > 1 else ""
+        log("Seeds", f"label {label} on slice{several} {listed(indices)}{known}")
+
+    for seed in find_stray_seeds(session.prompts):
+        show_note(
+            f"label {seed.label} has {plural(seed.voxels, 'voxel')} on slice {seed.index}, and up "
+            f"to {seed.largest} on others. It counts as a complete annotation: the object is cut "
+            "down to it there. Erase it, if it was painted by mistake."
+        )
 
 
 def _announce_model(session: SegmentationSession) -> None:
@@ -253,6 +271,13 @@ def _conclude(session: SegmentationSession, outcome: Outcome) -> None:
     for label, fact in facts.items():
         if fact["slices"] <= len(fact["seeds"]):
             log("Note", f"label {label} was propagated to no slice but the annotated ones")
+    lost = lost_labels(session)
+    if lost:
+        show_note(
+            f"what was found beside the annotated slices of label {listed(lost)} hardly overlaps "
+            "with the annotations. The model does not fit this image, or its weights are not "
+            "trained."
+        )
     advice = suggestion_text(session)
     if advice is not None:
         log("Check", advice)

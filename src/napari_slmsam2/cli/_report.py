@@ -13,10 +13,12 @@ from rich import box
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from napari_slmsam2.core.quality import Suggestion
     from napari_slmsam2.session.session import SegmentationSession
 
 SUGGESTIONS_SHOWN = 3
 _SUGGESTIONS_REPORTED = 50
+_LOST = 0.1
 
 
 def label_facts(session: SegmentationSession) -> dict[int, dict[str, Any]]:
@@ -73,9 +75,50 @@ def label_table(facts: Mapping[int, Mapping[str, Any]]) -> Table:
     return table
 
 
+def lost_labels(session: SegmentationSession) -> list[int]:
+    """Labels whose masks do not continue their annotations on any slice beside them.
+
+    A label is judged where it was found on at least one such slice; it is lost where the best
+    overlap (Dice) with the annotation beside it is below 0.1.
+    """
+    import numpy as np
+
+    volume, quality = session.volume, session.quality
+    best: dict[int, float] = {}
+    for prompt in session.prompts:
+        if prompt.mask is None:
+            continue
+        for index in (prompt.index - 1, prompt.index + 1):
+            if index in quality.get(prompt.label, {}):
+                found = np.asarray(session.labels[volume.slicer(index)]) == prompt.label
+                if not found.any():
+                    continue
+                both = int(np.count_nonzero(found & prompt.mask))
+                total = int(np.count_nonzero(found)) + int(np.count_nonzero(prompt.mask))
+                best[prompt.label] = max(best.get(prompt.label, 0.0), 2 * both / total)
+    return sorted(label for label, overlap in best.items() if overlap < _LOST)
+
+
+def suggestions(session: SegmentationSession) -> list[Suggestion]:
+    """Slices to check: annotations of few voxels first, then by urgency."""
+    from napari_slmsam2.core.input_checks import find_stray_seeds
+    from napari_slmsam2.core.quality import Suggestion
+
+    stray = [
+        Suggestion(s.label, s.index, 1.0, f"annotation of {plural(s.voxels, 'voxel')} only")
+        for s in find_stray_seeds(session.prompts)
+    ]
+    return [*stray, *session.suggestions()]
+
+
+def plural(count: int, noun: str) -> str:
+    """A number with its noun."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def suggestion_text(session: SegmentationSession) -> str | None:
-    """The slices most worth a look, in words."""
-    best = [s for s in session.suggestions() if s.score > 0][:SUGGESTIONS_SHOWN]
+    """The slices that need a check first, in words."""
+    best = [s for s in suggestions(session) if s.score > 0][:SUGGESTIONS_SHOWN]
     if not best:
         return None
     return "; ".join(f"slice {s.index} of label {s.label} ({s.reason})" for s in best)
@@ -96,7 +139,7 @@ def session_report(session: SegmentationSession) -> dict[str, Any]:
     return {
         **session.state(),
         "labels": labels,
-        "suggestions": [asdict(s) for s in session.suggestions()[:_SUGGESTIONS_REPORTED]],
+        "suggestions": [asdict(s) for s in suggestions(session)[:_SUGGESTIONS_REPORTED]],
         "memory": peak_memory(),
         "versions": provenance(),
     }

@@ -143,7 +143,8 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, what: str) -
     Raises
     ------
     CheckpointError
-        Keys are missing or unexpected, or shapes differ. The module is unchanged.
+        Keys are missing or unexpected, shapes differ, or a weight is not finite. The module is
+        unchanged.
     """
     own = module.state_dict()
     problems = {
@@ -165,6 +166,14 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], *, what: str) -
             expected=f"{len(own)} tensors of {type(module).__name__}",
             found=found,
             hint="Choose the model that these weights were made for, or use a conversion.",
+        )
+    broken = sorted(key for key, tensor in state.items() if not tensor.isfinite().all())
+    if broken:
+        raise CheckpointError(
+            what,
+            "holds weights that are not finite",
+            found=f"NaN or infinity in {len(broken)} of {len(state)} tensors: {_first(broken)}",
+            hint="The training that wrote the file diverged, or the file is damaged.",
         )
     module.load_state_dict(state, strict=True)
 
