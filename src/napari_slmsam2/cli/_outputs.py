@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from napari_slmsam2.core.errors import ConfigError, OutputError
-from napari_slmsam2.io import check_writable
+from napari_slmsam2.io import check_writable, is_label_store
 
 _UNCOMPRESSED = (".nii", ".img", ".hdr", ".mgh", ".npy")
 _COMPRESSED_SHARE = 0.02
@@ -44,7 +44,7 @@ def check_outputs(
         if place in taken:
             raise ConfigError(option, f"names the same file as {taken[place]}", found=path)
         taken[place] = option
-        check_writable(path, overwrite=True)
+        check_writable(path, overwrite=True, replaceable_folder=is_label_store)
         if path.exists() and not force:
             raise OutputError(
                 f"{option} {path}", "exists already", hint="Give --force to replace it."

@@ -270,7 +270,7 @@ def _conclude(session: SegmentationSession, outcome: Outcome) -> None:
     show(label_table(facts))
     for label, fact in facts.items():
         if fact["slices"] <= len(fact["seeds"]):
-            log("Note", f"label {label} was propagated to no slice but the annotated ones")
+            log("Note", f"label {label} was carried to no other slice than the annotated ones")
     lost = lost_labels(session)
     if lost:
         show_note(
