@@ -16,6 +16,8 @@ from napari_slmsam2.core.errors import VolumeError
 PLACE = ("units", "scale", "translate", "rotate", "shear", "affine")
 """What places a layer; also the names of the layer's events."""
 
+_FLAT = 1e-6
+
 _Floats = npt.NDArray[np.float64]
 
 
@@ -36,7 +38,7 @@ def composed_transform(layer: Layer) -> tuple[_Floats, _Floats]:
     offset = np.asarray(layer.data_to_world(np.zeros(layer.ndim)), float)
     steps = [np.asarray(layer.data_to_world(unit), float) for unit in np.eye(layer.ndim)]
     matrix = np.stack(steps, axis=1) - offset[:, None]
-    if not np.isfinite(matrix).all() or np.linalg.matrix_rank(matrix) < layer.ndim:
+    if not np.isfinite(matrix).all() or _is_flat(_directions(matrix)):
         raise VolumeError(
             f"layer {layer.name!r}",
             "has a transform without an inverse",
@@ -135,9 +137,10 @@ class LayerSlicing:
         self._matrix, self._offset = matrix * factors[:, None], offset * factors
         self._inverse = np.linalg.inv(self._matrix)
         self._start = -self._inverse @ self._offset
-        through = self._inverse[np.ix_(self._hidden, self._hidden)]
-        flat = self._matrix[np.ix_(self._shown, self._shown)]
-        if _is_singular(through, self._inverse) or _is_singular(flat, self._matrix):
+        hidden, shown = np.ix_(self._hidden, self._hidden), np.ix_(self._shown, self._shown)
+        through, flat = self._inverse[hidden], self._matrix[shown]
+        directions = _directions(self._matrix)
+        if _is_flat(np.linalg.inv(directions)[hidden]) or _is_flat(directions[shown]):
             raise VolumeError(
                 f"layer {layer.name!r}",
                 "is turned out of the plane on screen so far that the sliders do not move through "
@@ -206,5 +209,12 @@ def _factor(own: Any, wanted: Any) -> float:
     return float((1.0 * own).to(wanted).magnitude)
 
 
-def _is_singular(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> bool:
-    return part.size > 0 and np.linalg.cond(part) > 1e6 * np.linalg.cond(whole)
+def _directions(matrix: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The steps from voxel to voxel, each of length 1 (0 where there is none)."""
+    lengths = np.sqrt((matrix**2).sum(axis=0))
+    return matrix / np.where(lengths == 0, 1.0, lengths)
+
+
+def _is_flat(directions: npt.NDArray[Any]) -> bool:
+    """Whether steps do not span all axes, whatever their lengths and units."""
+    return abs(float(np.linalg.det(directions))) < _FLAT
