@@ -572,7 +572,7 @@ def test_labels_of_another_grid_get_a_message_and_an_offer(viewer, qtbot, segmen
     wrong = viewer.add_labels(np.zeros(SHAPE, np.uint8), name="wrong")
     bench = Bench(viewer, qtbot, segmenter)
     bench.panel.workspace.set_labels(wrong)
-    assert "do not lie on the same place" in bench.panel.problem.text()
+    assert "are not at the same place" in bench.panel.problem.text()
     assert not bench.panel.run_bar.go_button.isEnabled()
     assert bench.panel.new_labels.text() == "Make a matching Labels layer"
     bench.panel.new_labels.click()

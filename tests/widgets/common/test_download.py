@@ -161,7 +161,7 @@ def test_what_a_cancelled_download_has_is_kept(bench, site, folder, asked, messa
     assert there >= HALF - 2**14
 
     bench.run()
-    assert "of them are there already" in asked[1]
+    assert "of them are downloaded already" in asked[1]
     assert site.ranges == [None, f"bytes={there}-"]
     assert (folder / "far.safetensors").read_bytes() == CONTENT
     assert bar.status.text().startswith("Done")

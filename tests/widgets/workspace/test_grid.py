@@ -135,7 +135,7 @@ def test_zarr_labels_can_be_worked_on():
 
 def test_a_flat_image_has_no_slices():
     image = Image(np.zeros((5, 6)))
-    with pytest.raises(VolumeError, match="no slices to walk through"):
+    with pytest.raises(VolumeError, match="no stack of slices"):
         view_on_screen(image, model(image).dims)
 
 

@@ -22,7 +22,7 @@ from napari_slmsam2.engine.weights.local_models import SUFFIX, find_adapted
 from napari_slmsam2.engine.weights.model_folder import delete_model, file_of, rename_model
 from napari_slmsam2.widgets.common.choosers import NarrowCombo, wrapped_label
 from napari_slmsam2.widgets.common.layout import button, row
-from napari_slmsam2.widgets.common.model_events import news
+from napari_slmsam2.widgets.common.model_events import model_events
 
 
 class ModelManager(QWidget):
@@ -55,12 +55,12 @@ class ModelManager(QWidget):
         layout.addWidget(self.models)
         layout.addWidget(self.about)
         layout.addLayout(row(self.rename_button, self.export_button, self.delete_button))
-        news.changed.connect(self._on_news)
+        model_events.changed.connect(self._on_models)
         self._fill("")
 
     def close_connections(self) -> None:
-        """Hear no more news."""
-        news.changed.disconnect(self._on_news)
+        """Disconnect from the events of the folder of models."""
+        model_events.changed.disconnect(self._on_models)
 
     def rename(self) -> None:
         """Ask for another name."""
@@ -104,9 +104,9 @@ class ModelManager(QWidget):
         except SlmSam2Error as error:
             show_error(str(error))
         else:
-            news.changed.emit(old, new)
+            model_events.changed.emit(old, new)
 
-    def _on_news(self, old: str, new: str) -> None:
+    def _on_models(self, old: str, new: str) -> None:
         self._fill(new)
 
     def _fill(self, chosen: str) -> None:

@@ -28,7 +28,7 @@ from napari_slmsam2.widgets.adapt.task import (
 )
 from napari_slmsam2.widgets.adapt.view import AdaptView
 from napari_slmsam2.widgets.common.layout import set_text
-from napari_slmsam2.widgets.common.model_events import news
+from napari_slmsam2.widgets.common.model_events import model_events
 from napari_slmsam2.widgets.common.preferences import read_preferences
 from napari_slmsam2.widgets.common.wording import duration
 from napari_slmsam2.widgets.runs.task import Failed
@@ -79,7 +79,7 @@ class AdaptWidget(AdaptView):
         self.runner.progressed.connect(self._on_progress)
         self.runner.ended.connect(self._on_ended)
         self.runner.changed.connect(self._show_state)
-        news.changed.connect(self._on_news)
+        model_events.changed.connect(self._on_models)
 
     # -- what to learn from
 
@@ -289,7 +289,7 @@ class AdaptWidget(AdaptView):
         name = end.path.stem
         self.show_result(f"{report.verdict} The model {name} is in the lists of models now.")
         show_info(f"Adapted: {name}.")
-        news.changed.emit("", name)
+        model_events.changed.emit("", name)
 
     # -- what is shown
 
@@ -308,7 +308,7 @@ class AdaptWidget(AdaptView):
     def _on_named(self, text: str) -> None:
         self._named = bool(text.strip())
 
-    def _on_news(self, old: str, new: str) -> None:
+    def _on_models(self, old: str, new: str) -> None:
         base = str(self.base.currentData())
         self.fill_bases(new if base == old else base)
         if self.name.text().strip() == new:
@@ -333,5 +333,5 @@ class AdaptWidget(AdaptView):
     def shut_down(self) -> None:
         """End the work, of which the best is kept, and let go of viewer and layers."""
         if not self._closed:
-            news.changed.disconnect(self._on_news)
+            model_events.changed.disconnect(self._on_models)
         super().shut_down()

@@ -1,4 +1,4 @@
-"""Which image, which labels, which model, which device."""
+"""Choosers of layers, of the model and of the device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 from napari_slmsam2.core.errors import ConfigError
 from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL, ModelCard, get_model, list_models
 from napari_slmsam2.widgets.common.layout import form
-from napari_slmsam2.widgets.common.model_events import news
+from napari_slmsam2.widgets.common.model_events import model_events
 
 _FILE = "A file of weights ..."
 _PADDING = 10
@@ -66,7 +66,7 @@ def wrapped_label() -> QLabel:
 
 
 class LayerChooser(NarrowCombo):
-    """The layers of one kind, kept up to date.
+    """A chooser of the layers of one kind; it follows the layer list.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class LayerChooser(NarrowCombo):
     """
 
     chosen = Signal(object)
-    """The layer that a person chose, or that took the place of one that is gone; or None."""
+    """The layer that the user chose, or that replaces a removed one; or None."""
 
     def __init__(self, viewer: Viewer, kind: type[Image] | type[Labels]) -> None:
         super().__init__()
@@ -89,17 +89,17 @@ class LayerChooser(NarrowCombo):
 
     @property
     def layer(self) -> Layer | None:
-        """The layer that is chosen."""
+        """The chosen layer; None if there is none."""
         index = self.currentIndex()
         return self._layers[index] if 0 <= index < len(self._layers) else None
 
     def choose(self, layer: Layer | None) -> None:
-        """Show a layer as the chosen one, without a signal."""
+        """Choose a layer without a signal."""
         with QSignalBlocker(self):
             self.setCurrentIndex(self._layers.index(layer) if layer in self._layers else -1)
 
     def close_connections(self) -> None:
-        """Let go of the viewer."""
+        """Disconnect from viewer and layers."""
         for event in self._events():
             event.disconnect(self._on_layers)
         for layer in self._layers:
@@ -133,7 +133,7 @@ class ModelChooser(QWidget):
     Parameters
     ----------
     model, device : str
-        What is chosen at first.
+        Initial choice.
     folder : str or None
         Where files of weights are kept.
 
@@ -151,16 +151,16 @@ class ModelChooser(QWidget):
         super().__init__()
         self.folder = folder
         self._models = NarrowCombo()
-        self._models.setToolTip("The model that carries the masks from slice to slice.")
+        self._models.setToolTip("The model that propagates the masks from slice to slice.")
         self._fill()
         self.devices = NarrowCombo()
         self.devices.addItems(["auto", "cpu", "cuda", "mps"])
         self.devices.setToolTip(
-            "Where a network runs. auto takes a graphics card where there is one. Models without "
+            "Where a network runs. auto: the graphics card, if there is one. Models without "
             "weights run on the CPU."
         )
         self._about = wrapped_label()
-        self._about.setToolTip("Licence of the model and what it needs.")
+        self._about.setToolTip("Licence and requirements of the model.")
         self._models.setCurrentIndex(max(0, self._models.findData(model)))
         self.devices.setCurrentText(device)
         self._last = self._models.currentIndex()
@@ -171,7 +171,7 @@ class ModelChooser(QWidget):
         self._models.activated.connect(self._on_activated)
         self._models.currentIndexChanged.connect(self._on_changed)
         self.devices.currentIndexChanged.connect(lambda: self.changed.emit())
-        news.changed.connect(self._on_news)
+        model_events.changed.connect(self._on_models)
         self._on_changed()
 
     @property
@@ -186,7 +186,7 @@ class ModelChooser(QWidget):
 
     @property
     def to_download(self) -> ModelCard | None:
-        """The model if its weights are not there yet."""
+        """The model, if its weights have to be downloaded first; else None."""
         card = self._card()
         if card is None or not card.needs_download:
             return None
@@ -203,7 +203,7 @@ class ModelChooser(QWidget):
         self._models.setCurrentIndex(index)
 
     def say_ready(self, model: str, device: str, precision: str) -> None:
-        """Show where the model runs."""
+        """Show on which device the model runs."""
         self._about.setText(f"{model} runs on {device} in {precision}.")
 
     def _fill(self) -> None:
@@ -213,8 +213,8 @@ class ModelChooser(QWidget):
             self._models.setItemData(self._models.count() - 1, card.description, 3)
         self._models.addItem(_FILE, None)
 
-    def _on_news(self, old: str, new: str) -> None:
-        """Show the models that there are now; one that was renamed stays chosen."""
+    def _on_models(self, old: str, new: str) -> None:
+        """List the present models; one that was renamed stays chosen."""
         chosen = new if self.model == old else self.model
         with QSignalBlocker(self._models):
             self._fill()

@@ -1,4 +1,4 @@
-"""A dock widget that lets go of the viewer when it is closed."""
+"""A dock widget that disconnects from the viewer when it is closed."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from qtpy.QtWidgets import QWidget
 
 
 class Part(Protocol):
-    """What holds on to the viewer, to a layer or to a thread."""
+    """A part with connections to the viewer, to layers or to threads."""
 
     def close_connections(self) -> None:
-        """Release them."""
+        """Disconnect from all of them."""
 
 
 class ClosingWidget(QWidget):
-    """Releases its parts once: when it is closed, or deleted without being closed."""
+    """Closes the connections of its parts once: when it is closed, or deleted without that."""
 
     _closed = False
 
     def release_at_end(self, *parts: Part) -> None:
-        """Tell the parts to let go at the end, in this order."""
+        """Name the parts whose connections are closed at the end, in this order."""
         self._release = partial(_release, parts)
         # A window may be deleted without the panel ever being closed.
         self.destroyed.connect(self._release)
 
     def event(self, event: QEvent) -> bool:
-        """Let go of the viewer when the dock widget is closed: napari takes the panel out."""
+        """Shut down when the dock widget is closed: napari removes the panel from it."""
         if event.type() == QEvent.Type.ParentChange and self.parent() is None:
             self.shut_down()
         return bool(super().event(event))
 
     def shut_down(self) -> None:
-        """End the work and let go of viewer and layers."""
+        """End the work and disconnect from viewer and layers."""
         if self._closed:
             return
         self._closed = True

@@ -1,4 +1,4 @@
-"""The download of a model's weights: asked for before, told about meanwhile and after."""
+"""The download of a model's weights: confirmation, progress and result."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _ENOUGH_S = 1.0
 
 
 def ask_first(parent: QWidget, card: ModelCard, folder: str | None) -> bool:
-    """Ask whether a model's weights may be downloaded now.
+    """Ask for confirmation before a model's weights are downloaded.
 
     Parameters
     ----------
     parent : QWidget
     card : ModelCard
-        With weights that are not there yet.
+        With weights that are not downloaded yet.
     folder : str or None
         Where they will be kept, see `models_folder`.
     """
@@ -27,7 +27,7 @@ def ask_first(parent: QWidget, card: ModelCard, folder: str | None) -> bool:
 
     assert card.weights is not None
     size, there = card.weights.size, downloaded_bytes(card, folder)
-    rest = f" ({_megabytes(there)} MB of them are there already)" if there else ""
+    rest = f" ({_megabytes(there)} MB of them are downloaded already)" if there else ""
     answer = QMessageBox.question(
         parent,
         "Download a model",
@@ -35,23 +35,23 @@ def ask_first(parent: QWidget, card: ModelCard, folder: str | None) -> bool:
         f"Licence: {card.licence}\n"
         f"From: {card.weights.url}\n"
         f"To: {models_folder(folder)}\n\n"
-        "Download them now? The run begins when they are there. Stop ends the download; the next "
-        "one goes on from there.",
+        "Download them now? The run starts after the download. Stop ends the download; the next "
+        "one continues where it ended.",
     )
     return bool(answer == QMessageBox.StandardButton.Yes)
 
 
 class DownloadMeter:
-    """Tells how far a download is and how long it takes.
+    """Describes the progress of a download and the time left.
 
-    The speed is that of this download: what was there when it began does not count.
+    The speed is that of this download: bytes of an earlier one do not count.
     """
 
     def __init__(self) -> None:
         self._first: tuple[float, int] | None = None
 
     def describe(self, done: int, total: int, *, stopping: bool = False) -> str:
-        """A line on a download.
+        """One line about a download.
 
         Parameters
         ----------
@@ -78,13 +78,13 @@ class DownloadMeter:
 
 
 def describe_cancelled(download: tuple[int, int] | None) -> str:
-    """A sentence on a download that a person ended, given bytes done and all bytes."""
+    """A sentence about a download that the user stopped, given bytes done and total bytes."""
     if download is None:
-        return "Stopped before the model was there."
+        return "Stopped before the model was downloaded."
     done, total = download
     return (
-        f"Stopped the download at {_megabytes(done)} of {_megabytes(total)} MB; the next one goes "
-        "on from there."
+        f"Stopped the download at {_megabytes(done)} of {_megabytes(total)} MB; the next one "
+        "continues there."
     )
 
 

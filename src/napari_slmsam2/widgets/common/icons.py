@@ -61,7 +61,7 @@ class GlyphButton(QPushButton):
             self._draw()
 
     def showEvent(self, event: Any) -> None:  # noqa: N802 - Qt's name
-        """Draw the icon in the colours that the style has given by now."""
+        """Draw the icon again: the style has set the colours by now."""
         super().showEvent(event)
         self._draw()
 

@@ -1,4 +1,4 @@
-"""Keyboard shortcuts: bound while the panel is open, never in place of somebody else's."""
+"""Keyboard shortcuts, bound while the panel is open; they never replace existing ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QPushButton
 
 @dataclass(frozen=True, slots=True)
 class Shortcut:
-    """A key and what it does."""
+    """A key, its title and its action."""
 
     key: str
     title: str
@@ -28,8 +28,7 @@ class Shortcuts:
     ----------
     viewer : Viewer
     wanted : sequence of Shortcut
-        A key that napari, a layer, the user's settings or another plugin has already is left to
-        them.
+        A key that napari, a layer, the user's settings or another plugin has bound is skipped.
 
     Attributes
     ----------
@@ -53,11 +52,11 @@ class Shortcuts:
         self._viewer.bind_key(binding, act)
 
     def key_of(self, action: Callable[[], None]) -> str | None:
-        """The key that is bound to an action."""
+        """The key that is bound to an action; None if there is none."""
         return next((s.key for s in self.bound if s.action == action), None)
 
     def close_connections(self) -> None:
-        """Unbind what is still ours."""
+        """Unbind the keys that are still bound to this panel."""
         for binding, function in self._functions.items():
             if self._viewer.keymap.get(binding) is function:
                 self._viewer.bind_key(binding, None)
@@ -74,7 +73,7 @@ def _taken(viewer: Viewer) -> set[KeyBinding]:
 
 
 def show_keys(shortcuts: Shortcuts, buttons: Mapping[QPushButton, Callable[[], None]]) -> None:
-    """Name the key of each button's action in its tooltip, a plain letter on the button too."""
+    """Add the key of each action to the tooltip of its button, and a letter to its text."""
     for button, action in buttons.items():
         key = shortcuts.key_of(action)
         if key is not None:

@@ -1,4 +1,4 @@
-"""How the parts of the panel are stacked."""
+"""Building blocks of the panels: buttons, rows, forms, groups."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from qtpy.QtWidgets import (
 )
 
 _NAME_WIDTH = 60
-"""Room for the longest name in a form."""
+"""Width of the longest name in a form, in pixels."""
 
 
 def button(text: str, tooltip: str) -> QPushButton:
@@ -33,13 +33,13 @@ def button(text: str, tooltip: str) -> QPushButton:
 
 
 def set_text(label: QLabel, text: str) -> None:
-    """Show a text; an empty one takes no room."""
+    """Show a text; an empty one takes no space."""
     label.setText(text)
     label.setHidden(not text)
 
 
 def row(*widgets: QWidget) -> QHBoxLayout:
-    """Widgets beside each other, of equal width."""
+    """A row of widgets of equal width."""
     layout = QHBoxLayout()
     layout.setSpacing(4)
     for widget in widgets:
@@ -48,7 +48,7 @@ def row(*widgets: QWidget) -> QHBoxLayout:
 
 
 def form(*rows: tuple[str, QWidget]) -> QFormLayout:
-    """Named widgets below each other; those of the panel's forms begin at the same place."""
+    """A form of named widgets; the widgets of all forms of a panel are aligned."""
     layout = QFormLayout()
     layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
     for name, widget in rows:
@@ -59,7 +59,7 @@ def form(*rows: tuple[str, QWidget]) -> QFormLayout:
 
 
 def group(title: str, *parts: QWidget | QLayout) -> QGroupBox:
-    """Parts below each other under a title."""
+    """A column of parts under a title."""
     box = QGroupBox(title)
     layout = QVBoxLayout(box)
     layout.setContentsMargins(6, 6, 6, 6)
@@ -69,7 +69,7 @@ def group(title: str, *parts: QWidget | QLayout) -> QGroupBox:
 
 
 def column(*parts: QWidget | QLayout) -> QWidget:
-    """Parts below each other, without margins."""
+    """A column of parts without margins."""
     made = QWidget()
     layout = QVBoxLayout(made)
     layout.setContentsMargins(0, 0, 0, 0)
@@ -87,7 +87,7 @@ def _fill(layout: QVBoxLayout, parts: Iterable[QWidget | QLayout]) -> None:
 
 
 def scrolled(parent: QWidget, *parts: QWidget) -> None:
-    """Fill a widget with parts below each other that scroll where the window is low."""
+    """Fill a widget with a column of parts that scrolls if the window is too low."""
     inner = QWidget()
     layout = QVBoxLayout(inner)
     layout.setContentsMargins(4, 4, 4, 4)

@@ -1,4 +1,4 @@
-"""Tells every list of models in the window that the folder of models holds others now."""
+"""An event for all lists of models in the window: the folder of models has changed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from qtpy.QtCore import QObject, Signal
 
 
 class ModelEvents(QObject):
-    """One for all windows of the process."""
+    """Signals of the folder of models; one object for all windows of the process."""
 
     changed = Signal(str, str)
-    """Old and new name of a model; the old one is empty for a new model, the new one for a gone
-    one."""
+    """Old and new name of a model; the old name of a new model is empty, and the new name of a
+    deleted one."""
 
 
-news = ModelEvents()
+model_events = ModelEvents()

@@ -1,4 +1,4 @@
-"""What the person set in napari's preferences for this plugin."""
+"""The preferences of this plugin in napari's settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """Where the panel starts from.
+    """Initial settings of the panel.
 
     Attributes
     ----------

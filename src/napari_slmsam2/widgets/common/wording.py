@@ -1,4 +1,4 @@
-"""Durations and intensity windows in words."""
+"""Durations and intensity windows as text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def duration(seconds: float) -> str:
 
 
 def window_text(window: IntensityWindow) -> str:
-    """An intensity window as `parse_window` reads it."""
+    """An intensity window in the form that `parse_window` reads."""
     if window.source == "limits":
         return LIMITS.format(window.low, window.high)
     return window.source

@@ -1,4 +1,4 @@
-"""Which plane of a scan is on screen at first, and the way to the sharpest one."""
+"""The first view of a scan: the planes with the smallest pixels."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from napari_slmsam2.widgets.workspace.workspace import Workspace
 
 
 class FirstView(QObject):
-    """Turns to the planes between which voxels are longest, or offers to.
+    """Shows the planes between which voxels are longest, or offers to.
 
-    napari shows the last two axes of an array. Those of most scans' files are not the plane in
-    which the slices were taken. A scan whose axes our readers know is turned once, if nobody has
-    turned the axes or painted before; for any other image a button appears.
+    napari displays the last two axes of an array. In the files of most scans these are not the
+    plane of acquisition. A scan that was read by this plugin is shown along its longest voxels
+    once, unless the axes were changed or labels were painted before; for any other image a button
+    appears.
 
     Parameters
     ----------
@@ -38,26 +39,26 @@ class FirstView(QObject):
         super().__init__(workspace)
         self._workspace, self._button = workspace, button
         self._seen: WeakSet[Image] = WeakSet()
-        # A layer is inserted before the sliders know of its axes.
+        # A layer is inserted before the dims have its axes.
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
-        self._timer.timeout.connect(self._look)
+        self._timer.timeout.connect(self._check)
         button.clicked.connect(self.turn)
         button.hide()
         workspace.target_changed.connect(lambda: self._timer.start(0))
 
     def close_connections(self) -> None:
-        """Do nothing any more."""
+        """Cancel the pending check."""
         self._timer.stop()
 
     def turn(self) -> None:
-        """Show the sharpest planes, filling the canvas."""
+        """Show the sharpest planes, scaled to the canvas."""
         image, view = self._workspace.image, self._sharpest()
         if image is not None and view is not None:
             show_view(image, view, self._workspace.viewer.dims)
             self._workspace.viewer.reset_view()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         image, view = self._workspace.image, self._sharpest()
         if image is not None and self._workspace.view is not None and image not in self._seen:
             self._seen.add(image)
@@ -87,7 +88,7 @@ class FirstView(QObject):
 
 
 def _may_be_painted(layer: Labels) -> bool:
-    """Whether somebody may have painted these labels here, other than in a file or a sample."""
+    """Whether the labels may have been painted in this viewer."""
     if layer.source.path is not None or layer.source.sample is not None:
         return False
     return not isinstance(layer.data, np.ndarray) or bool(layer.data.any())

@@ -1,4 +1,4 @@
-"""From a layer and what is on screen to a volume, its slices, and labels on the same grid."""
+"""Layers as volumes: the stack of slices on screen, its voxels, and labels on the same grid."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LUMINANCE = np.array([0.2125, 0.7154, 0.0721], np.float32)
 
 @dataclass(frozen=True, slots=True)
 class SliceView:
-    """A stack of slices in a layer's array: three axes, the other ones held at an index.
+    """A stack of slices in a layer's array: three axes; the other ones are held at an index.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ def grid_shape(layer: Image | Labels) -> tuple[int, ...]:
 
 
 def view_on_screen(layer: Image | Labels, dims: Dims) -> SliceView:
-    """The stack of slices that the sliders walk through.
+    """The stack of slices that the sliders move through.
 
     The plane on screen is the slice. Slices are stacked along the innermost slider axis that is
     no time and no channel by its label; all other axes are held where their sliders stand. In a
@@ -121,7 +121,7 @@ def view_on_screen(layer: Image | Labels, dims: Dims) -> SliceView:
     Raises
     ------
     VolumeError
-        There is no axis to walk along, or the sliders do not reach the voxels.
+        There is no axis for the slices, or the sliders do not reach the voxels.
     """
     shape = grid_shape(layer)
     offset = dims.ndim - layer.ndim
@@ -132,7 +132,7 @@ def view_on_screen(layer: Image | Labels, dims: Dims) -> SliceView:
     if not stacks:
         raise VolumeError(
             f"layer {layer.name!r}",
-            "has no slices to walk through in this view",
+            "has no stack of slices in this view",
             expected="three dimensions with the slices along a slider",
             found=f"shape {shape}",
             hint="Open a 3D image, or roll the axes (Ctrl+E) to show another plane.",
@@ -180,7 +180,7 @@ def _nearest(position: float, n: int) -> int:
 
 
 def show_view(layer: Image | Labels, view: SliceView, dims: Dims) -> None:
-    """Turn the sliders so that they walk through a stack of slices.
+    """Order the axes so that the sliders move through a stack of slices.
 
     Of the plane's axes, x is shown to the right and z downwards, where the layer names them.
     """
@@ -198,7 +198,7 @@ def show_view(layer: Image | Labels, view: SliceView, dims: Dims) -> None:
 def sharpest_view(layer: Image | Labels, view: SliceView) -> SliceView:
     """The stack of the planes between which voxels are longest.
 
-    It is ``view`` itself where no other axis is longer, within 1 %.
+    ``view`` itself where no other axis is longer, within 1 %.
     """
     spacing = _spacing(layer, view)
     axis = default_axis(spacing)
@@ -212,7 +212,7 @@ def axis_name(axis: int, names: tuple[str, ...]) -> str:
 
 
 def make_volume(image: Image, view: SliceView) -> Volume:
-    """The volume behind an image layer; nothing is read or copied."""
+    """The volume of an image layer; nothing is read or copied."""
     data = finest(image)
     plain = not image.rgb and not view.held
     return Volume(
@@ -246,7 +246,7 @@ def world_affine(layer: Image | Labels, view: SliceView) -> npt.NDArray[np.float
 
 
 def check_same_grid(image: Image, labels: Labels) -> None:
-    """Refuse labels that do not lie on the voxels of an image.
+    """Refuse labels that are not on the voxels of an image.
 
     Raises
     ------
@@ -279,7 +279,7 @@ def check_same_grid(image: Image, labels: Labels) -> None:
     if shift > _SAME_VOXEL:
         raise GridMismatchError(
             what,
-            f"they do not lie on the same place: {shift:.3g} voxels apart",
+            f"they are not at the same place, but {shift:.3g} voxels apart",
             expected=_placement(image),
             found=_placement(labels),
             hint=f"Give the Labels layer the scale and translate of the image, or: {hint}",
@@ -307,7 +307,7 @@ def _placement(layer: Image | Labels) -> str:
 
 
 def is_same_grid(image: Image, labels: Labels) -> bool:
-    """Whether labels lie on the voxels of an image and can be written."""
+    """Whether labels are on the voxels of an image and can be written."""
     try:
         check_same_grid(image, labels)
     except SlmSam2Error:
