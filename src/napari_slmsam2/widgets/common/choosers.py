@@ -250,9 +250,9 @@ class ModelChooser(QWidget):
             text = f"From the file {self.model}."
         elif missing is not None and missing.weights is not None:
             text = f"{card.licence}; downloads {missing.weights.size / 1e6:.0f} MB at the first run"
-        elif card.problem is not None:
+        elif card.path is not None and not card.bundled:
             text = card.description
-        elif card.needs_download or (card.path is not None and not card.bundled):
+        elif card.needs_download:
             text = f"{card.licence}; weights are on this computer"
         elif card.bundled:
             text = f"{card.licence}; comes with this package"
