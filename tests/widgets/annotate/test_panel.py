@@ -662,6 +662,28 @@ def test_undo_and_next_are_in_sight_on_a_small_screen(bench, theme):
         assert 0 < bottom <= 655, control.text()
 
 
+def test_a_stray_voxel_is_named_and_comes_first(bench):
+    bench.paint(3, size=9)
+    bench.paint(9, size=9)
+    assert bench.panel.stray.isHidden()
+    bench.paint(6, at=(2, 2), size=1)
+    assert "Slice 6, label 1: 1 voxel only" in bench.panel.stray.text()
+    assert not bench.panel.stray.isHidden()
+    assert [row[0] for row in bench.panel.seeds.rows] == [6, 3, 9]
+    assert bench.panel.seeds.rows[0][2] == "1 voxel only"
+    bench.run()
+    bench.show(0)
+    bench.panel.next_to_fix()
+    assert bench.panel.workspace.index == 6
+    assert "1 voxel only" in bench.panel.hint.text()
+    bench.panel.next_to_fix()
+    assert bench.panel.workspace.index != 6
+    bench.panel.seeds.selectRow(0)
+    bench.panel.delete_seed.click()
+    assert bench.panel.stray.isHidden()
+    assert bench.seeds == {(3, 1), (9, 1)}
+
+
 def test_the_seed_list_folds_and_counts(bench):
     assert bench.panel.seed_fold.text() == "Seeds and marks: 0"
     assert not bench.panel.seed_fold.isExpanded()

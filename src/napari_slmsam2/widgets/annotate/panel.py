@@ -10,7 +10,8 @@ from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import QEvent, QTimer
 
 from napari_slmsam2.core.errors import GridMismatchError, SlmSam2Error
-from napari_slmsam2.widgets.annotate.seed_list import BEGINS, ENDS, rows_of
+from napari_slmsam2.core.input_checks import StraySeed, find_stray_seeds
+from napari_slmsam2.widgets.annotate.seed_list import BEGINS, ENDS, describe_stray, rows_of
 from napari_slmsam2.widgets.annotate.view import PanelView
 from napari_slmsam2.widgets.common.keys import Shortcut, Shortcuts, show_keys
 from napari_slmsam2.widgets.common.layout import set_text
@@ -53,6 +54,7 @@ class AnnotateWidget(PanelView):
             lambda: self.runner.models,
             self._request_for_clicks,
         )
+        self._offered: set[StraySeed] = set()
         self._wire()
         self.shortcuts = Shortcuts(viewer, self._wanted_shortcuts())
         self.keys.setText("\n".join(f"{s.key}:  {s.title}" for s in self.shortcuts.bound))
@@ -195,6 +197,8 @@ class AnnotateWidget(PanelView):
         n = 0 if annotation is None else annotation.volume.n_slices
         self.seeds.set_rows([] if annotation is None else rows_of(annotation.prompts, n))
         self.seed_fold.setText(f"Seeds and marks: {len(self.seeds.rows)}")
+        stray = () if annotation is None else find_stray_seeds(annotation.prompts)
+        set_text(self.stray, describe_stray(stray[0]) if stray else "")
         unseeded = annotation is not None and not len(annotation.prompts) and not running
         self.show_labelled(len(annotation.labelled_slices()) if annotation and unseeded else 0)
         self.strip.set_seeds(self.workspace.seeded_slices())
@@ -273,7 +277,14 @@ class AnnotateWidget(PanelView):
         """Go to the slice on which a correction helps most."""
         if self.runner.running:
             return
-        found = self.scores.next_to_fix(self.workspace.annotation)
+        annotation = self.workspace.annotation
+        for stray in () if annotation is None else find_stray_seeds(annotation.prompts):
+            if stray not in self._offered:
+                self._offered.add(stray)
+                self.workspace.go_to(stray.index, stray.label)
+                set_text(self.hint, describe_stray(stray))
+                return
+        found = self.scores.next_to_fix(annotation)
         if found is None:
             set_text(self.hint, "No slice to suggest: propagate first.")
             return

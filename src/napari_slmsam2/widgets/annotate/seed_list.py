@@ -6,6 +6,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem
 
+from napari_slmsam2.core.input_checks import StraySeed, find_stray_seeds
 from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
 
 BEGINS, ENDS = "begins here", "ends here"
@@ -16,14 +17,33 @@ Row = tuple[int, int, str]
 
 
 def rows_of(prompts: PromptSet, n_slices: int) -> list[Row]:
-    """``(slice, label, kind)`` of every seed and mark, by slice."""
-    rows = [(p.index, p.label, _word(p)) for p in prompts]
+    """``(slice, label, kind)`` of every seed and mark: first stray seeds, then by slice."""
+    stray = {(s.index, s.label): s for s in find_stray_seeds(prompts)}
+    rows = [
+        (p.index, p.label, _voxels(stray[p.index, p.label]))
+        if (p.index, p.label) in stray
+        else (p.index, p.label, _word(p))
+        for p in prompts
+    ]
     for label, (first, last) in prompts.extents.items():
         if first > 0:
             rows.append((first, label, BEGINS))
         if last < n_slices - 1:
             rows.append((last, label, ENDS))
-    return sorted(rows)
+    return sorted(rows, key=lambda row: (row[:2] not in stray, row))
+
+
+def describe_stray(stray: StraySeed) -> str:
+    """Why a seed of few voxels is probably a mistake, and what it does."""
+    return (
+        f"Slice {stray.index}, label {stray.label}: {_voxels(stray)}, up to {stray.largest} on "
+        "other slices. It counts as a complete annotation and cuts the object down to it. If it "
+        "was painted by mistake, erase it and delete the seed."
+    )
+
+
+def _voxels(stray: StraySeed) -> str:
+    return f"{stray.voxels} voxel{'' if stray.voxels == 1 else 's'} only"
 
 
 def _word(prompt: SlicePrompt) -> str:

@@ -66,6 +66,8 @@ class PanelView(ClosingWidget):
         self.ends = button("Ends here", "The selected label ends on this slice; again: undone.")
         self.absent = button("Absent here", "The selected label is not on this slice.")
         self.seeds = SeedList()
+        self.stray = wrapped_label()
+        self.stray.setToolTip("An annotation of few voxels, first in the list of seeds.")
         self.take_labels = button(
             "", "Every slice that holds a label becomes a seed, which is never overwritten."
         )
@@ -122,6 +124,7 @@ class PanelView(ClosingWidget):
                 self.prompt_bar,
                 row(self.starts, self.ends, self.absent),
                 self.take_labels,
+                self.stray,
                 self.seed_fold,
             ),
             group("Run", self.run_bar, row(self.undo_button, self.redo_button)),
