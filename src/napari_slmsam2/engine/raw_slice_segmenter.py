@@ -22,7 +22,7 @@ class RawSliceSegmenter(ABC):
     prompt_kinds = frozenset(PromptKind)
     neighbours = 0
 
-    def encode_image(self, image: npt.NDArray[np.float32]) -> Image:
+    def encode_image(self, image: npt.NDArray[np.float32]) -> Any:
         """The slice itself, with values that are not finite set to 0."""
         finite = np.nan_to_num(np.asarray(image, np.float32), nan=0.0, posinf=1.0, neginf=0.0)
         return np.asarray(finite, np.float32)

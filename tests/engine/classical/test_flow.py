@@ -10,8 +10,6 @@ from napari_slmsam2.core.memory import MemoryBank, MemoryEntry
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.segmenter import SweepContext
 from napari_slmsam2.engine.classical.flow import FlowSegmenter
-from napari_slmsam2.engine.features.optical_flow import dense_flow, resample, warp
-from napari_slmsam2.engine.features.presence import AppearanceFeatures
 from napari_slmsam2.engine.features.taper import find_taper
 
 
@@ -206,27 +204,6 @@ def test_remembers_no_more_than_the_window_around_the_object():
     assert content.image.nbytes + content.distance.nbytes < 0.1 * image.nbytes
 
 
-def test_dense_flow_finds_a_translation_and_warp_undoes_it(rng):
-    moving = ndi.gaussian_filter(rng.standard_normal((60, 70)), 3).astype(np.float32)
-    moving = (moving - moving.min()) / np.ptp(moving)
-    reference = ndi.shift(moving, (2, -3), order=3, mode="nearest").astype(np.float32)
-    flow = dense_flow(reference, moving)
-    inner = (slice(None), slice(12, -12), slice(12, -12))
-    np.testing.assert_allclose(np.median(flow[inner], axis=(1, 2)), (-2, 3), atol=0.2)
-    error = np.abs(warp(moving, flow) - reference)[12:-12, 12:-12]
-    assert error.mean() < 0.1 * np.abs(moving - reference)[12:-12, 12:-12].mean()
-
-
-@pytest.mark.parametrize("shape", [(10, 9), (40, 36), (7, 50)])
-def test_resample_keeps_the_position_of_a_ramp(shape):
-    rows, columns = np.indices((20, 18), dtype=np.float32)
-    ramp = (rows + 0.5) / 20 + (columns + 0.5) / 18
-    rows, columns = np.indices(shape, dtype=np.float32)
-    expected = (rows + 0.5) / shape[0] + (columns + 0.5) / shape[1]
-    inner = (slice(2, -2), slice(2, -2))
-    np.testing.assert_allclose(resample(ramp, shape)[inner], expected[inner], atol=0.03)
-
-
 def test_taper_reads_the_end_off_extent_absent_seed_or_two_seeds():
     spacing = (2.0, 1.0, 1.0)
     marked = find_taper({5: 100}, 6, 1, (0, 9), spacing)
@@ -239,13 +216,3 @@ def test_taper_reads_the_end_off_extent_absent_seed_or_two_seeds():
     two = find_taper({5: 100, 8: 64}, 9, 1, None, spacing)
     assert (two.apex, two.half_length) == (8, pytest.approx(2.0))
     assert find_taper({5: 100, 9: 10}, 6, 1, None, spacing).between
-
-
-def test_cues_say_less_the_further_the_sweep_and_the_worse_the_fit():
-    near = AppearanceFeatures(0.1, 1.5, 0.0, 0.98, 0.1, 0.0, 0.8, 0.0, 0.04)
-    far = AppearanceFeatures(2.5, 1.5, 0.0, 0.98, 0.1, 0.0, 0.8, 0.0, 0.04)
-    unlike = AppearanceFeatures(0.1, -1.5, -3.0, 0.4, 3.0, 0.0, 0.8, -0.4, 0.3)
-    assert near.presence() > 0.8
-    assert near.presence() > far.presence()
-    assert unlike.presence() < 0.5
-    assert near.predicted_iou() > max(far.predicted_iou(), unlike.predicted_iou())

@@ -1,12 +1,14 @@
-"""Outlines on membranes, and masks that are drawn to them."""
+"""Outlines on membranes, and masks that snap to them."""
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage as ndi
 
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.engine.compact import seed_crop
-from napari_slmsam2.engine.compact.ridge_snapping import measure_ridge, snap_to_ridge
+from napari_slmsam2.engine.compact.ridge_snapping import measure_ridge
+from napari_slmsam2.engine.compact.ridge_snapping import snap_to_ridge as snap_batch
 from napari_slmsam2.engine.propagation.merge import dice
 
 from .test_segmenter import new_session, untrained
@@ -26,6 +28,12 @@ def tissue(distance, line, seed=0):
     texture = 0.15 * ndi.gaussian_filter(rng.standard_normal(distance.shape), 1.0)
     on_line = np.exp(-0.5 * (distance / 1.2) ** 2)
     return ((1 - on_line) * (0.6 + texture) + on_line * line).astype(np.float32)
+
+
+def snap_to_ridge(distance, image, strength):
+    """One object as a batch of one."""
+    fields = (torch.from_numpy(x)[None] for x in (distance, image))
+    return snap_batch(*fields, torch.tensor([strength]))[0].numpy()
 
 
 @pytest.mark.parametrize(("line", "sign"), [(0.1, -1), (1.1, 1)])
@@ -48,7 +56,7 @@ def test_an_outline_comes_to_the_ridge_beside_it(line, radius):
     assert dice(found > 0, truth > 0) > 0.97 > dice(disc(radius) > 0, truth > 0)
 
 
-def test_without_a_pull_or_a_core_nothing_moves():
+def test_without_strength_or_core_nothing_moves():
     image = tissue(disc(12), 0.1)
     np.testing.assert_array_equal(snap_to_ridge(disc(10), image, 0.0), disc(10))
     np.testing.assert_array_equal(snap_to_ridge(disc(1.5), image, -0.5), disc(1.5))
@@ -67,5 +75,5 @@ def test_a_sweep_stays_in_a_cell_that_widens_and_narrows(monkeypatch):
         return dice(session.labels[1:] == 1, masks[1:])
 
     drawn = swept()
-    monkeypatch.setattr(seed_crop, "RIDGE_PULL", 0.0)
+    monkeypatch.setattr(seed_crop, "RIDGE_STRENGTH", 0.0)
     assert drawn > swept() + 0.02

@@ -1,4 +1,4 @@
-"""The window network in the propagator: real sweeps with an untrained network."""
+"""The compact network in the propagator: real sweeps with an untrained network."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,9 @@ import torch
 
 from napari_slmsam2.core.config import CompactConfig, PropagationConfig
 from napari_slmsam2.core.errors import CheckpointError, ConfigError
+from napari_slmsam2.core.memory import MemoryBank, MemoryEntry
 from napari_slmsam2.core.prompts import SlicePrompt
+from napari_slmsam2.core.segmenter import SweepContext
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.compact.segmenter import CompactSegmenter
@@ -149,6 +151,52 @@ def test_labels_in_one_batch_do_not_see_each_other():
     for index in (3, 5, 7, 10):
         both, one = (s.logits_on_slice(index)[2] for s in (together, alone))
         np.testing.assert_allclose(both, one, atol=2e-2)
+
+
+def swept(segmenter, image, seeds, order, together):
+    """Logits of every label on slices 7 to 9, swept from slice 6 in one batch or one by one."""
+    slices = [segmenter.encode_image(one) for one in image]
+    context = SweepContext(
+        len(image), image[0].shape, (2.0, 1.0, 1.0), {2: (3, 11)}, lambda i: slices[i]
+    )
+    banks = {}
+    for label in order:
+        banks[label] = MemoryBank(label)
+        prompt = SlicePrompt.from_mask(label, 6, seeds[label])
+        content = segmenter.encode_seed(slices[6], prompt, image[0].shape).content
+        banks[label].add(MemoryEntry(6, True, content))
+    found = {label: [] for label in order}
+    for index in (7, 8, 9):
+        groups = [list(order)] if together else [[label] for label in order]
+        for group in groups:
+            results = segmenter.segment(
+                slices[index], index, 1, [banks[label] for label in group], context
+            )
+            for label, result in zip(group, results, strict=True):
+                banks[label].add(MemoryEntry(index, False, result.content))
+                found[label].append((result.logits, result.presence, result.predicted_iou))
+    return found
+
+
+def test_a_batch_gives_what_its_objects_give_alone_in_any_order():
+    """Up to rounding: 1e-3 of a mask logit, 1e-4 of a probability."""
+    network = untrained(present=0.5, feedback=0.5)
+    for parameter in network.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    segmenter = CompactSegmenter(
+        network, name="compact", device=torch.device("cpu"), dtype=torch.float32
+    )
+    balls = {1: ball(), 2: ball(centre=(6, 15, 50), radii=(5, 7, 5)), 3: ball(radii=(9, 55, 60))}
+    image = scan(balls[1] | balls[2])
+    seeds = {label: mask[6] for label, mask in balls.items()}
+    alone = swept(segmenter, image, seeds, (1, 2, 3), together=False)
+    for order in ((1, 2, 3), (3, 1, 2)):
+        batch = swept(segmenter, image, seeds, order, together=True)
+        for label in seeds:
+            for one, other in zip(alone[label], batch[label], strict=True):
+                np.testing.assert_allclose(one[0], other[0], atol=1e-3)
+                np.testing.assert_allclose(one[1:], other[1:], atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 64), (3, 200, 9), (2, 8, 8)])

@@ -10,7 +10,7 @@ from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.segmenter import SweepContext
 from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.compact.segmenter import CompactSegmenter
-from napari_slmsam2.engine.features.optical_flow import warp
+from napari_slmsam2.engine.features.optical_flow import optical_flow, warp
 from napari_slmsam2.training.data.clip import Scenario, cut_clip, draw_scenario
 from napari_slmsam2.training.data.sweep import never_absent, rollout_states
 from napari_slmsam2.training.synthetic.stack import LabelledStack
@@ -43,16 +43,17 @@ def dice(a, b):
     return 2 * (a & b).sum() / max(1, a.sum() + b.sum())
 
 
-def test_the_flow_of_a_clip_carries_its_masks():
+def test_the_flow_on_a_clip_warps_its_masks():
     image, mask = moving_ball()
     clip = cut_clip(image, mask, SPACING, Scenario((8,), None, 8), CONFIG)
     assert clip.images.shape == (6, 72, 72)
     assert clip.distances.shape == (5, 72, 72)
-    assert clip.flows.shape == (4, 2, 72, 72)
     masks = truths(clip)
+    images = torch.from_numpy(clip.images.astype(np.float32) / 85 - 1)
     for step in range(3):
-        field = warp(clip.distances[step] / np.float32(8), clip.flows[step] / np.float32(8))
-        moved = dice(field > 0, masks[step + 1])
+        flow = optical_flow(images[step + 1 : step + 2], images[step : step + 1])
+        field = warp(torch.from_numpy(clip.distances[step]).float()[None, None], flow)[0, 0]
+        moved = dice((field > 0).numpy(), masks[step + 1])
         assert moved > 0.9
         assert moved > dice(masks[step], masks[step + 1])
 
@@ -78,7 +79,7 @@ def test_steps_that_no_sweep_makes_do_not_count(scenario, weights):
     image, mask = moving_ball()
     clip = cut_clip(image, mask, SPACING, scenario, CONFIG)
     assert clip.weights.tolist() == weights
-    assert not clip.cues[clip.weights == 0].any()
+    assert not clip.positions[clip.weights == 0].any()
 
 
 def test_priors_exist_only_between_known_slices():
@@ -121,7 +122,7 @@ def test_a_clip_can_start_where_the_flow_arrives():
 
 @pytest.mark.parametrize("feedback", [0.0, 0.5])
 def test_a_sweep_arrives_where_inference_does(feedback):
-    """The chain of the training is the carried mask of the segmenter, slice by slice."""
+    """The sweep of the training is the propagated mask of the segmenter, slice by slice."""
     image, mask = moving_ball()
     torch.manual_seed(0)
     network = CompactNetwork(CONFIG.replace(feedback=feedback))
@@ -130,18 +131,20 @@ def test_a_sweep_arrives_where_inference_does(feedback):
     segmenter = CompactSegmenter(
         network, name="window", device=torch.device("cpu"), dtype=torch.float32, threshold=0.0
     )
-    context = SweepContext(len(image), mask.shape[1:], SPACING, {}, lambda i: image[i])
+    slices = [segmenter.encode_image(one) for one in image]
+    context = SweepContext(len(image), mask.shape[1:], SPACING, {}, lambda i: slices[i])
     bank = MemoryBank(1)
     prompt = SlicePrompt.from_mask(1, 7, mask[7])
-    bank.add(MemoryEntry(7, True, segmenter.encode_seed(image[7], prompt, mask[7].shape).content))
+    bank.add(MemoryEntry(7, True, segmenter.encode_seed(slices[7], prompt, mask[7].shape).content))
     states = arrivals_of(image, mask, Scenario((7,), None, 9), network)
     by_flow = arrivals_of(image, mask, Scenario((7,), None, 9))
     for index in range(8, 15):
-        (found,) = segmenter.segment(image[index], index, 1, [bank], context)
+        (found,) = segmenter.segment(slices[index], index, 1, [bank], context)
         bank.add(MemoryEntry(index, False, found.content))
-        assert found.content.window == states[index].window
-        np.testing.assert_array_equal(found.content.carried, states[index].carried)
-    areas = [(x[14].carried > 0).sum() / x[14].window.zoom ** 2 for x in (states, by_flow)]
+        reached = found.content.state
+        assert reached.crops == states[index].crop
+        np.testing.assert_array_equal(reached.propagated[0], states[index].propagated)
+    areas = [(x[14].propagated > 0).sum() / float(x[14].crop.zoom) ** 2 for x in (states, by_flow)]
     assert (areas[0] / areas[1] > 1.1) == (feedback > 0)
 
 

@@ -1,180 +1,279 @@
-"""A square window that follows the object, and reading and writing slices through it."""
+"""Square crops of slices around objects, batched: placement, reading and pasting back."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Self
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage as ndi
+import torch
+from torch import Tensor
 
 from napari_slmsam2.engine.features.interpolation import bounding_window
 
-Image = npt.NDArray[np.float32]
-
 MIN_MARGIN = 8.0
-"""Pixels of the slice that a window leaves around the object at least."""
+"""Least number of pixels of the slice between the object and the edge of its crop."""
 
 SHIFT_TOLERATED = 0.06
-"""Distance of the object from the middle of the window, over its side, without a new window."""
+"""Distance of the object from the middle of its crop, over the side, that keeps the crop."""
 
 GROWTH_TOLERATED = 1.2
-"""Change of the side that the object asks for, as a factor, without a new window."""
+"""Change of the side that the object asks for, as a factor, that keeps the crop."""
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectCrop:
-    """A square of the slice, sampled with a fixed number of pixels.
+class ObjectCrops(NamedTuple):
+    """A square of a slice for each of ``B`` objects, sampled with a fixed number of pixels.
 
-    It may reach beyond the slice; what lies there repeats the border.
+    A crop may reach beyond its slice, where the border is repeated.
 
     Attributes
     ----------
-    row, column : float
-        Centre, in pixels of the slice.
-    side : float
+    row, column : Tensor of float32, shape (B,)
+        Centres, in pixels of the slice.
+    side : Tensor of float32, shape (B,)
         In pixels of the slice.
     size : int
-        Pixels along one side of what the network sees.
+        Pixels along one side of a sampled crop, ``N``.
     """
 
-    row: float
-    column: float
-    side: float
+    row: Tensor
+    column: Tensor
+    side: Tensor
     size: int
 
     @classmethod
     def around(cls, mask: npt.NDArray[np.bool_], size: int, margin: float) -> Self | None:
-        """The window around an object; None where the mask is empty.
+        """The crop around one object, as a batch of one; None where the mask is empty.
 
         Parameters
         ----------
         mask : ndarray of bool, shape (H, W)
         size : int
         margin : float
-            Side of the window over the longer side of the object's box.
+            Side of the crop over the longer side of the object's box.
         """
         box = bounding_window([mask], 0)
         if box is None:
             return None
         row, column = ((s.start + s.stop - 1) / 2 for s in box)
-        return cls(row, column, _side(max(s.stop - s.start for s in box), margin), size)
+        longest = max(s.stop - s.start for s in box)
+        return cls.at(row, column, max(margin * longest, longest + 2 * MIN_MARGIN), size)
 
-    def following(self, mask: npt.NDArray[np.bool_], margin: float) -> Self:
-        """The window around an object that this one shows; itself while it still fits.
+    @classmethod
+    def at(cls, row: float, column: float, side: float, size: int) -> Self:
+        """One crop with a given centre and side, as a batch of one."""
+        centre = torch.tensor([[float(row)], [float(column)]])
+        return cls(centre[0], centre[1], torch.tensor([float(side)]), size)
 
-        A new window costs an interpolation, which wears small objects away slice by slice.
+    @property
+    def zoom(self) -> Tensor:
+        """Pixels of the crop per pixel of the slice, shape (B,)."""
+        return self.size / self.side
+
+    def shifted(self, rows: Tensor, columns: Tensor) -> Self:
+        """The same crops of slices whose first pixel lies at ``(rows, columns)``."""
+        return self._replace(row=self.row - rows, column=self.column - columns)
+
+    def positions(self) -> tuple[Tensor, Tensor]:
+        """Rows and columns of the slice at which the crops are sampled, each of shape (B, N)."""
+        steps = torch.arange(self.size, device=self.side.device) - (self.size - 1) / 2
+        steps = steps / self.zoom[:, None]
+        return self.row[:, None] + steps, self.column[:, None] + steps
+
+    def on_slice(self, shape: Sequence[int]) -> Tensor:
+        """Which pixels of the crops lie on a slice of ``shape``: bool, (B, N, N)."""
+        rows, columns = (
+            (p >= -0.5) & (p <= n - 0.5) for p, n in zip(self.positions(), shape, strict=True)
+        )
+        return rows[:, :, None] & columns[:, None]
+
+    def following(self, masks: Tensor, margin: float) -> Self:
+        """The crops around the objects that these crops show; unchanged while they still fit.
+
+        A new crop costs an interpolation, which wears small objects away slice by slice.
 
         Parameters
         ----------
-        mask : ndarray of bool, shape (size, size)
-            Not empty.
+        masks : Tensor of bool, shape (B, N, N)
+            A crop whose mask is empty stays.
         margin : float
             See `around`.
         """
-        box = bounding_window([mask], 0)
-        assert box is not None
+        spans = [_span(masks.any(dim)) for dim in (2, 1)]
         middle = (self.size - 1) / 2
         row, column = (
-            centre + ((s.start + s.stop - 1) / 2 - middle) / self.zoom
-            for s, centre in zip(box, (self.row, self.column), strict=True)
+            centre + ((first + last) / 2 - middle) / self.zoom
+            for (first, last), centre in zip(spans, (self.row, self.column), strict=True)
         )
-        side = _side(max(s.stop - s.start for s in box) / self.zoom, margin)
-        shift = max(abs(row - self.row), abs(column - self.column)) / self.side
-        growth = max(side / self.side, self.side / side)
-        if shift < SHIFT_TOLERATED and growth < GROWTH_TOLERATED:
-            return self
-        return replace(self, row=row, column=column, side=side)
-
-    def on_slice(self, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-        """Which pixels of the window lie on a slice of ``shape``: (size, size)."""
-        rows, columns = (
-            (p >= -0.5) & (p <= n - 0.5)
-            for p, n in zip((self._places(self.row), self._places(self.column)), shape, strict=True)
+        longest = torch.stack([last - first + 1 for first, last in spans]).amax(0) / self.zoom
+        side = torch.maximum(margin * longest, longest + 2 * MIN_MARGIN)
+        shift = torch.maximum((row - self.row).abs(), (column - self.column).abs()) / self.side
+        growth = torch.maximum(side / self.side, self.side / side)
+        stays = (shift < SHIFT_TOLERATED) & (growth < GROWTH_TOLERATED)
+        stays |= ~masks.flatten(1).any(1)
+        return self._replace(
+            row=torch.where(stays, self.row, row),
+            column=torch.where(stays, self.column, column),
+            side=torch.where(stays, self.side, side),
         )
-        return rows[:, None] & columns
 
-    def seen_from(self, there: Self, values: Image) -> Image:
-        """What this window shows of values that another one shows, linearly.
+    def seen_from(self, there: Self, values: Tensor) -> Tensor:
+        """Values that other crops hold, linearly read at the pixels of these.
 
         Parameters
         ----------
-        there : ObjectCrop
-        values : ndarray of float32, shape (there.size, there.size)
+        there : ObjectCrops
+        values : Tensor of float32, shape (B, there.size, there.size)
         """
-        places = (
-            (self._places(own) - other) * there.zoom + (there.size - 1) / 2
-            for own, other in ((self.row, there.row), (self.column, there.column))
-        )
-        grid = np.meshgrid(*places, indexing="ij")
-        return np.asarray(ndi.map_coordinates(values, grid, order=1, mode="nearest"), np.float32)
+        weights = []
+        for own, other in zip(self.positions(), (there.row, there.column), strict=True):
+            places = (own - other[:, None]) * there.zoom[:, None] + (there.size - 1) / 2
+            weights.append(_linear_weights(places, there.size))
+        return _resampled(weights[0], values, weights[1])
 
-    @property
-    def zoom(self) -> float:
-        """Pixels of the window per pixel of the slice."""
-        return self.size / self.side
-
-    def read(self, image: Image) -> Image:
-        """What the window shows of a slice, linear, smoothed first where it shrinks.
+    def read(self, slices: Sequence[Tensor], which: Tensor | None = None) -> Tensor:
+        """Sample slices in the crops, linearly, smoothed first where a crop shrinks its slice.
 
         Parameters
         ----------
-        image : ndarray of float32, shape (H, W)
+        slices : sequence of C Tensors of float32, shape (S, H, W)
+        which : Tensor of int64, shape (B,), optional
+            The slice of every object. Default: the first one.
 
         Returns
         -------
-        ndarray of float32, shape (size, size)
+        Tensor of float32, shape (B, C, N, N)
         """
-        sigma = max(0.0, 0.5 * (1 / self.zoom - 1))
-        rows, columns = (self._places(centre) for centre in (self.row, self.column))
-        reach = int(np.ceil(4 * sigma)) + 2
-        part = tuple(
-            slice(
-                int(np.clip(np.floor(p[0]) - reach, 0, n - 1)),
-                int(np.clip(np.ceil(p[-1]) + reach + 1, 1, n)),
-            )
-            for p, n in zip((rows, columns), image.shape, strict=True)
-        )
-        crop = image[part]
-        if sigma > 0.0:
-            crop = ndi.gaussian_filter(crop, sigma, mode="nearest")
-        grid = np.meshgrid(rows - part[0].start, columns - part[1].start, indexing="ij")
-        return np.asarray(ndi.map_coordinates(crop, grid, order=1, mode="nearest"), np.float32)
+        if which is None:
+            which = torch.zeros(len(self.side), dtype=torch.int64, device=self.side.device)
+        found = slices[0].new_empty(len(self.side), len(slices), self.size, self.size)
+        for chosen, side in self._by_side():
+            crops = self if chosen is None else self._of(chosen)
+            own = which if chosen is None else which[chosen]
+            sampled = crops._read_alike(slices, own, side)
+            if chosen is None:
+                return sampled
+            found[chosen] = sampled
+        return found
 
-    def write(self, values: Image, target: Image) -> None:
-        """Put what was found in the window into the slice, linearly; the rest stays.
+    def _read_alike(self, slices: Sequence[Tensor], which: Tensor, side: float) -> Tensor:
+        """`read` for crops of about one side, ``side`` at most."""
+        sigma = (0.5 * (1 / self.zoom - 1)).clamp(min=0.0)
+        reach = math.ceil(4 * max(0.0, 0.5 * (side / self.size - 1))) + 1
+        n = math.ceil(side) + 2 * reach + 2
+        indices, weights = [], []
+        for beyond, limit in zip(self.positions(), slices[0].shape[1:], strict=True):
+            places = beyond.clamp(0, limit - 1)
+            first = places[:, :1].floor() - reach
+            block = first + torch.arange(n, device=first.device)
+            weights.append(_smoothing_weights(places - first, sigma, n))
+            indices.append(block.long().clamp_(0, limit - 1))
+        rows, columns = indices
+        blocks = torch.stack(
+            [s[which[:, None, None], rows[:, :, None], columns[:, None]] for s in slices], 1
+        )
+        return _resampled(weights[0][:, None], blocks, weights[1][:, None])
+
+    def paste(
+        self, values: Tensor, shape: tuple[int, int]
+    ) -> Iterator[tuple[tuple[slice, slice], npt.NDArray[np.float32]]]:
+        """Values in the crops, linearly read at the pixels of the slice that they cover.
 
         Parameters
         ----------
-        values : ndarray of float32, shape (size, size)
-        target : ndarray of float32, shape (H, W)
-            Changed in place.
+        values : Tensor of float32, shape (B, N, N)
+        shape : tuple of int
+            ``(H, W)`` of the slice.
+
+        Yields
+        ------
+        box : tuple of slice
+            Rows and columns of the slice.
+        block : ndarray of float32
+            For every object in turn, of the shape of the box.
         """
-        part = self._inside((target.shape[0], target.shape[1]))
-        grid = np.meshgrid(
-            *(
-                (np.arange(s.start, s.stop) - centre) * self.zoom + (self.size - 1) / 2
-                for s, centre in zip(part, (self.row, self.column), strict=True)
-            ),
-            indexing="ij",
-        )
-        target[part] = ndi.map_coordinates(values, grid, order=1, mode="nearest")
+        crops = [x.double().cpu().numpy() for x in (self.row, self.column, self.side)]
+        spans = [
+            (
+                np.clip(np.ceil(centre - crops[2] / 2), 0, n).astype(int),
+                np.clip(np.floor(centre + crops[2] / 2) + 1, 0, n).astype(int),
+            )
+            for centre, n in zip(crops[:2], shape, strict=True)
+        ]
+        found: list[npt.NDArray[np.float32] | None] = [None] * len(crops[0])
+        for chosen, side in self._by_side():
+            own = self if chosen is None else self._of(chosen)
+            numbers = range(len(found)) if chosen is None else chosen.tolist()
+            weights = []
+            for (start, _), centre in zip(spans, (own.row, own.column), strict=True):
+                first = torch.from_numpy(start[list(numbers)]).to(centre.device)
+                pixels = first[:, None] + torch.arange(math.ceil(side) + 1, device=centre.device)
+                places = (pixels - centre[:, None]) * own.zoom[:, None] + (own.size - 1) / 2
+                weights.append(_linear_weights(places, own.size))
+            part = values if chosen is None else values[chosen]
+            blocks = _resampled(weights[0], part, weights[1]).cpu().numpy()
+            for number, block in zip(numbers, blocks, strict=True):
+                found[number] = block
+        for number, block_ in enumerate(found):
+            assert block_ is not None
+            box = tuple(slice(first[number], last[number]) for first, last in spans)
+            rows, columns = (max(0, s.stop - s.start) for s in box)
+            yield (box[0], box[1]), block_[:rows, :columns]
 
-    def _places(self, centre: float) -> npt.NDArray[np.floating]:
-        return centre + (np.arange(self.size) - (self.size - 1) / 2) / self.zoom
+    def _by_side(self) -> list[tuple[Tensor | None, float]]:
+        """Objects whose crops have similar sides, and the longest side among them.
 
-    def _inside(self, shape: tuple[int, int]) -> tuple[slice, slice]:
-        first, last = (
-            tuple(centre + sign * self.side / 2 for centre in (self.row, self.column))
-            for sign in (-1, 1)
-        )
-        rows, columns = (
-            slice(int(np.clip(np.ceil(a), 0, n)), int(np.clip(np.floor(b) + 1, 0, n)))
-            for a, b, n in zip(first, last, shape, strict=True)
-        )
-        return rows, columns
+        None stands for all objects. What is computed for a group is as large as its largest crop.
+        """
+        sides = self.side.tolist()
+        groups: dict[int, list[int]] = {}
+        for number, side in enumerate(sides):
+            groups.setdefault(math.ceil(math.log2(max(side, self.size))), []).append(number)
+        if len(groups) == 1:
+            return [(None, max(sides))]
+        return [
+            (torch.tensor(chosen, device=self.side.device), max(sides[i] for i in chosen))
+            for chosen in groups.values()
+        ]
+
+    def _of(self, chosen: Tensor) -> Self:
+        row, column, side, size = self
+        return self._replace(row=row[chosen], column=column[chosen], side=side[chosen], size=size)
 
 
-def _side(longest: float, margin: float) -> float:
-    return float(max(margin * longest, longest + 2 * MIN_MARGIN))
+def _span(occupied: Tensor) -> tuple[Tensor, Tensor]:
+    """First and last True of (B, N), as float32 of shape (B,)."""
+    places = torch.arange(occupied.shape[1], device=occupied.device, dtype=torch.float32)
+    first = torch.where(occupied, places, torch.inf).amin(1)
+    last = torch.where(occupied, places, -torch.inf).amax(1)
+    return first, last
+
+
+def _resampled(rows: Tensor, values: Tensor, columns: Tensor) -> Tensor:
+    """Values read with weights along rows and columns, in float32 also under autocast."""
+    with torch.autocast(values.device.type, enabled=False):
+        return rows @ values @ columns.mT
+
+
+def _linear_weights(places: Tensor, n: int) -> Tensor:
+    """Weights (B, M, n) that read ``n`` values linearly at places (B, M), clamped to the range."""
+    grid = torch.arange(n, device=places.device, dtype=places.dtype)
+    return (1 - (places.clamp(0, n - 1)[..., None] - grid).abs()).clamp_(min=0)
+
+
+def _smoothing_weights(places: Tensor, sigma: Tensor, n: int) -> Tensor:
+    """The same for values smoothed by a Gaussian of sigma (B,) first, cut off at 4 sigma."""
+    base = places.floor()
+    share = (places - base)[..., None]
+    offset = torch.arange(n, device=places.device, dtype=places.dtype) - base[..., None]
+    width = sigma[:, None, None]
+    radius = (4 * width + 0.5).floor()
+
+    def gaussian(distance: Tensor) -> Tensor:
+        found = torch.exp(-0.5 * (distance / width.clamp(min=0.05)) ** 2)
+        return found * (distance.abs() <= radius)
+
+    weights = (1 - share) * gaussian(offset) + share * gaussian(offset - 1)
+    return weights / weights.sum(-1, keepdim=True)

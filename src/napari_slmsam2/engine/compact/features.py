@@ -1,23 +1,22 @@
-"""What is measured, without a network, for the network that sees a window around the object.
-
-Training and inference share these functions.
-"""
+"""Measurements without a network that are the input of the network: contrast, position, priors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from napari_slmsam2.core.config import CompactConfig
-from napari_slmsam2.engine.compact.crop import ObjectCrop
+from napari_slmsam2.engine.compact.crop import ObjectCrops
 from napari_slmsam2.engine.features.interpolation import (
     EDGE_SHARPNESS,
     bounding_window,
     interpolated_logits,
-    signed_distance,
 )
 from napari_slmsam2.engine.features.taper import find_taper
 
@@ -25,46 +24,17 @@ Image = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 
 LOGITS_PER_PIXEL = 2.0
-"""Mask logit of a pixel of the window, one pixel inside the outline."""
+"""Mask logit of a pixel of the crop, one pixel inside the outline."""
 
 MAX_LOGIT = 8.0
-"""Logits are carried from slice to slice within this bound."""
+"""Bound of the logits that are propagated from slice to slice."""
 
 N_CUES = 9
-AREA_CUE = 5
+END_MARKED_CUE, BETWEEN_CUE, AREA_CUE, THICKNESS_CUE, ZOOM_CUE = 2, 4, 5, 7, 8
 
 
-@dataclass(frozen=True, slots=True)
-class Contrast:
-    """Range of the intensities of an object and its surround on its seed."""
-
-    low: float
-    high: float
-
-    @classmethod
-    def measure(cls, image: Image, distance: Image) -> Contrast:
-        """From the annotated slice.
-
-        Parameters
-        ----------
-        image : ndarray of float32, shape (H, W)
-        distance : ndarray of float32, shape (H, W)
-            Signed distance to the outline of the object in pixels, positive inside.
-        """
-        box = bounding_window([distance > 0], 0)
-        side = 0 if box is None else max(s.stop - s.start for s in box)
-        near = distance > -max(4.0, 0.3 * side)
-        low, high = (float(v) for v in np.percentile(image[near] if near.any() else image, (1, 99)))
-        return cls(low, max(high, low + 1e-4))
-
-    def apply(self, image: Image) -> Image:
-        """Scale the range to 0 to 1; values far outside are bounded by -1 and 2."""
-        scaled = (image - np.float32(self.low)) / np.float32(self.high - self.low)
-        return np.clip(scaled, -1.0, 2.0)
-
-
-def window_for(mask: Mask, config: CompactConfig) -> ObjectCrop | None:
-    """The window of a network around an object; None where the mask is empty.
+def crop_for(mask: Mask, config: CompactConfig) -> ObjectCrops | None:
+    """The crop of a network around an object; None where the mask is empty.
 
     Parameters
     ----------
@@ -72,95 +42,98 @@ def window_for(mask: Mask, config: CompactConfig) -> ObjectCrop | None:
     config : CompactConfig
     """
     if config.follow == "object":
-        return ObjectCrop.around(mask, config.window_size, config.window_margin)
+        return ObjectCrops.around(mask, config.window_size, config.window_margin)
     height, width = mask.shape
-    side = float(max(height, width))
-    return ObjectCrop((height - 1) / 2, (width - 1) / 2, side, config.window_size)
+    return ObjectCrops.at((height - 1) / 2, (width - 1) / 2, max(height, width), config.window_size)
 
 
-def follow(
-    carried: Image, window: ObjectCrop, shape: tuple[int, ...], config: CompactConfig
-) -> tuple[ObjectCrop, Image]:
-    """Place the window anew around a carried mask.
+def read_logits(distances: Tensor, crops: ObjectCrops) -> Tensor:
+    """Logits of masks in crops (B, N, N), from distances (B, H, W) in pixels of the slice."""
+    which = torch.arange(len(distances), device=distances.device)
+    return crops.read([distances], which)[:, 0] * (crops.zoom * LOGITS_PER_PIXEL)[:, None, None]
 
-    Near the outline the logits keep their fraction of a pixel, further away they are measured
-    anew, so that no blur builds up along a sweep.
 
-    Parameters
+@dataclass(frozen=True, slots=True, eq=False)
+class KnownShapes:
+    """The annotated masks of an object, cut to their joint box.
+
+    Attributes
     ----------
-    carried : ndarray of float32, shape (N, N)
-        Mask logits in ``window``.
-    window : ObjectCrop
-    shape : tuple of int
-        ``(H, W)`` of the slice.
-    config : CompactConfig
-
-    Returns
-    -------
-    window : ObjectCrop
-        The old one where no pixel of the slice is left in the mask.
-    carried : ndarray of float32, shape (N, N)
-        Mask logits in it.
-    """
-    mask = carried > 0
-    seen = mask & window.on_slice(shape)
-    if not seen.any():
-        return window, carried
-    exact = signed_distance(mask)
-    fine = np.clip(carried / np.float32(LOGITS_PER_PIXEL), exact - 1, exact + 1)
-    distance = np.where(np.abs(exact) <= 1.5, fine, exact)
-    if config.follow == "object":
-        there = window.following(seen, config.window_margin)
-        if there is not window:
-            scale = np.float32(there.zoom / window.zoom)
-            window, distance = there, there.seen_from(window, distance) * scale
-    return window, np.clip(distance * np.float32(LOGITS_PER_PIXEL), -MAX_LOGIT, MAX_LOGIT)
-
-
-def read_logits(distance: Image, window: ObjectCrop) -> Image:
-    """Logits of a mask in a window, from its signed distance in pixels of the slice."""
-    return window.read(distance) * np.float32(window.zoom * LOGITS_PER_PIXEL)
-
-
-def interpolated_prior(masks: Mapping[int, Mask], index: int, window: ObjectCrop) -> Image:
-    """What the annotated slices say of a slice between two of them.
-
-    Parameters
-    ----------
-    masks : mapping of slice index to ndarray of bool, shape (H, W)
+    masks : dict of slice index to ndarray of bool, shape (h, w)
         Empty where the object is known to be absent.
+    first : tuple of int
+        Row and column of the slice at which the box begins.
+    """
+
+    masks: dict[int, Mask]
+    first: tuple[int, int]
+
+    @classmethod
+    def collect(cls, masks: Mapping[int, Mask], extent: tuple[int, int] | None) -> Self:
+        """From the annotated masks, and empty ones just beyond the ends that were marked.
+
+        Parameters
+        ----------
+        masks : mapping of slice index to ndarray of bool, shape (H, W)
+            At least one is not empty.
+        extent : tuple of int or None
+            First and last slice, if marked.
+        """
+        known = dict(masks)
+        if extent is not None:
+            nothing = np.zeros_like(next(iter(masks.values())))
+            known.setdefault(extent[0] - 1, nothing)
+            known.setdefault(extent[1] + 1, nothing)
+        box = bounding_window(list(masks.values()), 12)
+        assert box is not None
+        return cls({i: m[box] for i, m in known.items()}, (box[0].start, box[1].start))
+
+    def distance(self, index: int) -> Image | None:
+        """Signed distance in pixels to the outline interpolated on a slice, within the box.
+
+        None where the slice does not lie between two known ones.
+        """
+        if not (min(self.masks) <= index <= max(self.masks)):
+            return None
+        return interpolated_logits(self.masks, index) / np.float32(EDGE_SHARPNESS)
+
+
+def interpolated_priors(
+    shapes: Sequence[KnownShapes], index: int, crops: ObjectCrops
+) -> Tensor | None:
+    """Masks on a slice, interpolated from the annotated slices around it.
+
+    Parameters
+    ----------
+    shapes : sequence of KnownShapes
+        Of ``B`` objects.
     index : int
-    window : ObjectCrop
+    crops : ObjectCrops
 
     Returns
     -------
-    ndarray of float32, shape (N, N)
-        Mask logits within plus and minus `MAX_LOGIT`; 0 where ``index`` is not between two.
+    Tensor of float32, shape (B, N, N), or None
+        Mask logits within plus and minus `MAX_LOGIT`; 0 for objects of which the slice does not
+        lie between two known ones. None where that is so for all.
     """
-    if not (min(masks) <= index <= max(masks)):
-        return np.zeros((window.size, window.size), np.float32)
-    box = bounding_window(list(masks.values()), 12)
-    assert box is not None
-    logits = interpolated_logits({i: m[box] for i, m in masks.items()}, index)
-    inner = ObjectCrop(
-        window.row - box[0].start, window.column - box[1].start, window.side, window.size
-    )
-    found = read_logits(logits / np.float32(EDGE_SHARPNESS), inner)
-    return np.clip(found, -MAX_LOGIT, MAX_LOGIT)
-
-
-def known_masks(masks: Mapping[int, Mask], extent: tuple[int, int] | None) -> dict[int, Mask]:
-    """The annotated masks, and empty ones just beyond the ends that were marked."""
-    known = dict(masks)
-    if extent is not None:
-        nothing = np.zeros_like(next(iter(masks.values())))
-        known.setdefault(extent[0] - 1, nothing)
-        known.setdefault(extent[1] + 1, nothing)
-    return known
+    found = [shape.distance(index) for shape in shapes]
+    sides = [f.shape for f in found if f is not None]
+    if not sides:
+        return None
+    height, width = (max(side) for side in zip(*sides, strict=True))
+    fields = np.zeros((len(found), height, width), np.float32)
+    for own, field in zip(found, fields, strict=True):
+        if own is not None:
+            rim = [(0, n - m) for n, m in zip(field.shape, own.shape, strict=True)]
+            field[:] = np.pad(own, rim, mode="edge")
+    device = crops.side.device
+    first = torch.tensor([shape.first for shape in shapes], dtype=torch.float32, device=device)
+    inner = crops.shifted(first[:, 0], first[:, 1])
+    return read_logits(torch.from_numpy(fields).to(device), inner).clamp_(-MAX_LOGIT, MAX_LOGIT)
 
 
 def chosen_seeds(areas: Mapping[int, int], index: int, direction: int, n: int) -> list[int]:
-    """The seeds that the long-term memory reads for a slice, most telling first.
+    """The seeds that the long-term memory reads for a slice, the most informative first.
 
     The nearest one behind, the nearest one ahead, then the largest ones.
     """
@@ -179,9 +152,8 @@ def position_features(
     direction: int,
     extent: tuple[int, int] | None,
     spacing: tuple[float, float, float],
-    window: ObjectCrop,
 ) -> npt.NDArray[np.float32]:
-    """What the network is told of the way from the seed.
+    """Position of a slice in its sweep, for one object.
 
     Parameters
     ----------
@@ -193,16 +165,15 @@ def position_features(
         First and last slice of the object, if the person marked them.
     spacing : tuple of float
         ``(slice, row, column)`` distance of the voxel centres.
-    window : ObjectCrop
 
     Returns
     -------
     ndarray of float32, shape (9,)
-        Way from the seed over the half length of the object (open ends); log of the slices from
-        the seed; whether the end is marked; part of the way to it; whether another seed lies
-        ahead; log of the seed's area in pixels of the window (the network puts the growth since
-        then in its place); part of the way to the seed ahead; log of a slice's thickness over
-        the side of the window; log of the zoom.
+        Distance from the seed over the half length of the object (open ends); log of the number of
+        slices from the seed; whether the end is marked; fraction of the way to it; whether another
+        seed lies ahead; the seed's area in pixels of the slice; fraction of the way to the seed
+        ahead; a slice's thickness over the size of a pixel; 0. `in_crops` makes the network's input
+        of it.
     """
     taper = find_taper(areas, index, direction, extent, spacing)
     behind = [i for i, area in areas.items() if (index - i) * direction > 0 and area]
@@ -217,10 +188,34 @@ def position_features(
             float(marked),
             min(1.5, taper.travel(index)) if marked else 0.0,
             float(taper.between),
-            np.log(areas[source] * window.zoom**2 + 1.0),
+            areas[source],
             way / min(ahead) if taper.between else 0.0,
-            np.clip(np.log(spacing[0] / (pixel * window.side)) / 2.0, -3.0, 3.0),
-            np.log2(window.zoom) / 2.0,
+            spacing[0] / pixel,
+            0.0,
         ],
         np.float32,
     )
+
+
+def in_crops(positions: Tensor, crops: ObjectCrops) -> Tensor:
+    """Position features relative to the crops, as the network reads them.
+
+    Parameters
+    ----------
+    positions : Tensor of float32, shape (B, 9)
+        See `position_features`.
+    crops : ObjectCrops
+
+    Returns
+    -------
+    Tensor of float32, shape (B, 9)
+        The area in pixels of the crop, as log (the network replaces it by the growth since the
+        seed); the log of the thickness over the side of the crop; the log of the zoom added to the
+        last feature.
+    """
+    features, zoom = positions.clone(), crops.zoom
+    features[:, AREA_CUE] = torch.log(positions[:, AREA_CUE] * zoom**2 + 1.0)
+    thickness = torch.log(positions[:, THICKNESS_CUE] / crops.side) / 2.0
+    features[:, THICKNESS_CUE] = thickness.clamp(-3.0, 3.0)
+    features[:, ZOOM_CUE] += torch.log2(zoom) / 2.0
+    return features

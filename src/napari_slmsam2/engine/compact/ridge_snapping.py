@@ -1,13 +1,14 @@
-"""Outlines along a ridge, as the membranes between cells and neurites, and masks drawn to them."""
+"""Outlines along ridges, such as membranes between cells and neurites, and snapping to them."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage as ndi
-from skimage.segmentation import watershed
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
-from napari_slmsam2.engine.features.interpolation import signed_distance
+from napari_slmsam2.engine.features.distance import signed_distances
 
 Image = npt.NDArray[np.float32]
 
@@ -19,13 +20,16 @@ SIDES = (3.0, 9.0)
 core as far as it goes."""
 
 CORE = 0.6
-"""Of the largest distance to the outline: what lies deeper is object without question."""
+"""Of the largest distance to the outline: what lies deeper certainly belongs to the object."""
 
 REACH = 1.5
 """Pixels to either side that count as the outline; further outside nothing is object."""
 
 LONGEST_STEP = 1.0
 """Of the outline towards a ridge, before it is weighted, in pixels."""
+
+FLOOD_STEPS = 16
+"""Pixels that a flood runs at most: more than the width of the band between core and outside."""
 
 
 def measure_ridge(image: Image, distance: Image) -> float:
@@ -56,32 +60,62 @@ def measure_ridge(image: Image, distance: Image) -> float:
     return (max(0.0, here - brighter) - max(0.0, darker - here)) / deviation
 
 
-def snap_to_ridge(distance: Image, image: Image, pull: float) -> Image:
-    """Move an outline towards the ridge next to it.
+def snap_to_ridge(distances: Tensor, images: Tensor, strength: Tensor) -> Tensor:
+    """Move outlines towards the ridges next to them.
 
-    A watershed (Beucher and Lantuejoul 1979) from the core of the object and from what is
-    certainly outside finds the ridge.
+    Floods rise from the core of the object and from what is certainly outside (the watershed by
+    flooding of Beucher and Lantuejoul 1979); they meet on the ridge.
 
     Parameters
     ----------
-    distance : ndarray of float32, shape (H, W)
+    distances : Tensor of float32, shape (B, H, W)
         Signed distance to the outline in pixels, positive inside.
-    image : ndarray of float32, shape (H, W)
-    pull : float
-        Share of the way, of at most `LONGEST_STEP`; negative towards dark ridges.
+    images : Tensor of float32, shape (B, H, W)
+    strength : Tensor of float32, shape (B,)
+        Share of the distance to the ridge, of at most `LONGEST_STEP`; negative towards dark ridges.
 
     Returns
     -------
-    ndarray of float32, shape (H, W)
-        The distance to the new outline, about.
+    Tensor of float32, shape (B, H, W)
+        The approximate distance to the new outline; unchanged where the strength is 0 or the object
+        is less than 2 pixels deep.
     """
-    depth = float(distance.max())
-    if pull == 0 or depth < 2.0:
-        return distance
-    markers = np.zeros(distance.shape, np.int32)
-    markers[distance > CORE * depth] = 1
-    markers[distance < -REACH] = 2
-    height = ndi.gaussian_filter(np.sign(pull) * image, SMOOTHING)
-    wanted = signed_distance(watershed(height, markers) == 1)
-    step = np.clip(wanted - distance, -LONGEST_STEP, LONGEST_STEP)
-    return np.asarray(distance + np.float32(abs(pull)) * step, np.float32)
+    depth = distances.amax((1, 2))
+    moves = (strength != 0) & (depth >= 2.0)
+    core = distances > CORE * depth[:, None, None]
+    outside = distances < -REACH
+    height = _smoothed(torch.sign(strength)[:, None, None] * images)
+    arrival = _flood(height, torch.stack([core, outside], 1))
+    inside = arrival[:, 0] < arrival[:, 1]
+    inside |= (arrival[:, 0] == arrival[:, 1]) & (distances > 0)
+    wanted = signed_distances((inside | core) & ~outside)
+    step = (wanted - distances).clamp_(-LONGEST_STEP, LONGEST_STEP)
+    moved = distances + strength.abs()[:, None, None] * step
+    return torch.where(moves[:, None, None], moved, distances)
+
+
+def _flood(height: Tensor, sources: Tensor) -> Tensor:
+    """Lowest level at which a flood from each source arrives beside every pixel: (B, S, H, W)."""
+    height = height[:, None].expand_as(sources)
+    level = torch.where(sources, height, torch.inf)
+    # From one source a flood does not run through another.
+    barred = sources.flip(1)
+    for _ in range(FLOOD_STEPS):
+        reached = torch.maximum(_lowest_neighbour(level), height)
+        level = torch.minimum(level, reached.masked_fill_(barred, torch.inf))
+    return _lowest_neighbour(level)
+
+
+def _lowest_neighbour(level: Tensor) -> Tensor:
+    rows = F.max_pool2d(-level, (3, 1), 1, (1, 0))
+    columns = F.max_pool2d(-level, (1, 3), 1, (0, 1))
+    return -torch.maximum(rows, columns)
+
+
+def _smoothed(images: Tensor) -> Tensor:
+    """Gaussian filter of standard deviation `SMOOTHING`, the border repeated."""
+    steps = torch.arange(-3.0, 4.0, device=images.device)
+    kernel = torch.exp(-0.5 * (steps / SMOOTHING) ** 2)
+    kernel = kernel / kernel.sum()
+    rows = F.conv2d(F.pad(images[:, None], (0, 0, 3, 3), "replicate"), kernel[None, None, :, None])
+    return F.conv2d(F.pad(rows, (3, 3, 0, 0), "replicate"), kernel[None, None, None])[:, 0]

@@ -1,4 +1,4 @@
-"""An annotated slice, seen through the window around its object."""
+"""One annotated slice in the crop around its object, measured once per seed."""
 
 from __future__ import annotations
 
@@ -7,118 +7,128 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import ndimage as ndi
+from torch import Tensor
 
 from napari_slmsam2.core.config import CompactConfig
-from napari_slmsam2.engine.compact.crop import ObjectCrop
-from napari_slmsam2.engine.compact.features import (
-    LOGITS_PER_PIXEL,
-    Contrast,
-    read_logits,
-    window_for,
-)
+from napari_slmsam2.engine.compact.crop import ObjectCrops
+from napari_slmsam2.engine.compact.features import LOGITS_PER_PIXEL, crop_for, read_logits
 from napari_slmsam2.engine.compact.ridge_snapping import measure_ridge
 from napari_slmsam2.engine.features.appearance import Appearance
-from napari_slmsam2.engine.features.interpolation import signed_distance
+from napari_slmsam2.engine.features.contrast import Contrast, longest_side, surround_width
+from napari_slmsam2.engine.features.interpolation import bounding_window, signed_distance
 
 Image = npt.NDArray[np.float32]
 
 SEPARABLE = (0.45, 0.6)
-"""Separability of object and surround up to which nothing, and from which on all, of the feedback
-is of use."""
+"""Separability of object and surround up to which none, and from which on all, of the feedback
+is used."""
 
 TEXTURED = (0.03, 0.04)
-"""Mean gradient per pixel of the window, up to which all, and from which on nothing, of it is."""
+"""Mean gradient per pixel of the crop, up to which all, and from which on none, of it is used."""
 
 RIDGE = (0.2, 0.4)
-"""Height of the ridge on an outline, in standard deviations, up to which the outline is not drawn
+"""Height of the ridge on an outline, in standard deviations, up to which the outline is not snapped
 to ridges, and from which on it is."""
 
-RIDGE_PULL = 0.5
-"""Share of the way to a ridge that an outline is drawn on every slice."""
+RIDGE_STRENGTH = 0.5
+"""Share of the distance to a ridge that an outline moves on every slice."""
 
 
 def ring_width(config: CompactConfig) -> float:
-    """Width of the surround of an object whose look is measured, in pixels of the window."""
+    """Width of the surround whose appearance is measured, in pixels of the crop."""
     return 0.3 * config.window_size / config.window_margin
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SeedCrop:
-    """What a sweep measures on the annotated slice that it comes from.
+    """An annotated slice in the crop around its object, as batches of one.
 
     Attributes
     ----------
-    window : ObjectCrop
-        Around the object.
+    crop : ObjectCrops
     contrast : Contrast
-    image : ndarray of float32, shape (N, N)
-        The slice in the window, with that contrast.
-    logits : ndarray of float32, shape (N, N)
+    pixels : Tensor of float32, shape (1, N, N)
+        The slice in the crop, as it is.
+    logits : Tensor of float32, shape (1, N, N)
         Of the mask, not bounded.
-    look : Appearance
-    texture : float
-        Mean gradient of the image, per pixel, over the object and its surround.
+    appearance : Appearance
+    log_likelihood : Tensor of float32, shape (1,)
+        Mean log likelihood ratio of object against surround inside the object.
+    need_of_correction : float
+        Share of ``CompactConfig.feedback`` that is used for the object, 0 to 1. Among similar
+        objects in a slice full of structure, such as neurites in electron microscopy, the flow
+        keeps an object better than a network that propagates its own corrections.
+    ridge_strength : float
+        Share of the distance to a ridge that the outline moves on every slice, negative to dark
+        ones. Only where corrections of the network are not propagated.
     """
 
-    window: ObjectCrop
+    crop: ObjectCrops
     contrast: Contrast
-    image: Image
-    logits: Image
-    look: Appearance
-    texture: float
+    pixels: Tensor
+    logits: Tensor
+    appearance: Appearance
+    log_likelihood: Tensor
+    need_of_correction: float
+    ridge_strength: float
 
     @classmethod
-    def measure(cls, image: Image, mask: npt.NDArray[np.bool_], config: CompactConfig) -> Self:
-        """Look at a slice.
+    def measure(
+        cls, image: Image, mask: npt.NDArray[np.bool_], config: CompactConfig
+    ) -> Self | None:
+        """Measure a seed; None where its mask is empty.
 
         Parameters
         ----------
         image : ndarray of float32, shape (H, W)
         mask : ndarray of bool, shape (H, W)
-            Not empty.
         config : CompactConfig
         """
-        distance = signed_distance(mask)
-        window = window_for(mask, config)
-        assert window is not None
-        contrast = Contrast.measure(image, distance)
-        seen = contrast.apply(window.read(image))
-        logits = read_logits(distance, window)
-        level = logits / np.float32(LOGITS_PER_PIXEL)
+        crop = crop_for(mask, config)
+        if crop is None:
+            return None
+        # Distances matter in the crop and in the surround only.
+        tight = bounding_window([mask], 0)
+        assert tight is not None
+        reach = surround_width(longest_side(tight)) + float(crop.side)
+        box = bounding_window([mask], round(reach))
+        assert box is not None
+        distance = signed_distance(mask[box])
+        contrast = Contrast.measure(image[box], distance)
+        inner = crop.shifted(*(torch.tensor([float(s.start)]) for s in box))
+        logits = read_logits(torch.from_numpy(distance)[None], inner)
+        pixels = crop.read([torch.from_numpy(np.ascontiguousarray(image))[None]])
+        seen = contrast.apply(pixels)[:, 0]
+        level = logits / LOGITS_PER_PIXEL
         ring = ring_width(config)
-        steepness = ndi.gaussian_gradient_magnitude(seen, 1.0)
-        look = Appearance.measure(seen, level, ring)
-        return cls(window, contrast, seen, logits, look, float(steepness[level > -ring].mean()))
-
-    @property
-    def fit(self) -> float:
-        """Mean log likelihood ratio of object against surround inside the object."""
-        inside = self.logits > 0
-        return float(self.look.log_ratio(self.image)[inside].mean()) if inside.any() else 0.0
-
-    @property
-    def need_of_correction(self) -> float:
-        """How much of ``CompactConfig.feedback`` is of use for the object, 0 to 1.
-
-        Among look-alikes in a slice full of structure, as neurites in electron microscopy, the
-        flow keeps an object better than a network that carries its own corrections on.
-        """
-        separable, textured = (
-            float(np.interp(value, limits, (0.0, 1.0)))
-            for value, limits in (
-                (self.look.separability, SEPARABLE),
-                (self.texture, TEXTURED),
-            )
+        appearance = Appearance.measure(seen, level, ring)
+        need = _need_of_correction(
+            float(appearance.separability), _texture(seen[0].numpy(), level[0].numpy() > -ring)
         )
-        return max(separable, 1.0 - textured)
+        ridge = measure_ridge(seen[0].numpy(), level[0].numpy())
+        share = float(np.interp(abs(ridge), RIDGE, (0.0, 1.0))) * (1.0 - need)
+        return cls(
+            crop=crop,
+            contrast=contrast,
+            pixels=pixels[:, 0],
+            logits=logits,
+            appearance=appearance,
+            log_likelihood=appearance.mean_log_ratio(seen, logits > 0),
+            need_of_correction=need,
+            ridge_strength=float(np.copysign(RIDGE_STRENGTH * share, ridge)),
+        )
 
-    @property
-    def pull(self) -> float:
-        """How strongly the outline is drawn to ridges, negative to dark ones.
 
-        Only where corrections of the network are not carried on.
-        """
-        ridge = measure_ridge(self.image, self.logits / np.float32(LOGITS_PER_PIXEL))
-        share = float(np.interp(abs(ridge), RIDGE, (0.0, 1.0))) * (1.0 - self.need_of_correction)
-        return float(np.copysign(RIDGE_PULL * share, ridge))
+def _texture(image: Image, near: npt.NDArray[np.bool_]) -> float:
+    """Mean gradient per pixel in and around the object."""
+    return float(ndi.gaussian_gradient_magnitude(image, 1.0)[near].mean())
+
+
+def _need_of_correction(separability: float, texture: float) -> float:
+    separable, textured = (
+        float(np.interp(value, limits, (0.0, 1.0)))
+        for value, limits in ((separability, SEPARABLE), (texture, TEXTURED))
+    )
+    return max(separable, 1.0 - textured)

@@ -1,9 +1,9 @@
-"""The window network as a `SliceSegmenter`."""
+"""The compact network as a `SliceSegmenter`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,40 +12,31 @@ import torch
 from torch import Tensor
 
 from napari_slmsam2.core.memory import MemoryBank
+from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.segmenter import SegmentedSlice, SweepContext
-from napari_slmsam2.engine.compact.crop import ObjectCrop
 from napari_slmsam2.engine.compact.features import (
     LOGITS_PER_PIXEL,
     MAX_LOGIT,
-    Contrast,
+    KnownShapes,
     chosen_seeds,
-    follow,
-    interpolated_prior,
-    known_masks,
+    interpolated_priors,
     position_features,
-    read_logits,
-    window_for,
 )
-from napari_slmsam2.engine.compact.network import (
-    CompactInput,
-    CompactNetwork,
-    SeedMemory,
-    apply_correction,
+from napari_slmsam2.engine.compact.network import CompactNetwork, SeedMemory
+from napari_slmsam2.engine.compact.seed_crop import SeedCrop
+from napari_slmsam2.engine.compact.sweep import (
+    StepInput,
+    StepOutput,
+    SweepSeed,
+    SweepState,
+    join,
+    split,
+    sweep_step,
 )
-from napari_slmsam2.engine.compact.presence_gru import N_CLUES
-from napari_slmsam2.engine.compact.presence_gru import WIDTH as ENDS_WIDTH
-from napari_slmsam2.engine.compact.ridge_snapping import snap_to_ridge
-from napari_slmsam2.engine.compact.seed_crop import SeedCrop, ring_width
 from napari_slmsam2.engine.device import computing
-from napari_slmsam2.engine.features.appearance import Appearance
-from napari_slmsam2.engine.features.interpolation import mask_stability, signed_distance
-from napari_slmsam2.engine.features.optical_flow import dense_flow, warp
-from napari_slmsam2.engine.features.presence import AppearanceFeatures
+from napari_slmsam2.engine.features.contrast import Contrast
 from napari_slmsam2.engine.features.taper import find_taper
 from napari_slmsam2.engine.raw_slice_segmenter import Image, RawSliceSegmenter
-
-NETWORK_SHARE = 0.5
-"""Weight of the network against `AppearanceFeatures` in the logit of presence."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,91 +45,44 @@ class SeedState:
 
     Attributes
     ----------
-    image : ndarray of float32, shape (H, W)
     mask : ndarray of bool, shape (H, W)
     area : int
         In pixels; 0 where the object is absent.
+    crop : SeedCrop or None
+        None where the object is absent.
     """
 
-    image: Image
     mask: npt.NDArray[np.bool_]
     area: int
+    crop: SeedCrop | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SweepState:
-    """A sweep that has reached a slice.
+class TrackedObject:
+    """One object in one sweep that has reached a slice.
 
     Attributes
     ----------
-    image : ndarray of float32, shape (H, W)
-        The slice.
-    window : ObjectCrop
-        Around the object, for the next slice.
-    carried : ndarray of float32, shape (N, N)
-        Mask logits in that window, as the flow, and ``config.feedback`` of the network's
-        corrections, have carried them here from the seed.
-    contrast : Contrast
-    look : Appearance
-        Of the object on the seed, in its window.
-    fit : float
-        Mean log likelihood ratio inside it.
-    area : int
-        Of the object on the seed, in pixels.
-    feedback : float
-        Share of a correction that is carried on.
-    pull : float
-        Of ridges, see `SeedCrop.pull`.
+    state : SweepState
+    seed : SweepSeed
+        Both of one object, on the device of the network.
     memory : SeedMemory
     seeds : tuple of int
         The annotated slices in the memory.
-    ends : ndarray of float32, shape (32,)
-        What `SweepPresence` remembers of the slices so far.
-    clues : ndarray of float32, shape (21,)
-        What it has seen of this one.
+    contrast : Contrast
+        Of the seed that the sweep comes from.
+    shapes : KnownShapes
     """
 
-    image: Image
-    window: ObjectCrop
-    carried: Image
-    contrast: Contrast
-    look: Appearance
-    fit: float
-    area: int
-    feedback: float
-    pull: float
+    state: SweepState
+    seed: SweepSeed
     memory: SeedMemory
     seeds: tuple[int, ...]
-    ends: npt.NDArray[np.float32]
-    clues: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _View:
-    """One object as the network will see it on the next slice."""
-
-    label: int
-    state: SweepState
-    images: Image
-    aligned: Image
-    moved: Image
-    prior: Image
-    cues: npt.NDArray[np.float32]
-    met: AppearanceFeatures
-    certain: bool
-
-
-def presence_features(view: _View, logit: float, iou: float) -> npt.NDArray[np.float32]:
-    """What `SweepPresence` sees of a slice."""
-    cues = min(max(view.met.presence(), 1e-4), 1 - 1e-4)
-    by_cues = np.log(cues / (1 - cues))
-    joint = NETWORK_SHARE * logit + (1 - NETWORK_SHARE) * by_cues
-    clues = np.array([joint, logit, iou, *astuple(view.met), *view.cues], np.float32)
-    return np.clip(clues, -10.0, 10.0)
+    shapes: KnownShapes
 
 
 class CompactSegmenter(RawSliceSegmenter):
-    """Carries masks with a `CompactNetwork`.
+    """Propagates masks with a `CompactNetwork`.
 
     Parameters
     ----------
@@ -169,185 +113,182 @@ class CompactSegmenter(RawSliceSegmenter):
         self._network = network.to(device).eval()
         self._device, self._dtype, self._threshold = device, dtype, threshold
 
+    def encode_image(self, image: npt.NDArray[np.float32]) -> Tensor:
+        """The slice on the device, shape (H, W), with values that are not finite set to 0."""
+        return self._on_device(torch.from_numpy(super().encode_image(image)))
+
+    def encode_seed(
+        self, embedding: Tensor, prompt: SlicePrompt, shape: tuple[int, int]
+    ) -> SegmentedSlice:
+        """The mask of the seed, see `seed_mask`."""
+        return super().encode_seed(embedding.cpu().numpy(), prompt, shape)
+
     def _remembered(self, image: Image, mask: npt.NDArray[np.bool_]) -> SeedState:
-        return SeedState(image, mask, int(mask.sum()))
+        return SeedState(mask, int(mask.sum()), SeedCrop.measure(image, mask, self.config))
 
     def segment(
         self,
-        embedding: Any,
+        embedding: Tensor,
         index: int,
         direction: int,
         banks: Sequence[MemoryBank],
         context: SweepContext,
     ) -> list[SegmentedSlice]:
-        """Carry the mask of every bank over from the slice before."""
+        """Propagate the mask of every bank from the slice before."""
         following = index + direction
-        ahead = embedding
-        if 0 <= following < context.n_slices and context.embedding_of is not None:
-            ahead = context.embedding_of(following)
+        slices = [embedding, embedding, embedding]
+        if context.embedding_of is not None:
+            slices[0] = context.embedding_of(index - direction)
+            if 0 <= following < context.n_slices:
+                slices[2] = context.embedding_of(following)
         with computing(self._device, self._dtype):
-            views = [
-                self._look(embedding, ahead, index, direction, bank, context) for bank in banks
+            tracked = self._tracked(index, direction, banks, context)
+            state = join([one.state for one in tracked])
+            output, state = sweep_step(
+                self._network,
+                join([one.memory for one in tracked]),
+                join([one.seed for one in tracked]),
+                state,
+                self._step(slices, index, direction, banks, context, tracked, state),
+                threshold=self._threshold,
+            )
+            contents = [
+                replace(one, state=own) for one, own in zip(tracked, split(state), strict=True)
             ]
-            memory = SeedMemory(
-                *(torch.cat(parts) for parts in zip(*(v.state.memory for v in views), strict=True))
-            )
-            output = self._network(self._inputs(views), memory)
-            logits = output.logits.float().cpu().numpy()
-            iou = torch.sigmoid(output.iou.float()).cpu().numpy()
-        with computing(self._device, torch.float32):
-            clues = np.stack(
-                [
-                    presence_features(*clue)
-                    for clue in zip(views, output.presence.float().cpu().numpy(), iou, strict=True)
-                ]
-            )
-            presence, ends = self._judge_presence(views, clues)
-        return [
-            self._answer(view, embedding, *found)
-            for view, *found in zip(views, logits, presence, iou, ends, clues, strict=True)
-        ]
+            return _segmented(output, contents, context.shape)
 
-    def _look(
-        self,
-        image: Image,
-        ahead: Image,
-        index: int,
-        direction: int,
-        bank: MemoryBank,
-        context: SweepContext,
-    ) -> _View:
-        seeds: dict[int, SeedState] = {i: e.content for i, e in bank.seeds.items()}
-        areas = {i: seed.area for i, seed in seeds.items()}
-        extent = context.extents.get(bank.label)
-        chosen = tuple(chosen_seeds(areas, index, direction, self.config.seed_slices))
-        previous = bank.get(index - direction)
-        assert previous is not None
-        state = previous.content
-        if isinstance(state, SeedState):
-            state = self._start(state, seeds, chosen)
-        elif state.seeds != chosen:
-            state = replace(
-                state, memory=self._remember(seeds, chosen, state.contrast), seeds=chosen
-            )
-        window, contrast = state.window, state.contrast
-        images = np.stack([contrast.apply(window.read(i)) for i in (state.image, image, ahead)])
-        flow = dense_flow(images[1], images[0])
-        taper = find_taper(areas, index, direction, extent, context.spacing)
-        aligned, moved = warp(images[0], flow), warp(state.carried, flow)
-        distance = snap_to_ridge(moved / np.float32(LOGITS_PER_PIXEL), images[1], state.pull)
-        moved = distance * np.float32(LOGITS_PER_PIXEL)
-        met = AppearanceFeatures.measure(
-            images[1],
-            np.abs(images[1] - aligned),
-            distance,
-            look=state.look,
-            fit=state.fit,
-            area=state.area,
-            travel=taper.travel(index),
-            zoom=window.zoom,
-            ring=ring_width(self.config),
-        )
-        masks = known_masks({i: seed.mask for i, seed in seeds.items()}, extent)
-        return _View(
-            label=bank.label,
-            state=state,
-            images=images,
-            aligned=aligned,
-            moved=moved,
-            prior=interpolated_prior(masks, index, window),
-            cues=position_features(areas, index, direction, extent, context.spacing, window),
-            met=met,
-            certain=taper.between or (extent is not None and extent[0] <= index <= extent[1]),
-        )
+    def _tracked(
+        self, index: int, direction: int, banks: Sequence[MemoryBank], context: SweepContext
+    ) -> list[TrackedObject]:
+        """The objects on the slice before; sweeps that begin there are started."""
+        found: list[TrackedObject | None] = []
+        to_read: list[tuple[int, dict[int, SeedState], tuple[int, ...], Contrast]] = []
+        for number, bank in enumerate(banks):
+            seeds: dict[int, SeedState] = {i: e.content for i, e in bank.seeds.items()}
+            areas = {i: seed.area for i, seed in seeds.items()}
+            chosen = tuple(chosen_seeds(areas, index, direction, self.config.seed_slices))
+            previous = bank.get(index - direction)
+            assert previous is not None
+            content = previous.content
+            if isinstance(content, TrackedObject) and content.seeds == chosen:
+                found.append(content)
+                continue
+            if not isinstance(content, TrackedObject):
+                content = self._start(bank.label, content, seeds, chosen, context)
+            to_read.append((number, seeds, chosen, content.seed.contrast))
+            found.append(replace(content, seeds=chosen))
+        if to_read:
+            memories = split(self._read_seeds([one[1:] for one in to_read]))
+            for (number, *_), memory in zip(to_read, memories, strict=True):
+                started = found[number]
+                assert started is not None
+                found[number] = replace(started, memory=memory)
+        return [one for one in found if one is not None]
 
     def _start(
-        self, seed: SeedState, seeds: dict[int, SeedState], chosen: tuple[int, ...]
-    ) -> SweepState:
-        view = SeedCrop.measure(seed.image, seed.mask, self.config)
-        return SweepState(
-            image=seed.image,
-            window=view.window,
-            carried=np.clip(view.logits, -MAX_LOGIT, MAX_LOGIT),
-            contrast=view.contrast,
-            look=view.look,
-            fit=view.fit,
-            area=seed.area,
-            feedback=self.config.feedback * view.need_of_correction,
-            pull=view.pull,
-            memory=self._remember(seeds, chosen, view.contrast),
-            seeds=chosen,
-            ends=np.zeros(ENDS_WIDTH, np.float32),
-            clues=np.zeros(N_CLUES, np.float32),
-        )
-
-    def _remember(
-        self, seeds: dict[int, SeedState], chosen: tuple[int, ...], contrast: Contrast
-    ) -> SeedMemory:
-        size, n = self.config.window_size, self.config.seed_slices
-        images, logits = np.zeros((2, 1, n, size, size), np.float32)
-        known = np.zeros((1, n), bool)
-        for k, index in enumerate(chosen):
-            window = window_for(seeds[index].mask, self.config)
-            assert window is not None
-            images[0, k] = contrast.apply(window.read(seeds[index].image))
-            logits[0, k] = read_logits(signed_distance(seeds[index].mask), window)
-            known[0, k] = True
-        return self._network.read_seeds(*(self._tensor(x) for x in (images, logits, known)))
-
-    def _inputs(self, views: Sequence[_View]) -> CompactInput:
-        return CompactInput(
-            images=self._tensor(np.stack([v.images for v in views])),
-            aligned=self._tensor(np.stack([v.aligned[None] for v in views])),
-            carried=self._tensor(np.stack([v.moved[None] for v in views])),
-            prior=self._tensor(np.stack([v.prior[None] for v in views])),
-            cues=self._tensor(np.stack([v.cues for v in views])),
-            labels=self._tensor(np.array([v.label for v in views])),
-        )
-
-    def _tensor(self, values: npt.NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
-
-    def _judge_presence(
-        self, views: Sequence[_View], clues: Image
-    ) -> tuple[npt.NDArray[np.float64], Image]:
-        """Probability that every object is there, and what is remembered for the next slice."""
-        found, ends = self._network.judge_presence(
-            self._tensor(clues),
-            self._tensor(np.stack([v.state.ends for v in views])),
-            self._tensor(np.array([v.label for v in views])),
-        )
-        chance = 1.0 / (1.0 + np.exp(-found.cpu().numpy().astype(np.float64)))
-        certain = np.array([v.certain for v in views])
-        return np.where(certain, 0.5 + 0.5 * chance, chance), ends.float().cpu().numpy()
-
-    def _answer(
         self,
-        view: _View,
-        image: Image,
-        found: Image,
-        presence: np.float64,
-        iou: np.float32,
-        ends: Image,
-        clues: Image,
-    ) -> SegmentedSlice:
-        state, chance = view.state, float(presence)
-        if view.certain and not (found > 0).any():
-            found = found - found.max() + np.float32(0.5)
-        logits = np.full(image.shape, -4 * MAX_LOGIT, np.float32)
-        present = chance >= self._threshold and bool((found > 0).any())
-        moved = view.moved
-        if present:
-            moved = apply_correction(moved, found, state.feedback)
-        window, carried = follow(moved, state.window, image.shape, self.config)
-        here = replace(state, image=image, window=window, carried=carried, ends=ends, clues=clues)
-        if not present:
-            return SegmentedSlice(logits, min(chance, 0.49), 0.0, 0.0, here)
-        state.window.write(found, logits)
-        return SegmentedSlice(
-            logits=logits,
-            presence=chance,
-            predicted_iou=float(iou),
-            stability=mask_stability(found / np.float32(LOGITS_PER_PIXEL * state.window.zoom)),
-            content=here,
+        label: int,
+        source: SeedState,
+        seeds: dict[int, SeedState],
+        chosen: tuple[int, ...],
+        context: SweepContext,
+    ) -> TrackedObject:
+        crop = source.crop
+        assert crop is not None
+        seed = SweepSeed.measured(crop, source.area, label, self.config)
+        masks = {i: one.mask for i, one in seeds.items()}
+        empty = torch.empty(1, 0)
+        return TrackedObject(
+            state=self._on_device(SweepState.start(crop.crop, crop.logits)),
+            seed=self._on_device(seed),
+            memory=SeedMemory(empty, empty, empty, empty),
+            seeds=chosen,
+            shapes=KnownShapes.collect(masks, context.extents.get(label)),
         )
+
+    def _read_seeds(
+        self, reads: Sequence[tuple[dict[int, SeedState], tuple[int, ...], Contrast]]
+    ) -> SeedMemory:
+        """The annotated slices in the long-term memory, with the contrast of each sweep's seed.
+
+        Parameters
+        ----------
+        reads : sequence of (seeds, chosen, contrast)
+            All seeds of an object by slice index, those to read, and the contrast.
+        """
+        size, n = self.config.window_size, self.config.seed_slices
+        pixels, logits = (torch.zeros(len(reads), n, size, size) for _ in range(2))
+        known = torch.zeros(len(reads), n, dtype=torch.bool)
+        for number, (seeds, chosen, _) in enumerate(reads):
+            for place, index in enumerate(chosen):
+                crop = seeds[index].crop
+                assert crop is not None
+                pixels[number, place] = crop.pixels[0]
+                logits[number, place] = crop.logits[0]
+                known[number, place] = True
+        contrast = join([contrast for *_, contrast in reads])
+        images = contrast.apply(self._on_device(pixels)) * self._on_device(known)[..., None, None]
+        return self._network.read_seeds(images, *self._on_device((logits, known)))
+
+    def _step(
+        self,
+        slices: Sequence[Tensor],
+        index: int,
+        direction: int,
+        banks: Sequence[MemoryBank],
+        context: SweepContext,
+        tracked: Sequence[TrackedObject],
+        state: SweepState,
+    ) -> StepInput:
+        positions, travel, certain = [], [], []
+        for bank in banks:
+            areas = {i: entry.content.area for i, entry in bank.seeds.items()}
+            extent = context.extents.get(bank.label)
+            taper = find_taper(areas, index, direction, extent, context.spacing)
+            positions.append(position_features(areas, index, direction, extent, context.spacing))
+            travel.append(taper.travel(index))
+            within = extent is not None and extent[0] <= index <= extent[1]
+            certain.append(taper.between or within)
+        previous, current, following = (one[None] for one in slices)
+        return StepInput(
+            previous,
+            current,
+            following,
+            which=torch.zeros(len(banks), dtype=torch.int64, device=self._device),
+            positions=self._on_device(torch.from_numpy(np.stack(positions))),
+            travel=self._on_device(torch.tensor(travel, dtype=torch.float32)),
+            certain=self._on_device(torch.tensor(certain)),
+            prior=interpolated_priors([one.shapes for one in tracked], index, state.crops),
+        )
+
+    def _on_device(self, value: Any) -> Any:
+        """A tensor, or a (nested) tuple of tensors, on the device of the network."""
+        if isinstance(value, Tensor):
+            return value.to(self._device)
+        if isinstance(value, tuple):
+            moved = [self._on_device(one) for one in value]
+            return type(value)(*moved) if hasattr(value, "_fields") else tuple(moved)
+        return value
+
+
+def _segmented(
+    output: StepOutput, contents: Sequence[TrackedObject], shape: tuple[int, int]
+) -> list[SegmentedSlice]:
+    """The results of a step at the resolution of the slice."""
+    distances = output.logits / (LOGITS_PER_PIXEL * output.crops.zoom)[:, None, None]
+    outer, inner = ((distances > edge).sum((1, 2)) for edge in (-0.25, 0.25))
+    stability = inner / outer.clamp(min=1)
+    iou = torch.sigmoid(output.network.iou.float())
+    numbers = torch.stack([output.presence, output.present.float(), iou, stability]).T.tolist()
+    pasted = output.crops.paste(output.logits, shape)
+    found = []
+    for (presence, present, iou_, stable), (box, block), content in zip(
+        numbers, pasted, contents, strict=True
+    ):
+        logits = np.full(shape, -4 * MAX_LOGIT, np.float32)
+        if present:
+            logits[box] = block
+            found.append(SegmentedSlice(logits, presence, iou_, stable, content))
+        else:
+            found.append(SegmentedSlice(logits, min(presence, 0.49), 0.0, 0.0, content))
+    return found

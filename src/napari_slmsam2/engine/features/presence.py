@@ -1,25 +1,22 @@
-"""Is the object still there? Judged from how far the sweep has come and what it meets."""
+"""Presence of an object on a slice, from its appearance and its distance from the seed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
-import numpy as np
-import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from napari_slmsam2.engine.features.appearance import Appearance
-
-Image = npt.NDArray[np.float32]
 
 _PRESENCE = {
     "bias": -5.72,
     "travel": -0.44,
     "log_travel": -1.16,
-    "fit": 0.57,
-    "fit_change": -0.37,
-    "likeness": 6.80,
+    "log_likelihood": 0.57,
+    "log_likelihood_change": -0.37,
+    "similarity": 6.80,
     "mean_change": -0.21,
     "log_area": 0.79,
     "separability": 2.83,
@@ -32,9 +29,9 @@ _OVERLAP = {
     "bias": -2.29,
     "travel": -0.55,
     "log_travel": -0.48,
-    "fit": 0.03,
-    "fit_change": 0.40,
-    "likeness": 2.83,
+    "log_likelihood": 0.03,
+    "log_likelihood_change": 0.40,
+    "similarity": 2.83,
     "mean_change": -0.16,
     "log_area": 0.64,
     "separability": 2.08,
@@ -44,119 +41,107 @@ _OVERLAP = {
 """Logistic regression to the intersection over union with the true mask."""
 
 
-@dataclass(frozen=True, slots=True)
-class AppearanceFeatures:
-    """What a sweep knows about the object on a slice.
+class AppearanceFeatures(NamedTuple):
+    """Features of ``B`` objects on a slice that a sweep has reached, each of shape (B,).
 
     The weights were fitted on the training volumes (see ``docs/flow.md``).
 
     Attributes
     ----------
-    travel : float
+    travel : Tensor
         Distance from the seed over the half length of the object along the stack.
-    fit : float
+    log_likelihood : Tensor
         Mean log likelihood ratio of object against surround inside the mask, with the seed's
         histograms.
-    fit_change : float
+    log_likelihood_change : Tensor
         The same, minus its value on the seed.
-    likeness : float
+    similarity : Tensor
         Bhattacharyya coefficient of the intensities inside, here and on the seed.
-    mean_change : float
+    mean_change : Tensor
         Change of the mean intensity inside since the seed, in standard deviations.
-    log_area : float
+    log_area : Tensor
         Log of the area over that of the seed.
-    separability : float
+    separability : Tensor
         Total variation distance of object and surround on the seed.
-    separability_change : float
+    separability_change : Tensor
         The same here, minus its value on the seed.
-    residual : float
+    residual : Tensor
         Mean absolute difference, inside, between the slice and the warped previous slice.
     """
 
-    travel: float
-    fit: float
-    fit_change: float
-    likeness: float
-    mean_change: float
-    log_area: float
-    separability: float
-    separability_change: float
-    residual: float
+    travel: Tensor
+    log_likelihood: Tensor
+    log_likelihood_change: Tensor
+    similarity: Tensor
+    mean_change: Tensor
+    log_area: Tensor
+    separability: Tensor
+    separability_change: Tensor
+    residual: Tensor
 
     @classmethod
     def measure(
         cls,
-        here: Image,
-        residual: Image,
-        moved: Image,
+        images: Tensor,
+        residuals: Tensor,
+        distances: Tensor,
         *,
-        look: Appearance,
-        fit: float,
-        area: int,
-        travel: float,
-        zoom: float,
-        ring: float,
+        appearance: Appearance,
+        log_likelihood: Tensor,
+        area: Tensor,
+        travel: Tensor,
+        zoom: Tensor,
+        ring: float | Tensor,
     ) -> Self:
-        """Look at the carried mask on a slice.
+        """Measure the warped masks on a slice.
 
         Parameters
         ----------
-        here : ndarray of float32, shape (H, W)
+        images : Tensor of float32, shape (B, H, W)
             The slice, with the contrast of the seed.
-        residual : ndarray of float32, shape (H, W)
+        residuals : Tensor of float32, shape (B, H, W)
             Absolute difference to the warped previous slice.
-        moved : ndarray of float32, shape (H, W)
-            Signed distance to the carried outline in pixels, positive inside.
-        look : Appearance
-        fit : float
-        area : int
-            Of the object on the seed: how it looks, mean log likelihood ratio inside, pixels of
+        distances : Tensor of float32, shape (B, H, W)
+            Signed distance to the warped outline in pixels, positive inside.
+        appearance : Appearance
+        log_likelihood, area : Tensor, shape (B,)
+            Of the objects on their seeds: appearance, mean log likelihood ratio inside, pixels of
             the slice.
-        travel : float
-        zoom : float
-            Pixels of ``here`` per pixel of the slice.
+        travel : Tensor, shape (B,)
+        zoom : Tensor, shape (B,)
+            Pixels of ``images`` per pixel of the slice.
         ring : float
-            Width of the surround, in pixels of ``here``.
+            Width of the surround, in pixels of ``images``.
         """
-        inside = moved > 0
-        if not inside.any():
-            inside = moved >= moved.max()
-        now = Appearance.measure(here, moved, ring)
-        fit_here = float(look.log_ratio(here)[inside].mean())
-        pixels = float(inside.sum()) / zoom**2
+        inside = distances > 0
+        deepest = distances >= distances.amax((1, 2), keepdim=True)
+        inside = torch.where(inside.flatten(1).any(1)[:, None, None], inside, deepest)
+        now = Appearance.measure(images, distances, ring)
+        here = appearance.mean_log_ratio(images, inside)
+        n = inside.sum((1, 2))
         return cls(
             travel=travel,
-            fit=fit_here,
-            fit_change=fit_here - fit,
-            likeness=look.likeness(now),
-            mean_change=abs(now.mean - look.mean) / (look.deviation + 0.02),
-            log_area=float(np.log((pixels + 1.0) / (area + 1.0))),
-            separability=look.separability,
-            separability_change=now.separability - look.separability,
-            residual=float(residual[inside].mean()),
+            log_likelihood=here,
+            log_likelihood_change=here - log_likelihood,
+            similarity=appearance.similarity(now),
+            mean_change=(now.mean - appearance.mean).abs() / (appearance.deviation + 0.02),
+            log_area=torch.log((n / zoom**2 + 1.0) / (area + 1.0)),
+            separability=appearance.separability,
+            separability_change=now.separability - appearance.separability,
+            residual=(residuals * inside).sum((1, 2)) / n,
         )
 
-    def presence(self) -> float:
-        """Probability that the mask still covers the object."""
+    def presence(self) -> Tensor:
+        """Probability that the mask still covers the object, (B,)."""
         return self._logistic(_PRESENCE)
 
-    def predicted_iou(self) -> float:
-        """Expected overlap with the true mask, intersection over union."""
+    def predicted_iou(self) -> Tensor:
+        """Expected overlap with the true mask, intersection over union, (B,)."""
         return self._logistic(_OVERLAP)
 
-    def _logistic(self, weights: Mapping[str, float]) -> float:
-        values = {
-            "bias": 1.0,
-            "travel": self.travel,
-            "log_travel": float(np.log(self.travel + 0.05)),
-            "fit": self.fit,
-            "fit_change": self.fit_change,
-            "likeness": self.likeness,
-            "mean_change": self.mean_change,
-            "log_area": self.log_area,
-            "separability": self.separability,
-            "separability_change": self.separability_change,
-            "residual": self.residual,
-        }
-        score = sum(weight * np.clip(values[name], -10.0, 10.0) for name, weight in weights.items())
-        return float(1.0 / (1.0 + np.exp(-np.clip(score, -20.0, 20.0))))
+    def _logistic(self, weights: Mapping[str, float]) -> Tensor:
+        values = {**self._asdict(), "log_travel": torch.log(self.travel + 0.05)}
+        score = torch.full_like(self.travel, weights["bias"])
+        for name, value in values.items():
+            score = score + weights[name] * value.clamp(-10.0, 10.0)
+        return torch.sigmoid(score.clamp(-20.0, 20.0))

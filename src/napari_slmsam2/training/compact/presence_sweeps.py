@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.engine.compact.network import CompactNetwork
-from napari_slmsam2.engine.compact.segmenter import SweepState
+from napari_slmsam2.engine.compact.segmenter import TrackedObject
 from napari_slmsam2.training.data.sweep import never_absent, sweep
 from napari_slmsam2.training.synthetic.stack import LabelledStack
 
@@ -76,8 +76,8 @@ def sweep_outward(
     for slices in (range(last + 1, int(stops[0])), range(first - 1, int(stops[1]), -1)):
         clues, rows = [], []
         for index, answer in sweep(segmenter, stack, seeds, slices):
-            assert isinstance(answer.content, SweepState)
-            clues.append(answer.content.clues)
+            assert isinstance(answer.content, TrackedObject)
+            clues.append(answer.content.state.presence_features[0].cpu().numpy())
             mask, truth = answer.logits > 0, stack.mask[index]
             rows.append([mask.sum(), (mask & truth).sum(), truth.sum()])
         if rows:

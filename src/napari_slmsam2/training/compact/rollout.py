@@ -1,4 +1,4 @@
-"""A sweep over a clip as inference makes it, and what it is judged by."""
+"""Sweeps over a batch of clips, by the step that inference uses, and their loss."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from napari_slmsam2.engine.compact.network import (
-    CompactInput,
-    CompactNetwork,
-    CompactOutput,
-    apply_correction,
+from napari_slmsam2.engine.compact.crop import ObjectCrops
+from napari_slmsam2.engine.compact.features import (
+    BETWEEN_CUE,
+    END_MARKED_CUE,
+    LOGITS_PER_PIXEL,
+    MAX_LOGIT,
+    read_logits,
 )
-from napari_slmsam2.training.data.batch import Batch, warp
+from napari_slmsam2.engine.compact.network import CompactNetwork, CompactOutput
+from napari_slmsam2.engine.compact.sweep import StepInput, StepOutput, sweep_step
+from napari_slmsam2.training.data.batch import Batch
 from napari_slmsam2.training.distributed import DistributedContext
 
 
@@ -43,73 +47,98 @@ class LossWeights:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepResult:
-    """One step of the rollout.
+    """One step of the roll-out.
 
     Attributes
     ----------
-    output : CompactOutput
+    step : StepOutput
     target : Tensor, shape (B, N, N)
-        Share of every pixel that the object covers.
+        Share of every pixel of the crops that the object covers.
     present : Tensor of bool, shape (B,)
     weight : Tensor, shape (B,)
     """
 
-    output: CompactOutput
+    step: StepOutput
     target: Tensor
     present: Tensor
     weight: Tensor
 
+    @property
+    def output(self) -> CompactOutput:
+        """Output of the network, with its gradient."""
+        return self.step.network
+
 
 def roll_out(
-    network: CompactNetwork, batch: Batch, steps: Collection[int] | None = None
+    network: CompactNetwork,
+    batch: Batch,
+    steps: Collection[int] | None = None,
+    *,
+    threshold: float = 0.5,
 ) -> Iterator[StepResult]:
-    """Carry the masks of a batch along and ask the network on every step.
+    """Sweep over a batch of clips with `sweep_step`.
 
-    With feedback, a part of its corrections is carried on, without gradient.
+    Masks are propagated from step to step without gradient.
 
     Parameters
     ----------
     network : CompactNetwork
     batch : Batch
     steps : collection of int, optional
-        Those that are given back. Default: all.
+        Those that are returned, with the gradient of the network where gradients are enabled.
+        Default: all.
+    threshold : float
+        See `sweep_step`.
     """
     memory = network.read_seeds(batch.seed_images, batch.seed_logits, batch.seeds_known)
-    carried, feedback = batch.start, network.config.feedback
-    for step in range(batch.flows.shape[1]):
-        fields = torch.stack([carried, batch.images[:, step]], 1)
-        moved = warp(fields, batch.flows[:, step])
-        carried = moved[:, 0]
+    state, length = batch.state, batch.positions.shape[1]
+    for step in range(length if steps is None else max(steps, default=-1) + 1):
         asked = steps is None or step in steps
-        if not asked and not feedback:
-            continue
-        inputs = CompactInput(
-            images=batch.images[:, step : step + 3],
-            aligned=moved[:, 1:],
-            carried=moved[:, :1],
-            prior=batch.priors[:, step, None],
-            cues=batch.cues[:, step],
-            labels=batch.labels,
+        output, state = sweep_step(
+            network,
+            memory,
+            batch.seed,
+            state,
+            _step_input(batch, step, state.crops),
+            threshold=threshold,
+            record_gradient=asked and torch.is_grad_enabled(),
         )
-        with torch.set_grad_enabled(asked and torch.is_grad_enabled()):
-            output = network(inputs, memory)
-        if feedback:
-            seen = (output.presence > 0) & (output.logits > 0).any(2).any(1)
-            onward = apply_correction(carried, output.logits.detach(), feedback * batch.feedback)
-            carried = torch.where(seen[:, None, None], onward, carried)
         if asked:
             yield StepResult(
                 output,
-                (batch.distances[:, step + 1] + 0.5).clamp(0.0, 1.0),
+                _target(batch, step, output),
                 batch.present[:, step],
                 batch.weights[:, step],
             )
 
 
+@torch.no_grad()
+def _step_input(batch: Batch, step: int, crops: ObjectCrops) -> StepInput:
+    previous, current, following = batch.images[:, step : step + 3].unbind(1)
+    positions = batch.positions[:, step]
+    prior = read_logits(batch.priors[:, step] / LOGITS_PER_PIXEL, crops)
+    return StepInput(
+        previous,
+        current,
+        following,
+        which=torch.arange(len(positions), device=positions.device),
+        positions=positions,
+        travel=batch.travel[:, step],
+        certain=(positions[:, [END_MARKED_CUE, BETWEEN_CUE]] > 0).any(1),
+        prior=prior.clamp_(-MAX_LOGIT, MAX_LOGIT),
+    )
+
+
+@torch.no_grad()
+def _target(batch: Batch, step: int, output: StepOutput) -> Tensor:
+    distances = batch.distances[:, step + 1]
+    return (read_logits(distances, output.crops) / LOGITS_PER_PIXEL + 0.5).clamp_(0.0, 1.0)
+
+
 def step_loss(
     result: StepResult, weights: LossWeights, distributed: DistributedContext | None = None
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss of one step, and its parts for the log; of a crew, this process's share of them."""
+    """Loss of one step and its parts for the log; of several processes, this one's share."""
     distributed = distributed or DistributedContext()
     logits, target, present = result.output.logits, result.target, result.present
     total_weight = distributed.total(result.weight.sum()).clamp(min=1.0)
@@ -141,7 +170,7 @@ def true_iou(result: StepResult) -> Tensor:
 
 
 def _presence_loss(result: StepResult, distributed: DistributedContext) -> Tensor:
-    """Cross entropy with both answers counted alike."""
+    """Cross entropy, presence and absence weighted equally."""
     there = result.present.float()
     entropy = F.binary_cross_entropy_with_logits(result.output.presence, there, reduction="none")
     halves = []

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from napari_slmsam2.core.atomic_write import atomic_write
 from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.core.errors import CheckpointError
 from napari_slmsam2.engine.compact.network import CompactNetwork
+from napari_slmsam2.engine.compact.sweep import select
 from napari_slmsam2.training.compact.rollout import LossWeights, roll_out, step_loss
 from napari_slmsam2.training.compact.validation import validate
-from napari_slmsam2.training.data.batch import Batch, Clips, make_batch, sampling_weights
+from napari_slmsam2.training.data.batch import Clips, make_batch, sampling_weights
 from napari_slmsam2.training.distributed import DistributedContext
 from napari_slmsam2.training.lora import add_adapters
 from napari_slmsam2.training.optimizer import make_adamw
@@ -104,7 +105,7 @@ class Trainer:
         """Draw from these clips from now on."""
         self._clips = clips
         self._chances = sampling_weights(clips["set_names"])
-        self._length = clips["flows"].shape[1]
+        self._length = clips["positions"].shape[1]
 
     def start_from(self, network: CompactNetwork) -> None:
         """Take over the weights of a trained network."""
@@ -136,14 +137,15 @@ class Trainer:
         batch = make_batch(
             self._clips,
             indices,
-            self.config.window_size,
+            self.network.config,
             device=self.device,
             generator=generator,
             gentle=plan.gentle,
         )
         if self.distributed.size > 1:
-            batch = _part(batch, self.distributed.part(plan.batch_size))
-        self.network.train()
+            batch = select(batch, self.distributed.part(plan.batch_size))
+        # Only the presence unit has a mode of its own for training, and it is trained apart.
+        self.network.eval()
         total, parts = torch.zeros((), device=self.device), dict[str, float]()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
             results = list(roll_out(self.network, batch, asked))
@@ -224,11 +226,6 @@ class Trainer:
                 found=state["config"],
             )
         self.load_state(state)
-
-
-def _part(batch: Batch, chosen: list[int]) -> Batch:
-    """Some clips of a batch."""
-    return Batch(**{f.name: getattr(batch, f.name)[chosen] for f in fields(batch)})
 
 
 def train(

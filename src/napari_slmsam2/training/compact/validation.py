@@ -34,9 +34,7 @@ def validate(
     judged: list[dict[str, npt.NDArray[Any]]] = []
     for first in range(0, len(names), batch_size):
         indices = np.arange(first, min(len(names), first + batch_size))
-        batch = make_batch(
-            clips, indices, network.config.window_size, device=device, generator=None
-        )
+        batch = make_batch(clips, indices, network.config, device=device, generator=None)
         for result in roll_out(network, batch):
             kept = (result.weight > 0).cpu().numpy()
             found = {key: value.cpu().numpy()[kept] for key, value in _judge(result).items()}

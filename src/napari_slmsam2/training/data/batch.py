@@ -1,10 +1,10 @@
-"""Batches of clips on the training device: drawn, turned, and made harder."""
+"""Batches of clips on the training device: drawn, rotated, and augmented."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from napari_slmsam2.engine.compact.features import AREA_CUE, LOGITS_PER_PIXEL, MAX_LOGIT
+from napari_slmsam2.core.config import CompactConfig
+from napari_slmsam2.engine.compact.crop import ObjectCrops
+from napari_slmsam2.engine.compact.features import (
+    AREA_CUE,
+    LOGITS_PER_PIXEL,
+    MAX_LOGIT,
+    THICKNESS_CUE,
+    ZOOM_CUE,
+)
+from napari_slmsam2.engine.compact.seed_crop import ring_width
+from napari_slmsam2.engine.compact.sweep import SweepSeed, SweepState
+from napari_slmsam2.engine.features.appearance import Appearance
+from napari_slmsam2.engine.features.contrast import Contrast
+from napari_slmsam2.engine.features.optical_flow import warp
 from napari_slmsam2.training.data.volumes import SET_WEIGHTS
 
 Clips = Mapping[str, npt.NDArray[np.generic]]
@@ -21,50 +34,49 @@ GENTLE_TURN = math.radians(25.0)
 """Largest rotation of gentle augmentation, as in SLM-SAM 2's training."""
 
 LABELS_HIDDEN = 0.25
-"""Share of the clips whose label is not told, for labels that the network will not know."""
+"""Share of the clips without their label, for labels that the network will not know."""
 
 PRIORS_HIDDEN = 0.35
 """Share of the clips without the interpolated shape, so that it is not trusted too much."""
 
+RIM = 8
+"""Pixels of the slices beyond the network's crop on each side: room for the crop to move."""
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """``B`` clips of ``L`` steps, in the network's units.
+
+class Batch(NamedTuple):
+    """``B`` clips of ``L`` steps, in the network's units: slices of ``R`` pixels, and sweeps.
 
     Attributes
     ----------
-    images : Tensor, shape (B, L + 2, N, N)
-    distances : Tensor, shape (B, L + 1, N, N)
-        Signed distance to the true outline in pixels of the window.
-    start : Tensor, shape (B, N, N)
-        Mask logits that the sweep comes with.
-    flows : Tensor, shape (B, L, 2, N, N)
-        ``(column, row)`` displacement in pixels.
-    priors : Tensor, shape (B, L, N, N)
-    cues : Tensor, shape (B, L, 9)
+    images : Tensor, shape (B, L + 2, R, R)
+    distances : Tensor, shape (B, L + 1, R, R)
+        Signed distance to the true outline in pixels of the slice.
+    priors : Tensor, shape (B, L, R, R)
+        Interpolation of the annotated slices, logits at the resolution of the slice.
+    positions : Tensor, shape (B, L, 9)
+        See `napari_slmsam2.engine.compact.features.position_features`.
+    travel : Tensor, shape (B, L)
     seed_images, seed_logits : Tensor, shape (B, K, N, N)
     seeds_known : Tensor of bool, shape (B, K)
+    seed : SweepSeed
+    state : SweepState
+        On the first slice.
     present : Tensor of bool, shape (B, L)
     weights : Tensor, shape (B, L)
-    feedback : Tensor, shape (B, 1, 1)
-        Part of the network's feedback that a sweep takes.
-    labels : Tensor of int, shape (B,)
-        0 where the network shall not be told.
     """
 
     images: Tensor
     distances: Tensor
-    start: Tensor
-    flows: Tensor
     priors: Tensor
-    cues: Tensor
+    positions: Tensor
+    travel: Tensor
     seed_images: Tensor
     seed_logits: Tensor
     seeds_known: Tensor
+    seed: SweepSeed
+    state: SweepState
     present: Tensor
     weights: Tensor
-    feedback: Tensor
-    labels: Tensor
 
 
 def sampling_weights(set_names: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
@@ -78,21 +90,20 @@ def sampling_weights(set_names: npt.NDArray[np.generic]) -> npt.NDArray[np.float
 def make_batch(
     clips: Clips,
     indices: npt.NDArray[np.integer],
-    size: int,
+    config: CompactConfig,
     *,
     device: torch.device,
     generator: torch.Generator | None,
     gentle: bool = False,
 ) -> Batch:
-    """Clips as the network sees them.
+    """Clips as sweeps of the network.
 
     Parameters
     ----------
     clips : mapping of str to ndarray
         From `napari_slmsam2.training.data.shards.read_shards`.
     indices : ndarray of int, shape (B,)
-    size : int
-        Side of the network's window.
+    config : CompactConfig
     device : torch.device
     generator : torch.Generator or None
         For the augmentation. None: the clips as they are.
@@ -103,70 +114,86 @@ def make_batch(
     def load(name: str) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(clips[name][indices])).to(device)
 
+    size, wide = config.window_size, config.window_size + 2 * RIM
+    inner = slice(RIM, -RIM)
     images = load("images").float() / 85.0 - 1.0
     distances = load("distances").float() / 8.0
-    flows = load("flows").float().flip(2) / 8.0
     priors = load("priors").float() / 15.0
     starts = load("start").float()[:, None] / 15.0
     seed_images = load("seed_images").float() / 85.0 - 1.0
     seed_distances = load("seed_distances").float() / 8.0
-    cues, labels = load("cues").clone(), load("label")
-    n, length = flows.shape[:2]
+    positions, labels = load("positions").clone(), load("label")
+    ridges = load("ridge_strength").float()
+    n = len(images)
     turn, scale, shift = _draw_view(n, generator, device, gentle)
     room = images.shape[-1]
-    grid = _grid(turn / scale[:, None, None], shift, room, size)
-    still = _grid(turn / scale[:, None, None], torch.zeros_like(shift), room, size)
+    grid = _grid(turn / scale[:, None, None], shift, room, wide)
+    still = _grid(turn / scale[:, None, None], torch.zeros_like(shift), room, wide)
     by = scale[:, None, None, None]
     images, seed_images = _seen(images, grid), _seen(seed_images, still)
     distances = _seen(distances, grid) * by
-    flows = _seen(flows.flatten(1, 2), grid).reshape(n, length, 2, size, size)
-    flows = torch.einsum("bij,blihw->bljhw", turn, flows) * by[..., None]
     priors = (_seen(priors, grid) * by).clamp(-MAX_LOGIT, MAX_LOGIT)
-    seed_logits = _seen(seed_distances, still) * by * LOGITS_PER_PIXEL
-    log_scale = torch.log(scale)[:, None]
-    cues[..., AREA_CUE] += 2 * log_scale
-    cues[..., 7] += log_scale / 2
-    cues[..., 8] += log_scale / (2 * math.log(2))
+    seed_logits = _seen(seed_distances, still)[..., inner, inner] * by * LOGITS_PER_PIXEL
+    positions[..., AREA_CUE] *= scale[:, None] ** 2
+    positions[..., THICKNESS_CUE] *= scale[:, None]
+    positions[..., ZOOM_CUE] += torch.log2(scale)[:, None] / 2
     start = (_seen(starts, grid) * by)[:, 0]
     if generator is not None:
-        images, seed_images = _disturb(images, seed_images, generator, gentle)
+        images, seed_images, inverted = _disturb(images, seed_images, generator, gentle)
+        ridges = torch.where(inverted, -ridges, ridges)
         drifted = load("drifted")[:, None, None]
         start = torch.where(drifted, start, _drifted(distances[:, 0], generator) * LOGITS_PER_PIXEL)
         keep = _rand(n, generator, device)[:, None, None, None] > PRIORS_HIDDEN
         priors = priors * keep
-        flows = flows * (_rand(n, generator, device)[:, None, None, None, None] > 0.05)
         labels = labels * (_rand(n, generator, device) > LABELS_HIDDEN)
+    seed_images = seed_images[..., inner, inner]
+    middle = torch.full((n,), (wide - 1) / 2, device=device)
+    crops = ObjectCrops(middle, middle, torch.full((n,), float(size), device=device), size)
     return Batch(
         images=images,
         distances=distances,
-        start=start.clamp(-MAX_LOGIT, MAX_LOGIT),
-        flows=flows,
         priors=priors,
-        cues=cues,
+        positions=positions,
+        travel=load("travel"),
         seed_images=seed_images,
         seed_logits=seed_logits,
         seeds_known=load("seeds_known"),
+        seed=_sweep_seed(
+            config,
+            seed_images[:, 0],
+            seed_logits[:, 0],
+            area=positions[:, 0, AREA_CUE],
+            feedback=config.feedback * load("feedback").float(),
+            ridge_strength=ridges,
+            labels=labels,
+        ),
+        state=SweepState.start(crops, start[:, inner, inner]),
         present=load("present"),
         weights=load("weights"),
-        feedback=load("feedback").float()[:, None, None],
-        labels=labels,
     )
 
 
-def warp(fields: Tensor, flow: Tensor) -> Tensor:
-    """Read ``fields`` at ``x + flow(x)``.
-
-    Parameters
-    ----------
-    fields : Tensor, shape (B, C, N, N)
-    flow : Tensor, shape (B, 2, N, N)
-        ``(column, row)`` in pixels.
-    """
-    size = fields.shape[-1]
-    base = (torch.arange(size, device=fields.device, dtype=torch.float32) * 2 + 1) / size - 1
-    rows, columns = torch.meshgrid(base, base, indexing="ij")
-    grid = torch.stack([columns, rows], -1) + flow.permute(0, 2, 3, 1) * (2.0 / size)
-    return _seen(fields, grid)
+def _sweep_seed(
+    config: CompactConfig,
+    images: Tensor,
+    logits: Tensor,
+    *,
+    area: Tensor,
+    feedback: Tensor,
+    ridge_strength: Tensor,
+    labels: Tensor,
+) -> SweepSeed:
+    """The seeds from which the sweeps come: images that have their contrast, and logits."""
+    appearance = Appearance.measure(images, logits / LOGITS_PER_PIXEL, ring_width(config))
+    return SweepSeed(
+        contrast=Contrast(torch.zeros_like(area), torch.ones_like(area)),
+        appearance=appearance,
+        log_likelihood=appearance.mean_log_ratio(images, logits > 0),
+        area=area,
+        feedback=feedback,
+        ridge_strength=ridge_strength,
+        labels=labels,
+    )
 
 
 def _draw_view(
@@ -188,7 +215,7 @@ def _draw_view(
 
 
 def _grid(matrix: Tensor, shift: Tensor, room: int, size: int) -> Tensor:
-    """Where the pixels of the window lie in what is stored, for `grid_sample`."""
+    """Positions of ``size`` x ``size`` pixels in the stored clip, for `grid_sample`."""
     places = torch.arange(size, device=matrix.device, dtype=torch.float32) - (size - 1) / 2
     rows, columns = torch.meshgrid(places, places, indexing="ij")
     where = torch.einsum("bij,hwj->bhwi", matrix, torch.stack([columns, rows], -1))
@@ -201,8 +228,11 @@ def _seen(fields: Tensor, grid: Tensor) -> Tensor:
 
 def _disturb(
     images: Tensor, seeds: Tensor, generator: torch.Generator, gentle: bool
-) -> tuple[Tensor, Tensor]:
-    """Other contrast, flicker, noise and blur; the next slice is missing now and then."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Other contrast, flicker, noise and blur; the next slice is missing now and then.
+
+    The last result: which clips (B,) were inverted.
+    """
     device, n, slices = images.device, len(images), images.shape[1]
     both = torch.cat([images, seeds], 1)
 
@@ -212,7 +242,8 @@ def _disturb(
     def now_and_then(share: float) -> Tensor:
         return _rand(n, generator, device)[:, None, None, None] < share
 
-    both = torch.where(now_and_then(0.0 if gentle else 0.3), 1.0 - both, both)
+    inverted = now_and_then(0.0 if gentle else 0.3)
+    both = torch.where(inverted, 1.0 - both, both)
     bend = per_clip(-0.25, 0.25) * torch.sin(math.pi * both.clamp(0.0, 1.0))
     both = both + bend * now_and_then(0.5)
     both = both * per_clip(0.85, 1.15) + per_clip(-0.1, 0.1)
@@ -226,14 +257,14 @@ def _disturb(
     images, seeds = both[:, :slices].clamp(-1.0, 2.0), both[:, slices:].clamp(-1.0, 2.0)
     missing = now_and_then(0.08)
     images = torch.cat([images[:, :-1], torch.where(missing, images[:, -2:-1], images[:, -1:])], 1)
-    return images, seeds
+    return images, seeds, inverted.flatten()
 
 
 def _drifted(distance: Tensor, generator: torch.Generator) -> Tensor:
-    """The true outline, moved as a sweep would move it by its errors; a third stays as it is.
+    """The true outline with the errors of a sweep; a third stays as it is.
 
-    It is bent, grown or shrunk; now and then a disc on it is added or taken away, as where the
-    mask has run into a neighbour or lost a part.
+    It is bent, grown or shrunk; now and then a disc on it is added or removed, as where the mask
+    has leaked into a neighbour or lost a part.
     """
     n, size = distance.shape[:2]
     device = distance.device

@@ -1,4 +1,4 @@
-"""Short clips cut from labelled volumes: what the network sees while it carries a mask."""
+"""Short clips cut from labelled volumes: the input of a sweep, ready for the training device."""
 
 from __future__ import annotations
 
@@ -6,29 +6,33 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from napari_slmsam2.core.config import CompactConfig
-from napari_slmsam2.engine.compact.crop import ObjectCrop
+from napari_slmsam2.engine.compact.crop import ObjectCrops
 from napari_slmsam2.engine.compact.features import (
+    AREA_CUE,
     LOGITS_PER_PIXEL,
     MAX_LOGIT,
     N_CUES,
-    Contrast,
+    THICKNESS_CUE,
+    ZOOM_CUE,
+    KnownShapes,
     chosen_seeds,
-    interpolated_prior,
-    known_masks,
+    crop_for,
+    interpolated_priors,
     position_features,
-    window_for,
 )
 from napari_slmsam2.engine.compact.seed_crop import SeedCrop
+from napari_slmsam2.engine.features.contrast import Contrast
 from napari_slmsam2.engine.features.interpolation import signed_distance
-from napari_slmsam2.engine.features.optical_flow import dense_flow
+from napari_slmsam2.engine.features.taper import find_taper
 
 ROOM = 1.5
-"""Side of what is stored over the side of the network's window: room to turn and to shift."""
+"""Side of a clip over the side of the network's crop: room to rotate, and for crops to move."""
 
 MAX_DISTANCE = 16.0
-"""Signed distances are stored within this bound, in pixels of the window."""
+"""Signed distances are stored within this bound, in pixels of the crop."""
 
 LENGTH = 4
 """Steps of a clip."""
@@ -39,7 +43,7 @@ END_SHARE = 0.6
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
-    """``L`` steps of a sweep from one slice on, seen through a window of ``M`` pixels.
+    """``L`` steps of a sweep from one slice on, cut out in a square of ``M`` pixels.
 
     Attributes
     ----------
@@ -48,12 +52,13 @@ class Clip:
         contrast of the seed, -1 to 2 as 0 to 255.
     distances : ndarray of int8, shape (L + 1, M, M)
         Signed distance to the true outline, an eighth of a pixel each, on all but the last.
-    flows : ndarray of int8, shape (L, 2, M, M)
-        ``(row, column)`` flow onto the slice of every step, an eighth of a pixel each.
     priors : ndarray of int8, shape (L, M, M)
         Interpolation of the annotated slices, logits times 15.
-    cues : ndarray of float32, shape (L, 9)
-        See `position_features`.
+    positions : ndarray of float32, shape (L, 9)
+        See `position_features`; in pixels of the clip, the last feature is half of the log2 of its
+        zoom.
+    travel : ndarray of float32, shape (L,)
+        See `AppearanceFeatures`.
     seed_images : ndarray of uint8, shape (K, M, M)
     seed_distances : ndarray of int8, shape (K, M, M)
     seeds_known : ndarray of bool, shape (K,)
@@ -62,20 +67,21 @@ class Clip:
     weights : ndarray of float32, shape (L,)
         0 for steps that no sweep would make: beyond the volume, a marked end or the next seed.
     start : ndarray of int8, shape (M, M)
-        Mask logits that the sweep comes with, times 15.
+        Mask logits with which the sweep arrives, times 15.
     drifted : bool
-        Whether ``start`` is where the flow had carried the annotated mask, not the true mask.
-    feedback : float
-        Part of the network's feedback that sweeps from the seed take, see `SeedCrop`.
+        Whether ``start`` is the result of a sweep, not the true mask.
+    feedback, ridge_strength : float
+        Share of the network's feedback that sweeps from the seed use, and how strongly their
+        outlines snap to ridges, see `SeedCrop`.
     label : int
         Value of the object in its label map.
     """
 
     images: npt.NDArray[np.uint8]
     distances: npt.NDArray[np.int8]
-    flows: npt.NDArray[np.int8]
     priors: npt.NDArray[np.int8]
-    cues: npt.NDArray[np.float32]
+    positions: npt.NDArray[np.float32]
+    travel: npt.NDArray[np.float32]
     seed_images: npt.NDArray[np.uint8]
     seed_distances: npt.NDArray[np.int8]
     seeds_known: npt.NDArray[np.bool_]
@@ -84,27 +90,29 @@ class Clip:
     start: npt.NDArray[np.int8]
     drifted: bool
     feedback: float
+    ridge_strength: float
     label: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RolloutState:
-    """Where a sweep has arrived on the slice on which a clip starts.
+    """Result of a sweep on the slice on which a clip starts.
 
     Attributes
     ----------
-    window : ObjectCrop
-    carried : ndarray of float32, shape (N, N)
+    crop : ObjectCrops
+        Of one object.
+    propagated : ndarray of float32, shape (N, N)
         Mask logits in it.
     """
 
-    window: ObjectCrop
-    carried: npt.NDArray[np.float32]
+    crop: ObjectCrops
+    propagated: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What the person told about the object, and where the clip starts.
+    """Annotation of the object, and the start of the clip.
 
     Attributes
     ----------
@@ -113,7 +121,7 @@ class Scenario:
     extent : tuple of int or None
         First and last slice, if marked.
     start : int
-        Slice that the sweep comes from; it runs towards higher numbers.
+        Slice from which the sweep comes; it runs towards higher numbers.
     """
 
     seeds: tuple[int, ...]
@@ -173,7 +181,7 @@ def cut_clip(
     state: RolloutState | None = None,
     label: int = 1,
 ) -> Clip:
-    """Look through the window at ``length`` steps of a sweep towards higher slices.
+    """Cut ``length`` steps of a sweep towards higher slices.
 
     Parameters
     ----------
@@ -187,42 +195,45 @@ def cut_clip(
     length : int
         Steps.
     state : RolloutState, optional
-        Of a real sweep, see `rollout_states`. Default: it comes with the true mask.
+        Of a real sweep, see `rollout_states`. Default: it starts from the true mask.
     label : int
     """
     areas = mask.sum((1, 2))
     start, last_slice = scenario.start, len(image) - 1
     on = max(i for i in range(start + 1) if areas[i])
-    window = window_for(mask[on], config) if state is None else state.window
-    assert window is not None
+    crop = crop_for(mask[on], config) if state is None else state.crop
+    assert crop is not None
     seeds = {i: mask[i] for i in scenario.seeds}
     seed_areas = {i: int(areas[i]) for i in scenario.seeds}
-    known = known_masks(seeds, scenario.extent)
-    source = max(i for i in seeds if i <= start)
-    look = SeedCrop.measure(image[source], mask[source], config)
-    contrast = look.contrast
-    room = _with_room(window)
+    source = SeedCrop.measure(
+        image[max(i for i in seeds if i <= start)],
+        mask[max(i for i in seeds if i <= start)],
+        config,
+    )
+    assert source is not None
+    room = _with_room(crop)
     steps = [start + 1 + i for i in range(length)]
     slices = [min(i, last_slice) for i in (start, *steps, steps[-1] + 1)]
-    images = np.stack([contrast.apply(room.read(image[i])) for i in slices])
-    flows = [dense_flow(here, before) for here, before in zip(images[1:-1], images, strict=False)]
+    pixels = room.read([_tensor(image[i]) for i in slices])
     stop = _first_not_swept(scenario, last_slice)
-    seed_fields = _seeds(image, mask, seed_areas, steps[0], config, contrast)
+    position = [
+        _position(seed_areas, i, scenario.extent, spacing, float(room.zoom)) if i < stop else None
+        for i in steps
+    ]
+    shapes = KnownShapes.collect(seeds, scenario.extent)
+    priors = [interpolated_priors([shapes], i, room) for i in steps]
+    seed_fields = _seeds(image, mask, seed_areas, steps[0], config, source.contrast)
     return Clip(
-        images=_as_uint8(images),
+        images=_as_uint8(source.contrast.apply(pixels)[0].numpy()),
         distances=_as_int8(np.stack([_distance(mask[i], room) for i in slices[:-1]])),
-        flows=_as_int8(np.stack(flows)),
         priors=np.stack(
-            [np.rint(interpolated_prior(known, i, room) * 15).astype(np.int8) for i in steps]
-        ),
-        cues=np.stack(
             [
-                position_features(seed_areas, i, 1, scenario.extent, spacing, window)
-                if i < stop
-                else np.zeros(N_CUES, np.float32)
-                for i in steps
+                np.zeros((room.size, room.size), np.int8) if p is None else _logits_as_int8(p[0])
+                for p in priors
             ]
         ),
+        positions=np.stack([np.zeros(N_CUES, np.float32) if p is None else p[0] for p in position]),
+        travel=np.array([0.0 if p is None else p[1] for p in position], np.float32),
         seed_images=seed_fields[0],
         seed_distances=seed_fields[1],
         seeds_known=seed_fields[2],
@@ -230,25 +241,40 @@ def cut_clip(
         weights=np.array([float(i < stop) for i in steps], np.float32),
         start=_start(mask[start], room, state),
         drifted=state is not None,
-        feedback=look.need_of_correction,
+        feedback=source.need_of_correction,
+        ridge_strength=source.ridge_strength,
         label=label,
     )
 
 
+def _position(
+    areas: dict[int, int],
+    index: int,
+    extent: tuple[int, int] | None,
+    spacing: tuple[float, float, float],
+    zoom: float,
+) -> tuple[npt.NDArray[np.float32], float]:
+    """Position features of a step in pixels of the clip, and the distance from the seed."""
+    features = position_features(areas, index, 1, extent, spacing)
+    features[AREA_CUE] *= zoom**2
+    features[THICKNESS_CUE] *= zoom
+    features[ZOOM_CUE] = np.log2(zoom) / 2
+    return features, find_taper(areas, index, 1, extent, spacing).travel(index)
+
+
 def _start(
-    mask: npt.NDArray[np.bool_], room: ObjectCrop, state: RolloutState | None
+    mask: npt.NDArray[np.bool_], room: ObjectCrops, state: RolloutState | None
 ) -> npt.NDArray[np.int8]:
     if state is None:
-        logits = _distance(mask, room) * np.float32(LOGITS_PER_PIXEL)
-    else:
-        rim = (room.size - state.window.size) // 2
-        logits = np.pad(state.carried, rim, constant_values=-MAX_LOGIT)
-    return np.rint(np.clip(logits, -MAX_LOGIT, MAX_LOGIT) * 15).astype(np.int8)
+        return _logits_as_int8(torch.from_numpy(_distance(mask, room) * LOGITS_PER_PIXEL))
+    rim = (room.size - state.crop.size) // 2
+    padded = np.pad(state.propagated, rim, constant_values=-MAX_LOGIT)
+    return _logits_as_int8(torch.from_numpy(padded))
 
 
-def _with_room(window: ObjectCrop) -> ObjectCrop:
-    size = round(ROOM * window.size)
-    return ObjectCrop(window.row, window.column, window.side * size / window.size, size)
+def _with_room(crop: ObjectCrops) -> ObjectCrops:
+    size = round(ROOM * crop.size)
+    return crop._replace(side=crop.side * (size / crop.size), size=size)
 
 
 def _first_not_swept(scenario: Scenario, last_slice: int) -> int:
@@ -270,17 +296,38 @@ def _seeds(
     images, distances = np.zeros((n, size, size), np.uint8), np.full((n, size, size), -127, np.int8)
     known = np.zeros(n, bool)
     for k, i in enumerate(chosen_seeds(areas, index, 1, n)):
-        window = window_for(mask[i], config)
-        assert window is not None
-        room = _with_room(window)
-        images[k] = _as_uint8(contrast.apply(room.read(image[i])))
+        crop = crop_for(mask[i], config)
+        assert crop is not None
+        room = _with_room(crop)
+        images[k] = _as_uint8(contrast.apply(room.read([_tensor(image[i])]))[0, 0].numpy())
         distances[k] = _as_int8(_distance(mask[i], room))
         known[k] = True
     return images, distances, known
 
 
-def _distance(mask: npt.NDArray[np.bool_], window: ObjectCrop) -> npt.NDArray[np.float32]:
-    return window.read(signed_distance(mask)) * np.float32(window.zoom)
+def _distance(mask: npt.NDArray[np.bool_], crop: ObjectCrops) -> npt.NDArray[np.float32]:
+    """Signed distance in pixels of the crop, exact within `MAX_DISTANCE`."""
+    reach = float(crop.side / 2 + MAX_DISTANCE / crop.zoom) + 2
+    box = tuple(
+        slice(
+            int(np.clip(np.floor(float(centre) - reach), 0, n - 1)),
+            int(np.clip(np.ceil(float(centre) + reach) + 1, 1, n)),
+        )
+        for centre, n in zip((crop.row, crop.column), mask.shape, strict=True)
+    )
+    inner = crop.shifted(*(torch.tensor([float(s.start)]) for s in box))
+    found = inner.read([_tensor(signed_distance(mask[box]))])[0, 0].numpy()
+    return np.asarray(found * np.float32(crop.zoom), np.float32)
+
+
+def _tensor(image: npt.NDArray[np.float32]) -> torch.Tensor:
+    """A slice as a batch of one."""
+    return torch.from_numpy(np.ascontiguousarray(image))[None]
+
+
+def _logits_as_int8(logits: torch.Tensor) -> npt.NDArray[np.int8]:
+    bounded = np.clip(logits.numpy(), -MAX_LOGIT, MAX_LOGIT)
+    return np.rint(bounded * 15).astype(np.int8)
 
 
 def _as_uint8(image: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

@@ -207,6 +207,16 @@ def read_shards(
             str(folder), f"holds no clips of {split}", expected=f"{split}-real-0000.npz"
         )
     shards = [np.load(path) for path in paths]
+    for path, shard in zip(paths, shards, strict=True):
+        missing = sorted({*FIELDS, "set_names"} - set(shard.files))
+        if missing:
+            raise InputError(
+                str(path),
+                "holds clips of another version of this program",
+                expected=", ".join(FIELDS),
+                found=f"no {', '.join(missing)}",
+                hint="Remove the folder of the clips; they are made again.",
+            )
     return {
         field: np.concatenate([shard[field] for shard in shards])
         for field in (*FIELDS, "set_names")

@@ -1,8 +1,9 @@
-"""Where sweeps over labelled stacks arrive: the states in which the network is asked."""
+"""Sweeps over labelled stacks, and the states in which they arrive on every slice."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from napari_slmsam2.core.memory import MemoryBank, MemoryEntry
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.segmenter import SegmentedSlice, SweepContext
 from napari_slmsam2.engine.compact.network import CompactNetwork
-from napari_slmsam2.engine.compact.segmenter import CompactSegmenter, SweepState
+from napari_slmsam2.engine.compact.segmenter import CompactSegmenter, TrackedObject
 from napari_slmsam2.training.data.clip import RolloutState, Scenario
 from napari_slmsam2.training.synthetic.stack import LabelledStack
 
@@ -20,7 +21,7 @@ BEYOND = 2
 
 
 def never_absent(network: CompactNetwork) -> CompactSegmenter:
-    """A segmenter that shows a mask on every slice, whatever it thinks of its presence."""
+    """A segmenter that shows a mask on every slice, whatever its presence."""
     device = next(network.parameters()).device
     return CompactSegmenter(network, name="", device=device, dtype=torch.float32, threshold=0.0)
 
@@ -32,7 +33,7 @@ def sweep(
     slices: range,
     extent: tuple[int, int] | None = None,
 ) -> Iterator[tuple[int, SegmentedSlice]]:
-    """Carry the true mask of a seed over neighbouring slices, as inference does.
+    """Propagate the true mask of a seed over neighbouring slices, as inference does.
 
     Parameters
     ----------
@@ -48,14 +49,15 @@ def sweep(
     image = stack.image
     shape = (image.shape[1], image.shape[2])
     extents = {} if extent is None else {stack.label: extent}
-    context = SweepContext(len(image), shape, stack.spacing, extents, lambda i: image[i])
+    encode = lru_cache(maxsize=4)(lambda i: segmenter.encode_image(image[i]))
+    context = SweepContext(len(image), shape, stack.spacing, extents, encode)
     bank = MemoryBank(stack.label)
     for seed in seeds:
         prompt = SlicePrompt.from_mask(stack.label, seed, stack.mask[seed])
-        content = segmenter.encode_seed(image[seed], prompt, shape).content
+        content = segmenter.encode_seed(encode(seed), prompt, shape).content
         bank.add(MemoryEntry(seed, True, content))
     for index in slices:
-        (found,) = segmenter.segment(image[index], index, slices.step, [bank], context)
+        (found,) = segmenter.segment(encode(index), index, slices.step, [bank], context)
         bank.add(MemoryEntry(index, False, found.content))
         bank.retain(index + slices.step, slices.step, segmenter.reach)
         yield index, found
@@ -64,7 +66,7 @@ def sweep(
 def rollout_states(
     segmenter: CompactSegmenter, stack: LabelledStack, scenario: Scenario
 ) -> dict[int, RolloutState]:
-    """Carry the last seed before the start of a scenario along.
+    """Propagate the last seed before the start of a scenario.
 
     Parameters
     ----------
@@ -75,7 +77,7 @@ def rollout_states(
 
     Returns
     -------
-    dict of slice index to Arrival
+    dict of slice index to RolloutState
         For the slices between that seed and the next one, the marked end, or `BEYOND` slices
         behind the true end.
     """
@@ -86,7 +88,7 @@ def rollout_states(
     slices = range(source + 1, min(*stops, len(stack.image) - 2) + 1)
     states: dict[int, RolloutState] = {}
     for index, found in sweep(segmenter, stack, scenario.seeds, slices, scenario.extent):
-        state = found.content
-        assert isinstance(state, SweepState)
-        states[index] = RolloutState(state.window, state.carried)
+        assert isinstance(found.content, TrackedObject)
+        state = found.content.state
+        states[index] = RolloutState(state.crops, state.propagated[0].cpu().numpy())
     return states
