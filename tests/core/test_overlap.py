@@ -8,13 +8,63 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from napari_slmsam2.core.overlap import resolve_labels
+from napari_slmsam2.core.overlap import resolve_labels as resolve_patches
+from napari_slmsam2.core.soft_masks import LogitPatch, find_box
 
 SHAPE = (4, 5)
 RULES = ("highest", "keep", "overwrite")
 LABELS = st.integers(1, 5)
 logits = hnp.arrays(np.float32, SHAPE, elements=st.floats(-6, 6, width=16))
 masks = hnp.arrays(bool, SHAPE)
+
+
+def resolve_labels(existing, logits, running, seeds, rule):
+    """From logits of whole slices, cut to their boxes."""
+    patches = {label: cut(values) for label, values in logits.items()}
+    return resolve_patches(existing, patches, running, seeds, rule)
+
+
+def cut(logits) -> LogitPatch:
+    box = find_box(logits > -4)
+    return LogitPatch(box, logits[box].astype(np.float32))
+
+
+def plain_resolve(existing, logits, running, seeds, rule):
+    """The rule on whole slices, one label after the other."""
+    resolved = existing.copy()
+    resolved[np.isin(resolved, list(running))] = 0
+    contenders = [
+        label for label in logits if label not in seeds and (label in running or rule == "highest")
+    ]
+    best = np.zeros(existing.shape, np.float32)
+    winner = np.zeros_like(existing)
+    for label in contenders:
+        higher = logits[label] > best
+        best[higher] = logits[label][higher]
+        winner[higher] = label
+    claimed = winner > 0
+    if rule != "overwrite":
+        claimed &= (resolved == 0) | np.isin(resolved, contenders)
+    resolved[claimed] = winner[claimed]
+    for label, mask in seeds.items():
+        resolved[(resolved == label) & ~mask] = 0
+        resolved[mask] = label
+    return resolved
+
+
+@given(
+    existing=hnp.arrays(np.uint8, SHAPE, elements=st.integers(0, 6)),
+    propagated=st.dictionaries(LABELS, logits, max_size=4),
+    running=st.sets(LABELS, max_size=3),
+    seeds=st.dictionaries(LABELS, masks, max_size=3),
+    rule=st.sampled_from(RULES),
+)
+def test_boxes_give_what_whole_slices_give(existing, propagated, running, seeds, rule):
+    """Also where seeds overlap."""
+    expected = plain_resolve(existing, propagated, running, seeds, rule)
+    found = resolve_labels(existing, propagated, running, seeds, rule)
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == expected.dtype
 
 
 @st.composite

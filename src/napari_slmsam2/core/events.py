@@ -1,4 +1,4 @@
-"""What a propagation run tells its listener, one event at a time."""
+"""What a propagation run reports, one event at a time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ class SliceSegmented:
     final : bool
         False where a second sweep will still visit this slice and merge its result.
     done, total : int
-        Steps done so far and steps of the whole run (an upper bound: sweeps may end early).
+        Work so far and work of the whole run. A seed is one unit, and so is a label on a slice,
+        once for each direction. The total is an upper bound that falls when a sweep ends early.
+    seconds_left : float or None
+        Time that the rest takes at the speed so far; None before the speed is known.
     """
 
     index: int
@@ -45,6 +48,23 @@ class SliceSegmented:
     final: bool = True
     done: int = 0
     total: int = 0
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """Work was done that has changed no slice yet: a seed, or some labels of a slice.
+
+    Attributes
+    ----------
+    done, total : int
+    seconds_left : float or None
+        See `SliceSegmented`.
+    """
+
+    done: int
+    total: int
+    seconds_left: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +75,7 @@ class SweepEnded:
     ----------
     label : int
     index : int
-        The last slice on which the label was looked for.
+        The last slice on which the label was segmented.
     direction : int
         +1 towards higher slice indices, -1 towards lower ones.
     """
@@ -67,7 +87,7 @@ class SweepEnded:
 
 @dataclass(frozen=True, slots=True)
 class FellBack:
-    """The run went on with less: a smaller batch, offloaded memory, another device."""
+    """The run continues with less: a smaller batch, offloaded memory, another device."""
 
     message: str
 
@@ -79,4 +99,4 @@ class Finished:
     reason: FinishReason
 
 
-PropagationEvent = SliceSegmented | SweepEnded | FellBack | Finished
+PropagationEvent = SliceSegmented | Progressed | SweepEnded | FellBack | Finished

@@ -1,4 +1,4 @@
-"""Who gets a pixel that several labels claim."""
+"""Which label a pixel gets where several labels contend for it."""
 
 from __future__ import annotations
 
@@ -7,27 +7,32 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from napari_slmsam2.core.soft_masks import LogitPatch
+
 
 def resolve_labels(
     existing: npt.NDArray[np.integer],
-    logits: Mapping[int, npt.NDArray[np.floating]],
+    logits: Mapping[int, LogitPatch],
     running: Collection[int],
     seeds: Mapping[int, npt.NDArray[np.bool_]],
     rule: str,
 ) -> npt.NDArray[np.integer]:
     """Labels of one slice after a propagation step.
 
+    Work and memory grow with the boxes of the labels, not with labels times pixels.
+
     Parameters
     ----------
     existing : ndarray of int, shape (H, W)
         Labels on the slice so far; 0 is background.
-    logits : mapping of label to ndarray, shape (H, W)
+    logits : mapping of label to LogitPatch
         Of every label that was propagated to this slice, now or in an earlier run; on one
         scale.
     running : collection of int
         Labels of the present run: their earlier pixels are replaced.
     seeds : mapping of label to ndarray of bool, shape (H, W)
-        Annotated masks on this slice. They come out as they went in.
+        Annotated masks on this slice. They come out as they went in; where two overlap, the
+        later one is on top.
     rule : {"highest", "keep", "overwrite"}
         Whether the running labels compete with the other propagated ones by their logits, leave
         them, or replace every other label that is not a seed.
@@ -45,14 +50,16 @@ def resolve_labels(
     best = np.zeros(existing.shape, np.float32)
     winner = np.zeros_like(existing)
     for label in contenders:
-        higher = logits[label] > best
-        np.copyto(best, logits[label], where=higher, casting="same_kind")
-        winner[higher] = label
+        box, here = logits[label].box, logits[label].logits
+        higher = here > best[box]
+        np.copyto(best[box], here, where=higher)
+        winner[box][higher] = label
     claimed = winner > 0
     if rule != "overwrite":
         claimed &= (resolved == 0) | np.isin(resolved, contenders)
     resolved[claimed] = winner[claimed]
+    if seeds:
+        resolved[np.isin(resolved, list(seeds))] = 0
     for label, mask in seeds.items():
-        resolved[(resolved == label) & ~mask] = 0
         resolved[mask] = label
     return resolved

@@ -50,10 +50,25 @@ class SliceQuality:
         return float(value if self.agreement is None else value * self.agreement)
 
 
-def measured(quality: SliceQuality, logits: npt.NDArray[np.floating]) -> SliceQuality:
-    """The same scores with area and centroid of a mask, from its logits of shape (H, W)."""
+def measured(
+    quality: SliceQuality,
+    logits: npt.NDArray[np.floating],
+    origin: tuple[int, int] = (0, 0),
+) -> SliceQuality:
+    """The same scores with area and centroid of a mask.
+
+    Parameters
+    ----------
+    quality : SliceQuality
+    logits : ndarray, shape (h, w)
+        Of the slice, or of a box that holds the whole mask.
+    origin : tuple of int
+        ``(row, column)`` of the first pixel of the logits in the slice.
+    """
     rows, columns = np.nonzero(logits > 0)
-    centroid = (float(rows.mean()), float(columns.mean())) if len(rows) else None
+    if not len(rows):
+        return replace(quality, area=0, centroid=None)
+    centroid = float((rows + origin[0]).mean()), float((columns + origin[1]).mean())
     return replace(quality, area=len(rows), centroid=centroid)
 
 

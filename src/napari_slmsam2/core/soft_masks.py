@@ -9,17 +9,95 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+Box = tuple[slice, slice]
+
+LIMIT = 8.0
+"""Stored logits are clipped to plus and minus this value."""
+
+BACKGROUND = -4.0
+"""Logits up to this value are not stored."""
+
 _SCALE = 15.875
-_LIMIT = 8.0
-_BACKGROUND = -4.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LogitPatch:
+    """Mask logits of one label inside a box; outside of it they are far below 0.
+
+    Attributes
+    ----------
+    box : tuple of slice
+        ``(rows, columns)`` in the slice. Empty where the label is absent.
+    logits : ndarray of float32, shape (h, w)
+        Inside the box.
+    """
+
+    box: Box
+    logits: npt.NDArray[np.float32]
+
+    @classmethod
+    def empty(cls) -> LogitPatch:
+        """The label is absent."""
+        return cls((slice(0, 0), slice(0, 0)), np.empty((0, 0), np.float32))
+
+    def within(self, box: Box) -> npt.NDArray[np.float32]:
+        """The logits in a box that holds this one, shape (h, w); -8 where nothing is known."""
+        logits = np.full(tuple(side.stop - side.start for side in box), -LIMIT, np.float32)
+        if not is_empty(self.box):
+            rows, columns = (
+                slice(mine.start - its.start, mine.stop - its.start)
+                for mine, its in zip(self.box, box, strict=True)
+            )
+            logits[rows, columns] = self.logits
+        return logits
+
+
+def find_box(inside: npt.NDArray[np.bool_]) -> Box:
+    """The smallest ``(rows, columns)`` around the True pixels of a mask, shape (H, W)."""
+    rows = np.flatnonzero(inside.any(1))
+    if not len(rows):
+        return slice(0, 0), slice(0, 0)
+    first, last = rows[0], rows[-1] + 1
+    columns = np.flatnonzero(inside[first:last].any(0))
+    return slice(int(first), int(last)), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def unite_boxes(first: Box, second: Box) -> Box:
+    """The smallest box around two boxes, of which one or both may be empty."""
+    if is_empty(first):
+        return second
+    if is_empty(second):
+        return first
+    rows, columns = (
+        slice(min(a.start, b.start), max(a.stop, b.stop))
+        for a, b in zip(first, second, strict=True)
+    )
+    return rows, columns
+
+
+def shift_box(inner: Box, outer: Box) -> Box:
+    """A box inside another one, in the coordinates of the slice."""
+    rows, columns = (
+        slice(i.start + o.start, i.stop + o.start) for i, o in zip(inner, outer, strict=True)
+    )
+    return rows, columns
+
+
+def is_empty(box: Box) -> bool:
+    """Whether a box holds no pixel."""
+    return any(side.start >= side.stop for side in box)
 
 
 @dataclass(frozen=True, slots=True)
 class _Crop:
-    rows: slice
-    columns: slice
+    box: Box
     shape: tuple[int, int]
     packed: bytes
+
+    def unpack(self) -> npt.NDArray[np.float32]:
+        size = tuple(side.stop - side.start for side in self.box)
+        whole = np.frombuffer(zlib.decompress(self.packed), dtype=np.int8).reshape(size)
+        return whole.astype(np.float32) / np.float32(_SCALE)
 
 
 class SoftMasks:
@@ -34,37 +112,40 @@ class SoftMasks:
 
     def put(self, label: int, index: int, logits: npt.NDArray[np.floating]) -> None:
         """Store the logits of shape (H, W) of a label on a slice, in place of older ones."""
-        inside = logits > _BACKGROUND
-        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-        if not len(rows):
+        box = find_box(logits > BACKGROUND)
+        patch = LogitPatch(box, logits[box].astype(np.float32, copy=False))
+        self.put_patch(label, index, patch, (logits.shape[0], logits.shape[1]))
+
+    def put_patch(self, label: int, index: int, patch: LogitPatch, shape: tuple[int, int]) -> None:
+        """Store the logits of a label on a slice of shape (H, W), in place of older ones."""
+        if is_empty(patch.box):
             self.discard(label, index)
             return
-        window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        clipped = np.clip(logits[window], -_LIMIT, _LIMIT) * _SCALE
+        clipped = np.clip(patch.logits, -LIMIT, LIMIT) * _SCALE
         whole = np.where(clipped > 0, np.ceil(clipped), np.floor(clipped)).astype(np.int8)
-        self._crops.setdefault(index, {})[label] = _Crop(
-            *window, (logits.shape[0], logits.shape[1]), zlib.compress(whole.tobytes(), 1)
-        )
+        packed = zlib.compress(whole.tobytes(), 1)
+        self._crops.setdefault(index, {})[label] = _Crop(patch.box, shape, packed)
 
     def get(self, label: int, index: int) -> npt.NDArray[np.float32] | None:
         """Logits of shape (H, W); None where nothing is stored."""
         crop = self._crops.get(index, {}).get(label)
         if crop is None:
             return None
-        logits = np.full(crop.shape, -_LIMIT, dtype=np.float32)
-        size = crop.rows.stop - crop.rows.start, crop.columns.stop - crop.columns.start
-        whole = np.frombuffer(zlib.decompress(crop.packed), dtype=np.int8).reshape(size)
-        logits[crop.rows, crop.columns] = whole / np.float32(_SCALE)
+        logits = np.full(crop.shape, -LIMIT, dtype=np.float32)
+        logits[crop.box] = crop.unpack()
         return logits
 
-    def on_slice(self, index: int) -> dict[int, npt.NDArray[np.float32]]:
-        """Logits of all labels on a slice."""
-        found = {}
-        for label in sorted(self._crops.get(index, {})):
-            logits = self.get(label, index)
-            assert logits is not None
-            found[label] = logits
-        return found
+    def patch(self, label: int, index: int) -> LogitPatch | None:
+        """Logits inside their box; None where nothing is stored."""
+        crop = self._crops.get(index, {}).get(label)
+        return None if crop is None else LogitPatch(crop.box, crop.unpack())
+
+    def on_slice(self, index: int) -> dict[int, LogitPatch]:
+        """Logits of all labels on a slice, in ascending order of the labels."""
+        return {
+            label: LogitPatch(crop.box, crop.unpack())
+            for label, crop in sorted(self._crops.get(index, {}).items())
+        }
 
     def discard(self, label: int, index: int) -> None:
         """Forget a label on a slice."""

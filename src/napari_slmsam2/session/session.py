@@ -286,7 +286,9 @@ class SegmentationSession(AnnotatedVolume):
             self._result.forget(label, index)
         mine = self._record(record.prompts, record.gaps, record.config, record.write_range)
         propagator = self._propagator(mine)
-        return self._run(propagator, mine, lambda: propagator.done >= record.steps)
+        return self._run(
+            propagator, mine, lambda: not record.finished and propagator.done >= record.steps
+        )
 
     def replay_all(self) -> Iterator[PropagationEvent]:
         """Do all runs again, from empty labels on; seeds and labels end as they are now.

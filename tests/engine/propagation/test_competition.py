@@ -12,7 +12,8 @@ from napari_slmsam2.core.events import SliceSegmented
 from napari_slmsam2.core.plan import find_gaps, gaps_beside
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.quality import rank_slices
-from napari_slmsam2.engine.propagation.competition import weight_by_seed_distance
+from napari_slmsam2.core.soft_masks import LogitPatch
+from napari_slmsam2.engine.propagation.competition import SeedDistances
 
 from ...fakes import (
     SLICE,
@@ -120,17 +121,25 @@ def test_outside_the_range_of_a_run_nothing_ends():
     assert slices_of(drive, 2)[0] == 7
 
 
-def test_signs_stay_and_far_claims_weigh_little():
+def test_signs_stay_and_logits_far_from_their_seed_weigh_little():
+    everywhere = slice(0, SLICE[0]), slice(0, SLICE[1])
     label_logits = {
-        1: np.full(SLICE, 8.0, np.float32),
-        2: np.full(SLICE, 2.0, np.float32),
-        3: np.full(SLICE, -8.0, np.float32),
-        4: np.full(SLICE, 8.0, np.float32),
+        label: LogitPatch(everywhere, np.full(SLICE, value, np.float32))
+        for label, value in ((1, 8.0), (2, 2.0), (3, -8.0), (4, 8.0))
     }
     prompts = prompts_of(FIRST, SlicePrompt.from_mask(2, 7, MASK), SlicePrompt.absent_at(1, 6))
-    weighed = weight_by_seed_distance(label_logits, prompts, 6)
-    assert weighed[2].max() > weighed[1].max() > 0 > weighed[3].min()
-    assert weighed[4].max() > 0
+    weighted = SeedDistances(prompts).weight(label_logits, 6)
+    assert weighted[2].logits.max() > weighted[1].logits.max() > 0 > weighted[3].logits.min()
+    assert weighted[4].logits.max() > 0
+
+
+@given(prompts=annotations(), index=st.integers(0, 11))
+def test_the_nearest_seed_decides_the_weight(prompts, index):
+    one = LogitPatch((slice(0, 1), slice(0, 1)), np.ones((1, 1), np.float32))
+    weighted = SeedDistances(prompts).weight(dict.fromkeys(prompts.labels, one), index)
+    for label in prompts.labels:
+        nearest = min(abs(index - seed) for seed in prompts.seeds(label))
+        assert weighted[label].logits.item() == np.float32((1.0 + nearest) ** -2)
 
 
 @settings(max_examples=20)

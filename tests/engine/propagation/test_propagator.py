@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from napari_slmsam2.core.events import (
     FellBack,
     Finished,
     FinishReason,
+    Progressed,
     SliceSegmented,
     SweepEnded,
 )
@@ -57,15 +59,74 @@ def test_one_seed_fills_the_volume(axis):
     assert sorted(e.index for e in drive.of(SliceSegmented)) == [0, 1, 2, 3, 5, 6, 7, 8]
     assert all(e.final for e in drive.of(SliceSegmented))
     assert drive.segmenter.encoded == 9
-    assert drive.propagator.done == drive.propagator.total == 9
+    assert drive.propagator.done == 9
+
+
+def progress(drive: Drive) -> list[SliceSegmented | Progressed]:
+    return [e for e in drive.events if isinstance(e, SliceSegmented | Progressed)]
 
 
 def test_progress_counts_up_to_the_total():
     drive = run(FakeSegmenter(), bright_volume(9), prompts_of(seed(2), seed(6)))
-    done = [e.done for e in drive.of(SliceSegmented)]
-    assert done == sorted(set(done))
-    assert {e.total for e in drive.of(SliceSegmented)} == {drive.propagator.total}
-    assert done[-1] == drive.propagator.total == 2 + 2 + 3 + 3 + 2
+    done = [e.done for e in progress(drive)]
+    assert done == sorted(done)
+    # Two seeds, two slices before, three between in both directions, two behind; four checks.
+    assert {e.total for e in progress(drive)} == {2 + 2 + 3 + 3 + 2 + 4}
+    assert done[-1] == progress(drive)[-1].total
+    assert drive.propagator.done == 12
+
+
+def test_many_labels_on_a_slice_count_as_many_and_are_reported_batch_by_batch():
+    prompts = prompts_of(*(seed(2, k, rectangle(3 * k, 2, 2, 2)) for k in (1, 2, 3, 4)))
+    config = PropagationConfig(batch_size=1)
+    drive = run(FakeSegmenter(), bright_volume(8), prompts, config=config)
+    assert [e.done for e in progress(drive)][: 4 + 4] == list(range(1, 9))
+    assert progress(drive)[-1].done == 4 + 4 * 7 + 7
+
+
+def test_what_is_left_of_an_ended_sweep_is_taken_off_the_total():
+    drive = run(FakeSegmenter(), bright_volume(100, dark=range(10, 100)), prompts_of(seed(4)))
+    last = progress(drive)[-1]
+    assert last.done == last.total < 130
+
+
+def test_the_time_left_follows_the_speed_of_the_slices_not_of_the_seeds():
+    """Many seeds are read in no time; the slices of many labels are slow."""
+
+    class Slow(FakeSegmenter):
+        def segment(self, embedding, index, direction, banks, context):
+            time.sleep(0.004 * len(banks))
+            return super().segment(embedding, index, direction, banks, context)
+
+    prompts = prompts_of(
+        *(seed(i, k, rectangle(3 * k, 2, 2, 2)) for k in (1, 2, 3, 4) for i in range(0, 21, 2))
+    )
+    drive = Drive(Slow(), bright_volume(21), prompts, config=PropagationConfig(batch_size=2)).plan()
+    seen, started = [], time.perf_counter()
+    for event in drive.propagator.propagate():
+        if isinstance(event, SliceSegmented | Progressed):
+            seen.append((time.perf_counter() - started, event))
+    whole = time.perf_counter() - started
+    judged = [(t, e) for t, e in seen if e.done / e.total >= 0.2 and whole - t > 0.1]
+    known = [(t, e.seconds_left) for t, e in judged if e.seconds_left is not None]
+    assert len(known) > len(judged) / 2
+    for t, left in known:
+        assert (whole - t) / 2 < left < 2 * (whole - t)
+
+
+def test_a_stop_is_answered_between_the_batches_of_a_slice():
+    prompts = prompts_of(*(seed(2, k, rectangle(3 * k, 2, 2, 2)) for k in (1, 2, 3, 4)))
+    config = PropagationConfig(batch_size=1)
+    whole = run(FakeSegmenter(), bright_volume(8), prompts, config=config)
+    drive = Drive(FakeSegmenter(), bright_volume(8), prompts, config=config).plan()
+    drive.go(stop_after(4 + 2))
+    assert len(drive.segmenter.visits) == 2
+    # Nothing of the unfinished slice is kept.
+    assert not any(i == 3 for _, i in drive.result.known())
+    assert drive.propagator.done == 4
+    drive.go()
+    np.testing.assert_array_equal(drive.labels, whole.labels)
+    assert drive.segmenter.visits == whole.segmenter.visits
 
 
 def test_an_event_holds_the_smallest_changed_box():

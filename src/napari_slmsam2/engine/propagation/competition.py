@@ -1,109 +1,142 @@
-"""Several objects in one volume: whose claim counts, and which sweep has gone over to another."""
+"""Several labels in one volume: whose logits count, and which sweep follows another object."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from functools import cache
+from bisect import bisect_left
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.core.plan import BACKWARD, FORWARD, Gap, find_gaps
 from napari_slmsam2.core.prompts import PromptKind, PromptSet
-from napari_slmsam2.core.soft_masks import SoftMasks
+from napari_slmsam2.core.soft_masks import LogitPatch
 
-LabelLogits = Mapping[int, npt.NDArray[np.float32]]
+LabelLogits = Mapping[int, LogitPatch]
 
 CLOSENESS_POWER = 2
-"""Of the distance from the seed, plus 1, in the weight of a claim."""
+"""Of the distance from the seed, plus 1, by which logits are divided."""
 
 TAKEN_OVER = 0.5
 """Share of a mask in other labels above which its sweep follows one of them."""
 
 
-def weight_by_seed_distance(
-    label_logits: LabelLogits, prompts: PromptSet, index: int
-) -> LabelLogits:
-    """Make logits of several labels comparable: the nearer the seed, the less a sweep has drifted.
+class SeedDistances:
+    """How far every slice is from the seeds of a label.
 
     Parameters
     ----------
-    label_logits : mapping of label to ndarray of float32, shape (H, W)
-        Mask logits on a slice.
     prompts : PromptSet
-    index : int
-        The slice.
-
-    Returns
-    -------
-    mapping of label to ndarray of float32, shape (H, W)
-        Of the same signs.
     """
-    nearest: dict[int, int] = {}
-    for prompt in prompts:
-        if prompt.kind is not PromptKind.ABSENT:
-            distance = abs(prompt.index - index)
-            nearest[prompt.label] = min(distance, nearest.get(prompt.label, distance))
-    farthest = max(nearest.values(), default=0)
-    return {
-        label: logits * np.float32((1.0 + nearest.get(label, farthest)) ** -CLOSENESS_POWER)
-        for label, logits in label_logits.items()
-    }
+
+    def __init__(self, prompts: PromptSet) -> None:
+        seeds: dict[int, list[int]] = {}
+        for prompt in prompts:
+            if prompt.kind is not PromptKind.ABSENT:
+                seeds.setdefault(prompt.label, []).append(prompt.index)
+        self._seeds = {label: sorted(indices) for label, indices in seeds.items()}
+        self._nearest: dict[int, dict[int, int]] = {}
+
+    def weight(self, label_logits: LabelLogits, index: int) -> LabelLogits:
+        """Make logits of several labels comparable: sweeps drift with the distance from a seed.
+
+        Parameters
+        ----------
+        label_logits : mapping of label to LogitPatch
+            On a slice.
+        index : int
+            The slice.
+
+        Returns
+        -------
+        mapping of label to LogitPatch
+            Of the same signs.
+        """
+        if index not in self._nearest:
+            self._nearest[index] = {
+                label: _distance(seeds, index) for label, seeds in self._seeds.items()
+            }
+        nearest = self._nearest[index]
+        farthest = max(nearest.values(), default=0)
+        return {
+            label: LogitPatch(
+                patch.box,
+                patch.logits * np.float32((1.0 + nearest.get(label, farthest)) ** -CLOSENESS_POWER),
+            )
+            for label, patch in label_logits.items()
+        }
 
 
-def find_taken_over_slices(
-    soft: SoftMasks,
-    prompts: PromptSet,
-    n_slices: int,
-    labels: Collection[int],
-    resolve: Callable[[int, LabelLogits], npt.NDArray[np.integer]],
-) -> set[tuple[int, int]]:
-    """Where sweeps with an open end have gone over to other objects.
+def _distance(seeds: list[int], index: int) -> int:
+    place = bisect_left(seeds, index)
+    return min(abs(index - seed) for seed in seeds[max(0, place - 1) : place + 1])
 
-    A sweep is lost from the first slice on where other labels have more than half of its mask.
+
+def find_open_gaps(prompts: PromptSet, n_slices: int, labels: Collection[int]) -> list[Gap]:
+    """The gaps of labels beyond their outermost seeds, where the end is not known.
 
     Parameters
     ----------
-    soft : SoftMasks
-        What every label claims.
     prompts : PromptSet
     n_slices : int
+        Slices of the volume.
     labels : collection of int
-        Those whose sweeps are judged.
-    resolve : callable
-        ``resolve(index, claims)`` gives the labels of a slice, shape (H, W).
-
-    Returns
-    -------
-    set of (label, index)
     """
-
-    @cache
-    def taken_on(index: int) -> set[int]:
-        label_logits = soft.on_slice(index)
-        if not label_logits:
-            return set()
-        winner = resolve(index, label_logits)
-        return {label for label, logits in label_logits.items() if _is_taken(logits, winner, label)}
-
-    suppressed: set[tuple[int, int]] = set()
-    for gap in _open_gaps(prompts, n_slices, labels):
-        way = gap.indices(FORWARD if gap.after is None else BACKWARD)
-        first = next((step for step, i in enumerate(way) if gap.label in taken_on(i)), len(way))
-        suppressed |= {(gap.label, index) for index in way[first:]}
-    return suppressed
-
-
-def _is_taken(logits: npt.NDArray[np.float32], winner: npt.NDArray[np.integer], label: int) -> bool:
-    mask = logits > 0
-    others = (winner[mask] != label) & (winner[mask] > 0)
-    return bool(others.sum() > TAKEN_OVER * mask.sum())
-
-
-def _open_gaps(prompts: PromptSet, n_slices: int, labels: Collection[int]) -> list[Gap]:
-    """Those beyond the outermost seeds, where the end is not known."""
     seeded = {prompt.label for prompt in prompts if prompt.kind is not PromptKind.ABSENT}
     open_ended = (seeded - prompts.extents.keys()).intersection(labels)
     if not open_ended:
         return []
     return [gap for gap in find_gaps(prompts, n_slices, labels=open_ended) if not gap.closed]
+
+
+def find_taken_over(label_logits: LabelLogits, winner: npt.NDArray[np.integer]) -> set[int]:
+    """The labels of which others have more than half of the mask on a slice.
+
+    Parameters
+    ----------
+    label_logits : mapping of label to LogitPatch
+    winner : ndarray of int, shape (H, W)
+        The labels of the slice, resolved against each other.
+    """
+    return {
+        label
+        for label, patch in label_logits.items()
+        if _is_taken_over(patch.logits > 0, winner[patch.box], label)
+    }
+
+
+def _is_taken_over(
+    mask: npt.NDArray[np.bool_], winner: npt.NDArray[np.integer], label: int
+) -> bool:
+    others = (winner[mask] != label) & (winner[mask] > 0)
+    return bool(others.sum() > TAKEN_OVER * mask.sum())
+
+
+def suppressed_slices(
+    gaps: Collection[Gap], taken_over: Mapping[int, Collection[int]]
+) -> set[tuple[int, int]]:
+    """Where sweeps with an open end follow the object of another label.
+
+    A sweep is suppressed from the first slice on where other labels have more than half of its
+    mask.
+
+    Parameters
+    ----------
+    gaps : collection of Gap
+        From `find_open_gaps`.
+    taken_over : mapping of slice index to labels
+        From `find_taken_over`, for the slices of all gaps.
+
+    Returns
+    -------
+    set of (label, index)
+    """
+    suppressed: set[tuple[int, int]] = set()
+    for gap in gaps:
+        indices = gap.indices(FORWARD if gap.after is None else BACKWARD)
+        first = next(
+            (step for step, i in enumerate(indices) if gap.label in taken_over.get(i, ())),
+            len(indices),
+        )
+        suppressed |= {(gap.label, index) for index in indices[first:]}
+    return suppressed

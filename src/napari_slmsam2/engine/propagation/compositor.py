@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +14,18 @@ from napari_slmsam2.core.overlap import resolve_labels
 from napari_slmsam2.core.plan import BACKWARD, Gap
 from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
 from napari_slmsam2.core.quality import SliceQuality, mean_quality, measured
-from napari_slmsam2.engine.features.interpolation import interpolated_logits
-from napari_slmsam2.engine.propagation.competition import (
-    LabelLogits,
-    find_taken_over_slices,
-    weight_by_seed_distance,
+from napari_slmsam2.core.segmenter import SegmentedSlice
+from napari_slmsam2.core.soft_masks import (
+    BACKGROUND,
+    LIMIT,
+    Box,
+    LogitPatch,
+    find_box,
+    shift_box,
+    unite_boxes,
 )
+from napari_slmsam2.engine.features.interpolation import interpolated_logits
+from napari_slmsam2.engine.propagation.competition import LabelLogits, SeedDistances
 from napari_slmsam2.engine.propagation.merge import dice, merge_logits, sweep_weights
 from napari_slmsam2.engine.propagation.result import PropagationInput, PropagationResult
 from napari_slmsam2.engine.propagation.sweep import Sweep
@@ -29,7 +33,24 @@ from napari_slmsam2.engine.propagation.sweep import Sweep
 #: Weight of the interpolated shape against the two sweeps together.
 INTERPOLATION_SHARE = 0.5
 
-_BY_SLICE = itemgetter(1)
+
+@dataclass(frozen=True, slots=True)
+class SweptMask:
+    """What a sweep found on a slice.
+
+    Attributes
+    ----------
+    found : SliceQuality
+        Of this sweep alone.
+    patch : LogitPatch
+        Merged with the earlier sweep of the gap, where there is one.
+    quality : SliceQuality
+        Of the merged mask.
+    """
+
+    found: SliceQuality
+    patch: LogitPatch
+    quality: SliceQuality
 
 
 class Compositor:
@@ -45,6 +66,10 @@ class Compositor:
         Labels of the run.
     merge : {"sweeps", "interpolation"}
         Whether the shape interpolated between two seeds has a share in a merged mask.
+
+    Attributes
+    ----------
+    running : frozenset of int
     """
 
     def __init__(
@@ -59,80 +84,66 @@ class Compositor:
         self._task = task
         self._config = config
         self._result = result
-        self._running = frozenset(running)
+        self.running = frozenset(running)
         self._merge_rule = merge
-        self._seed_masks: dict[tuple[int, int], npt.NDArray[np.bool_]] = {}
+        self._shape = task.volume.slice_shape
+        self._seed_masks: dict[int, dict[int, npt.NDArray[np.bool_]]] = {}
+        self._distances: tuple[PromptSet, SeedDistances] | None = None
 
     def add_seed(self, prompt: SlicePrompt, mask: npt.NDArray[np.bool_]) -> None:
         """Keep the mask, shape (H, W), of a seed that the model has read."""
         key = prompt.label, prompt.index
-        self._seed_masks[key] = mask
-        if self._prompts_now().get(*key) is prompt:
+        self._seed_masks.setdefault(prompt.label, {})[prompt.index] = mask
+        if self._task.prompts_now().get(*key) is prompt:
             self._result.forget(*key)
             self._result.seed_masks[key] = mask
 
-    def add(
-        self, sweep: Sweep, index: int, logits: npt.NDArray[np.float32], quality: SliceQuality
-    ) -> SliceQuality | None:
-        """Store what a sweep found on a slice, merged with the earlier sweep of the gap.
+    def merge(self, sweep: Sweep, index: int, output: SegmentedSlice) -> SweptMask:
+        """Measure what a sweep found, and merge it with the earlier sweep of its gap.
 
-        Parameters
-        ----------
-        sweep : Sweep
-        index : int
-        logits : ndarray of float32, shape (H, W)
-        quality : SliceQuality
+        Nothing is stored, see `store`.
+        """
+        logits, found = output.logits, output
+        if output.presence < 0.5:
+            logits = np.full_like(logits, -LIMIT)
+        box = find_box(logits > BACKGROUND)
+        quality = SliceQuality(found.presence, found.predicted_iou, found.stability)
+        quality = _measured(quality, LogitPatch(box, logits[box]))
+        if sweep.gap.closed and sweep.is_final:
+            patch, merged = self._merged(sweep, index, logits, box, quality)
+            return SweptMask(quality, patch, merged)
+        # A copy: a view would keep the whole slice alive.
+        return SweptMask(quality, LogitPatch(box, logits[box].copy()), quality)
+
+    def store(
+        self, index: int, masks: Iterable[tuple[Sweep, SweptMask]]
+    ) -> dict[int, SliceQuality]:
+        """Store what the sweeps found on a slice.
 
         Returns
         -------
-        SliceQuality or None
-            Of the stored mask; None where the label is not to be written on this slice.
+        dict of label to SliceQuality
+            Of the labels that are to be written on this slice.
         """
-        label = sweep.label
-        if not self._writes(label, index):
-            return None
-        if sweep.gap.closed and sweep.is_final:
-            logits, quality = self._merge(sweep, index, logits, quality)
-        self._result.soft.put(label, index, logits)
-        self._result.suppressed.discard((label, index))
-        self._result.scores.setdefault(label, {})[index] = quality
+        quality = {}
+        for sweep, mask in masks:
+            label = sweep.label
+            if not self.writes(label, index):
+                continue
+            self._result.soft.put_patch(label, index, mask.patch, self._shape)
+            self._result.suppressed.discard((label, index))
+            self._result.scores.setdefault(label, {})[index] = mask.quality
+            quality[label] = mask.quality
         return quality
 
     def clear_rest(self, sweep: Sweep, index: int) -> Iterator[SliceSegmented]:
         """Remove what an earlier run left beyond the slice on which a sweep ended."""
         for i in sweep.rest(index):
-            if not self._writes(sweep.label, i):
+            if not self.writes(sweep.label, i):
                 continue
             self._result.forget(sweep.label, i)
             if (self._task.read_labels(i) == sweep.label).any():
                 yield self.slice_event(i, {}, final=True)
-
-    def suppress_taken_over(self) -> Iterator[SliceSegmented]:
-        """End sweeps that follow the object of another label, from there on."""
-        labels = set(self._running)
-        if self._config.overlap == "highest":
-            labels |= {label for label, _ in self._result.soft}
-        found = find_taken_over_slices(
-            self._result.soft,
-            self._prompts_now(),
-            self._task.volume.n_slices,
-            labels,
-            lambda index, label_logits: self._resolve(
-                self._task.read_labels(index), index, label_logits, labels
-            ),
-        )
-        changed = {
-            (label, index)
-            for label, index in found ^ self._result.suppressed
-            if label in labels and self._writes(label, index)
-        }
-        shown = replace(self._result, suppressed=self._result.suppressed ^ changed).quality
-        for index, here in groupby(sorted(changed, key=_BY_SLICE), key=_BY_SLICE):
-            switched = set(here)
-            cleared = {label for label, _ in switched}
-            quality = {x: shown[x][index] for x in cleared if index in shown.get(x, {})}
-            self._result.suppressed ^= switched
-            yield self.slice_event(index, quality, final=True, cleared=cleared)
 
     def slice_event(
         self,
@@ -144,84 +155,48 @@ class Compositor:
     ) -> SliceSegmented:
         """The labels of a slice as they are now, and where they differ from those before."""
         existing = self._task.read_labels(index)
-        running = self._running.union(cleared)
-        resolved = self._resolve(existing, index, self._result.label_logits(index), running)
-        changed = resolved != existing
-        rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
-        bbox = (
-            (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-            if len(rows)
-            else (slice(0, 0), slice(0, 0))
-        )
+        running = self.running.union(cleared)
+        resolved = self.resolve(existing, index, self._result.patches(index), running)
+        bbox = find_box(resolved != existing)
         return SliceSegmented(index, resolved[bbox], bbox, dict(quality), final)
 
-    def _merge(
-        self,
-        sweep: Sweep,
-        index: int,
-        logits: npt.NDArray[np.float32],
-        quality: SliceQuality,
-    ) -> tuple[npt.NDArray[np.float32], SliceQuality]:
-        gap, label = sweep.gap, sweep.label
-        assert gap.before is not None
-        assert gap.after is not None
-        weighted_logits = [(logits, 1.0)]
-        agreement = None
-        first = None
-        if sweep.direction == BACKWARD and gap.from_before:
-            # None where a seed was set and removed again since the forward sweep.
-            first = self._result.scores.get(label, {}).get(index)
-        if first is not None:
-            earlier = self._result.soft.get(label, index)
-            if earlier is None:
-                earlier = np.full_like(logits, -8.0)
-            agreement = dice(earlier > 0, logits > 0)
-            forward, backward = sweep_weights(
-                index, gap.before, gap.after, first.confidence, quality.confidence
-            )
-            weighted_logits = [(earlier, forward), (logits, backward)]
-            quality = mean_quality(first, quality)
-        if self._interpolates(gap):
-            share = INTERPOLATION_SHARE * sum(weight for _, weight in weighted_logits)
-            masks = {i: mask for (x, i), mask in self._seed_masks.items() if x == label}
-            weighted_logits.append((interpolated_logits(masks, index), share))
-        if len(weighted_logits) == 1:
-            return logits, quality
-        merged = merge_logits(weighted_logits)
-        return merged, replace(measured(quality, merged), agreement=agreement)
-
-    def _interpolates(self, gap: Gap) -> bool:
-        return self._merge_rule == "interpolation" and all(
-            self._seed_masks[gap.label, i].any() for i in (gap.before, gap.after) if i is not None
-        )
-
-    def _resolve(
+    def resolve(
         self,
         existing: npt.NDArray[np.integer],
         index: int,
         label_logits: LabelLogits,
         running: Collection[int],
     ) -> npt.NDArray[np.integer]:
-        prompts = self._prompts_now()
+        """The labels of a slice, from the logits of all of them.
+
+        Parameters
+        ----------
+        existing : ndarray of int, shape (H, W)
+            Labels on the slice so far.
+        index : int
+        label_logits : mapping of label to LogitPatch
+        running : collection of int
+            Labels whose earlier pixels are replaced.
+
+        Returns
+        -------
+        ndarray of int, shape (H, W)
+        """
+        prompts = self._task.prompts_now()
         seeds = {
             p.label: mask
             for p in prompts.on_slice(index)
             if (mask := self._seed_mask(p)) is not None
         }
-        weighted = weight_by_seed_distance(label_logits, prompts, index)
+        if self._distances is None or self._distances[0] is not prompts:
+            self._distances = prompts, SeedDistances(prompts)
+        weighted = self._distances[1].weight(label_logits, index)
         return resolve_labels(existing, weighted, running, seeds, self._config.overlap)
 
-    def _seed_mask(self, prompt: SlicePrompt) -> npt.NDArray[np.bool_] | None:
-        if prompt.mask is not None:
-            return prompt.mask
-        if prompt.kind is PromptKind.ABSENT:
-            return np.zeros(self._task.volume.slice_shape, dtype=bool)
-        return self._result.seed_masks.get((prompt.label, prompt.index))
-
-    def _writes(self, label: int, index: int) -> bool:
+    def writes(self, label: int, index: int) -> bool:
         """Whether a slice of a gap is to be filled: in the range, and not annotated since."""
         everything = (0, self._task.volume.n_slices - 1)
-        prompts = self._prompts_now()
+        prompts = self._task.prompts_now()
         return prompts.get(label, index) is None and all(
             first <= index <= last
             for first, last in (
@@ -230,6 +205,59 @@ class Compositor:
             )
         )
 
-    def _prompts_now(self) -> PromptSet:
-        now = self._task.current_prompts
-        return self._task.prompts if now is None else now()
+    def _merged(
+        self,
+        sweep: Sweep,
+        index: int,
+        logits: npt.NDArray[np.float32],
+        box: Box,
+        quality: SliceQuality,
+    ) -> tuple[LogitPatch, SliceQuality]:
+        """The mask in a gap between two seeds, inside the box of all its parts."""
+        gap, label = sweep.gap, sweep.label
+        assert gap.before is not None
+        assert gap.after is not None
+        earlier, agreement, weights = None, None, [1.0]
+        if sweep.direction == BACKWARD and gap.from_before:
+            # None where a seed was set and removed again since the forward sweep.
+            first = self._result.scores.get(label, {}).get(index)
+            if first is not None:
+                earlier = self._result.soft.patch(label, index) or LogitPatch.empty()
+                box = unite_boxes(box, earlier.box)
+                agreement = dice(earlier.within(box) > 0, logits[box] > 0)
+                weights = list(
+                    sweep_weights(
+                        index, gap.before, gap.after, first.confidence, quality.confidence
+                    )
+                )
+                quality = mean_quality(first, quality)
+        shape = None
+        if self._interpolates(gap):
+            shape = interpolated_logits(self._seed_masks[label], index)
+            box = unite_boxes(box, find_box(shape > BACKGROUND))
+            weights.append(INTERPOLATION_SHARE * sum(weights))
+        parts = [] if earlier is None else [earlier.within(box)]
+        parts += [logits[box]] if shape is None else [logits[box], shape[box]]
+        if len(parts) == 1:
+            return LogitPatch(box, logits[box].copy()), quality
+        merged = merge_logits(zip(parts, weights, strict=True))
+        inner = find_box(merged > BACKGROUND)
+        patch = LogitPatch(shift_box(inner, box), merged[inner])
+        return patch, replace(_measured(quality, patch), agreement=agreement)
+
+    def _interpolates(self, gap: Gap) -> bool:
+        return self._merge_rule == "interpolation" and all(
+            self._seed_masks[gap.label][i].any() for i in (gap.before, gap.after) if i is not None
+        )
+
+    def _seed_mask(self, prompt: SlicePrompt) -> npt.NDArray[np.bool_] | None:
+        if prompt.mask is not None:
+            return prompt.mask
+        if prompt.kind is PromptKind.ABSENT:
+            return np.zeros(self._shape, dtype=bool)
+        return self._result.seed_masks.get((prompt.label, prompt.index))
+
+
+def _measured(quality: SliceQuality, patch: LogitPatch) -> SliceQuality:
+    rows, columns = patch.box
+    return measured(quality, patch.logits, (rows.start, columns.start))

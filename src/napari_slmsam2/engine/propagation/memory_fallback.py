@@ -48,27 +48,25 @@ class MemoryFallback:
             except DeviceMemoryError as error:
                 self._free(error)
 
-    def call_in_batches(
+    def call_batch(
         self, compute: Callable[[Sequence[_T]], list[_R]], items: Sequence[_T]
     ) -> list[_R]:
-        """The results of ``compute(batch)`` for all items, in batches that fit into memory.
+        """The results of ``compute(batch)`` for the first items, as many as fit into memory.
 
         Raises
         ------
         DeviceMemoryError
             A single item does not fit, and nothing is left to free.
         """
-        results: list[_R] = []
-        while len(results) < len(items):
-            batch = items[len(results) : len(results) + self._batch_size]
+        while True:
+            batch = items[: self._batch_size]
             try:
-                results += compute(batch)
+                return compute(batch)
             except DeviceMemoryError as error:
                 if len(batch) > 1:
                     self._halve(len(batch))
                 else:
                     self._free(error)
-        return results
 
     def take_notes(self) -> list[str]:
         """What was done since the last call, one message for the user per measure."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-
-import numpy as np
+from dataclasses import dataclass, field, replace
 
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.errors import PromptError
@@ -13,6 +11,7 @@ from napari_slmsam2.core.events import (
     FellBack,
     Finished,
     FinishReason,
+    Progressed,
     PropagationEvent,
     SliceSegmented,
     SweepEnded,
@@ -20,14 +19,27 @@ from napari_slmsam2.core.events import (
 from napari_slmsam2.core.memory import MemoryBank, MemoryEntry
 from napari_slmsam2.core.plan import Gap, Step, make_steps
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
-from napari_slmsam2.core.quality import SliceQuality, measured
 from napari_slmsam2.core.segmenter import SegmentedSlice, SliceSegmenter, SweepContext
-from napari_slmsam2.engine.propagation.compositor import Compositor
+from napari_slmsam2.engine.propagation.compositor import Compositor, SweptMask
 from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
 from napari_slmsam2.engine.propagation.memory_fallback import MemoryFallback
 from napari_slmsam2.engine.propagation.result import PropagationInput, PropagationResult
+from napari_slmsam2.engine.propagation.schedule import Schedule, Work
 from napari_slmsam2.engine.propagation.slice_encoding import encode_slice
 from napari_slmsam2.engine.propagation.sweep import Sweep, SweepState
+from napari_slmsam2.engine.propagation.takeover import TakeoverCheck
+
+_Work = Callable[[], Iterator[PropagationEvent]]
+
+
+@dataclass(slots=True)
+class _Visit:
+    """A slice whose labels are segmented batch by batch."""
+
+    step: Step
+    sweeps: list[Sweep]
+    embedding: object
+    masks: list[SweptMask] = field(default_factory=list)
 
 
 class Propagator:
@@ -92,10 +104,18 @@ class Propagator:
         ]
         self._check_prompt_kinds()
         self._steps = make_steps(gaps)
-        self._next_step = 0
-        self._total = len(self._steps) + len(self._pending_seeds)
+        self._takeover: TakeoverCheck | None = None
+        self._schedule = Schedule(
+            {
+                Work.SEED: len(self._pending_seeds),
+                Work.VISIT: sum(len(step.gaps) for step in self._steps),
+                Work.CHECK: self._new_takeover_check().left if self._steps else 0,
+            }
+        )
+        self._done = self._next_step = 0
         self._seeds: dict[int, dict[int, MemoryEntry]] = {}
         self._states: dict[Sweep, SweepState] = {}
+        self._visit: _Visit | None = None
         self._events: Iterator[PropagationEvent] = iter(())
 
     def propagate(
@@ -106,7 +126,7 @@ class Propagator:
         Parameters
         ----------
         should_stop : callable, optional
-            Asked between slices.
+            Asked between slices, and between the batches of labels on a slice.
 
         Yields
         ------
@@ -123,96 +143,143 @@ class Propagator:
             # Not "yield from": that would close the step when a reader leaves in the middle of it.
             for event in self._events:  # noqa: UP028
                 yield event
-            if self.done == self.total:
+            work = self._next_work()
+            if work is None:
                 yield Finished(FinishReason.COMPLETED)
                 return
             if stopped():
                 yield Finished(FinishReason.STOPPED)
                 return
-            self._events = self._advance()
+            self._events = self._report(work())
 
     @property
     def done(self) -> int:
-        """Steps done so far, seeds included."""
-        return self._total - len(self._pending_seeds) - len(self._steps) + self._next_step
+        """Position in the run: seeds read, slices segmented and slices corrected at the end."""
+        return self._done
 
-    @property
-    def total(self) -> int:
-        """Steps of the whole run; sweeps that end early make it an upper bound."""
-        return self._total
+    def _next_work(self) -> _Work | None:
+        """Seeds first, then all slices in the order of the plan, then the check at the end."""
+        if self._pending_seeds:
+            return self._read_seed
+        if self._next_step < len(self._steps):
+            return self._segment_batch
+        if self._steps and (self._takeover is None or not self._takeover.finished):
+            return self._check_takeover
+        return None
 
-    def _advance(self) -> Iterator[PropagationEvent]:
-        """One step: a seed is read, or a slice is segmented for all labels whose gap covers it."""
-        step = self._read_seed if self._pending_seeds else self._visit
-        for event in step():
+    def _report(self, events: Iterator[PropagationEvent]) -> Iterator[PropagationEvent]:
+        """The events of one piece of work, with the progress of the run."""
+        schedule, is_reported = self._schedule, False
+        for event in events:
             if isinstance(event, SliceSegmented):
-                event = replace(event, done=self.done, total=self.total)
+                is_reported = True
+                event = replace(
+                    event,
+                    done=schedule.done,
+                    total=schedule.total,
+                    seconds_left=schedule.seconds_left,
+                )
             yield event
+        if not is_reported:
+            yield Progressed(schedule.done, schedule.total, schedule.seconds_left)
         for note in self._fallback.take_notes():
             yield FellBack(note)
 
     def _read_seed(self) -> Iterator[PropagationEvent]:
         prompt = self._pending_seeds[0]
-        embedding = self._embedding(prompt.index)
-        output = self._fallback.call(
-            lambda: self._segmenter.encode_seed(embedding, prompt, self._context.shape)
-        )
+        with self._schedule.measure(Work.SEED):
+            embedding = self._embedding(prompt.index)
+            output = self._fallback.call(
+                lambda: self._segmenter.encode_seed(embedding, prompt, self._context.shape)
+            )
         entry = MemoryEntry(prompt.index, is_seed=True, content=output.content)
         self._seeds.setdefault(prompt.label, {})[prompt.index] = entry
         mask = prompt.mask if prompt.mask is not None else output.logits > 0
         self._compositor.add_seed(prompt, mask)
         self._pending_seeds.pop(0)
+        self._done += 1
+        self._schedule.finish(Work.SEED)
         if prompt.is_open:
             yield self._compositor.slice_event(prompt.index, {}, final=True)
 
-    def _visit(self) -> Iterator[PropagationEvent]:
+    def _segment_batch(self) -> Iterator[PropagationEvent]:
+        """Some labels of a slice; with the last ones the slice is written."""
+        with self._schedule.measure(Work.VISIT):
+            visit = self._visit = self._visit or self._begin_visit()
+            waiting = visit.sweeps[len(visit.masks) :]
+            outputs = self._segment(visit, waiting) if waiting else []
+            for sweep, output in zip(waiting, outputs, strict=False):
+                visit.masks.append(self._remember(sweep, visit.step.index, output))
+        self._schedule.finish(Work.VISIT, len(outputs))
+        if len(visit.masks) == len(visit.sweeps):
+            self._visit = None
+            self._next_step += 1
+            self._done += 1
+            yield from self._compose(visit)
+
+    def _begin_visit(self) -> _Visit:
         step = self._steps[self._next_step]
         sweeps = [Sweep(gap, step.direction) for gap in step.gaps]
         active = [sweep for sweep in sweeps if not self._state(sweep).ended]
-        outputs = self._segment(step, active) if active else []
-        self._next_step += 1
-        quality = {}
-        for sweep, output in zip(active, outputs, strict=True):
-            score = self._remember(sweep, step.index, output)
-            if score is not None:
-                quality[sweep.label] = score
-        if quality:
-            final = all(sweep.is_final for sweep in active)
-            yield self._compositor.slice_event(step.index, quality, final=final)
-        for sweep in active:
-            state = self._state(sweep)
-            if state.ended:
-                yield SweepEnded(sweep.label, step.index, step.direction)
-                yield from self._compositor.clear_rest(sweep, step.index)
-            if state.ended or step.index == sweep.last_index:
-                state.bank.clear_visited()
-        if self._next_step == len(self._steps):
-            yield from self._compositor.suppress_taken_over()
+        return _Visit(step, active, self._embedding(step.index) if active else None)
 
-    def _segment(self, step: Step, active: Sequence[Sweep]) -> list[SegmentedSlice]:
-        embedding = self._embedding(step.index)
-        return self._fallback.call_in_batches(
+    def _segment(self, visit: _Visit, waiting: Sequence[Sweep]) -> list[SegmentedSlice]:
+        """As many of the waiting labels as are segmented at once."""
+        step = visit.step
+        return self._fallback.call_batch(
             lambda banks: self._segmenter.segment(
-                embedding, step.index, step.direction, banks, self._context
+                visit.embedding, step.index, step.direction, banks, self._context
             ),
-            [self._state(sweep).bank for sweep in active],
+            [self._state(sweep).bank for sweep in waiting],
         )
 
-    def _remember(self, sweep: Sweep, index: int, output: SegmentedSlice) -> SliceQuality | None:
-        """Store a result, and end the sweep where the object has been absent for long enough."""
+    def _remember(self, sweep: Sweep, index: int, output: SegmentedSlice) -> SweptMask:
+        """Put a result into the memory of its sweep."""
         state = self._state(sweep)
-        logits = output.logits if output.presence >= 0.5 else np.full_like(output.logits, -8.0)
-        quality = measured(
-            SliceQuality(output.presence, output.predicted_iou, output.stability), logits
-        )
+        mask = self._compositor.merge(sweep, index, output)
+        confidence = mask.found.confidence
         state.bank.add(
-            MemoryEntry(index, is_seed=False, content=output.content, confidence=quality.confidence)
+            MemoryEntry(index, is_seed=False, content=output.content, confidence=confidence)
         )
         state.bank.retain(index + sweep.direction, sweep.direction, self._segmenter.reach)
-        state.absent_in_a_row = 0 if quality.area else state.absent_in_a_row + 1
-        end_is_known = sweep.gap.closed or sweep.label in self._task.prompts.extents
-        state.ended = not end_is_known and state.absent_in_a_row >= self.config.stop_after_absent
-        return self._compositor.add(sweep, index, logits, quality)
+        state.absent_in_a_row = 0 if mask.found.area else state.absent_in_a_row + 1
+        return mask
+
+    def _compose(self, visit: _Visit) -> Iterator[PropagationEvent]:
+        """Write a slice, and end the sweeps whose object has been absent for long enough."""
+        index, sweeps = visit.step.index, visit.sweeps
+        with self._schedule.measure(Work.VISIT):
+            quality = self._compositor.store(index, zip(sweeps, visit.masks, strict=True))
+        if quality:
+            final = all(sweep.is_final for sweep in sweeps)
+            yield self._compositor.slice_event(index, quality, final=final)
+        for sweep in sweeps:
+            state = self._state(sweep)
+            end_is_known = sweep.gap.closed or sweep.label in self._task.prompts.extents
+            is_gone = state.absent_in_a_row >= self.config.stop_after_absent
+            state.ended = is_gone and not end_is_known
+            if state.ended:
+                self._schedule.drop(Work.VISIT, len(sweep.rest(index)))
+                yield SweepEnded(sweep.label, index, sweep.direction)
+                yield from self._compositor.clear_rest(sweep, index)
+            if state.ended or index == sweep.last_index:
+                state.bank.clear_visited()
+
+    def _check_takeover(self) -> Iterator[PropagationEvent]:
+        """One slice of the check for sweeps that follow the object of another label."""
+        if self._takeover is None:
+            self._takeover = self._new_takeover_check()
+        with self._schedule.measure(Work.CHECK):
+            before = self._takeover.left
+            event = self._takeover.advance()
+        self._schedule.finish(Work.CHECK, before - self._takeover.left)
+        self._schedule.plan(Work.CHECK, self._takeover.left)
+        if event is not None:
+            self._done += 1
+            yield event
+
+    def _new_takeover_check(self) -> TakeoverCheck:
+        return TakeoverCheck(self._compositor, self._task, self.config, self.result)
 
     def _state(self, sweep: Sweep) -> SweepState:
         if sweep not in self._states:

@@ -12,7 +12,7 @@ from napari_slmsam2.core.intensity import IntensityWindow
 from napari_slmsam2.core.plan import Gap
 from napari_slmsam2.core.prompts import PromptSet
 from napari_slmsam2.core.quality import SliceQuality
-from napari_slmsam2.core.soft_masks import SoftMasks
+from napari_slmsam2.core.soft_masks import LogitPatch, SoftMasks
 from napari_slmsam2.core.volume import Volume
 
 
@@ -43,6 +43,10 @@ class PropagationInput:
     read_labels: Callable[[int], npt.NDArray[np.integer]]
     write_range: tuple[int, int] | None = None
     current_prompts: Callable[[], PromptSet] | None = None
+
+    def prompts_now(self) -> PromptSet:
+        """Seeds and extents as they are now."""
+        return self.prompts if self.current_prompts is None else self.current_prompts()
 
 
 @dataclass(slots=True)
@@ -75,12 +79,18 @@ class PropagationResult:
             set(self.suppressed),
         )
 
+    def patches(self, index: int) -> dict[int, LogitPatch]:
+        """Mask logits of the labels that are followed on a slice, inside their boxes."""
+        return {
+            label: patch
+            for label, patch in self.soft.on_slice(index).items()
+            if (label, index) not in self.suppressed
+        }
+
     def label_logits(self, index: int) -> dict[int, npt.NDArray[np.float32]]:
         """Mask logits, shape (H, W), of the labels that are followed on a slice."""
-        soft = self.soft.on_slice(index)
-        return {
-            label: logits for label, logits in soft.items() if (label, index) not in self.suppressed
-        }
+        found = {label: self.soft.get(label, index) for label in self.patches(index)}
+        return {label: logits for label, logits in found.items() if logits is not None}
 
     @property
     def quality(self) -> dict[int, dict[int, SliceQuality]]:

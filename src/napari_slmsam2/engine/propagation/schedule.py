@@ -1,0 +1,81 @@
+"""What a run has to do, what is done, and how long the rest takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+
+
+class Work(Enum):
+    """Kinds of work, each with a speed of its own."""
+
+    SEED = "seed"
+    """One seed is read."""
+    VISIT = "visit"
+    """One label is segmented on one slice."""
+    CHECK = "check"
+    """On one slice it is checked which sweeps follow the object of another label."""
+
+
+class Schedule:
+    """Counts the work of a run and measures its speed.
+
+    Parameters
+    ----------
+    planned : dict of Work to int
+        Units of every kind.
+    """
+
+    def __init__(self, planned: dict[Work, int]) -> None:
+        self._left = {work: planned.get(work, 0) for work in Work}
+        self._done = dict.fromkeys(Work, 0)
+        self._seconds = dict.fromkeys(Work, 0.0)
+
+    @contextmanager
+    def measure(self, work: Work) -> Iterator[None]:
+        """Add the time in the context to a kind of work; not to be held across a ``yield``."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[work] += time.perf_counter() - started
+
+    def finish(self, work: Work, units: int = 1) -> None:
+        """Count units as done."""
+        self._done[work] += units
+        self._left[work] -= units
+
+    def drop(self, work: Work, units: int) -> None:
+        """Take units off the plan that will not be done."""
+        self._left[work] -= units
+
+    def plan(self, work: Work, units: int) -> None:
+        """Set the number of units that are left."""
+        self._left[work] = units
+
+    @property
+    def done(self) -> int:
+        """Units done so far."""
+        return sum(self._done.values())
+
+    @property
+    def total(self) -> int:
+        """Units of the whole run, as far as they are known."""
+        return self.done + sum(self._left.values())
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time for the rest, from the measured speed of each kind of work.
+
+        None before any slice is segmented. The time of kinds that have not begun is left out:
+        checks are fast beside visits.
+        """
+        if self._left[Work.VISIT] and not self._done[Work.VISIT]:
+            return None
+        return sum(
+            left * self._seconds[work] / self._done[work]
+            for work, left in self._left.items()
+            if self._done[work]
+        )
