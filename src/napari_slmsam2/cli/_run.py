@@ -73,18 +73,25 @@ def follow(
         Of the progress bar.
     """
     from napari_slmsam2.core.errors import SlmSam2Error
-    from napari_slmsam2.core.events import FellBack, Finished, FinishReason, SliceSegmented
+    from napari_slmsam2.core.events import (
+        FellBack,
+        Finished,
+        FinishReason,
+        Progressed,
+        SliceSegmented,
+    )
 
     outcome = Outcome()
     began = time.perf_counter()
     with meter(title) as shown:
         try:
             for event in events:
-                if isinstance(event, SliceSegmented):
+                if isinstance(event, SliceSegmented | Progressed):
                     outcome.done, outcome.total = event.done, event.total
+                    shown.update(event.done, event.total, event.seconds_left)
+                if isinstance(event, SliceSegmented):
                     outcome.slices.add(event.index)
                     outcome.visits += 1
-                    shown.update(event.done, event.total)
                     print_record(_slice_record(event, time.perf_counter() - began))
                 elif isinstance(event, FellBack):
                     outcome.notes.append(event.message)
@@ -102,7 +109,7 @@ def follow(
 
 def _slice_record(event: SliceSegmented, seconds: float) -> dict[str, Any]:
     """A line of ``--progress json``."""
-    share = event.done / event.total if event.total else 1.0
+    left = event.seconds_left
     return {
         "event": "slice",
         "slice": event.index,
@@ -110,7 +117,7 @@ def _slice_record(event: SliceSegmented, seconds: float) -> dict[str, Any]:
         "done": event.done,
         "total": event.total,
         "elapsed_s": round(seconds, 3),
-        "left_s": round(seconds * (1 - share) / share, 3) if share else None,
+        "left_s": None if left is None else round(left, 3),
         "labels": {
             str(label): {"area": quality.area, "confidence": round(quality.confidence, 4)}
             for label, quality in event.quality.items()

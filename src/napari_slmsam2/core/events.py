@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 from napari_slmsam2.core.quality import SliceQuality
 
+VISIT_UNITS = 10
+"""Work of one label on one slice in one direction, in units of the progress."""
+
 
 class FinishReason(Enum):
     """Why a run ended."""
@@ -35,8 +38,9 @@ class SliceSegmented:
     final : bool
         False where a second sweep will still visit this slice and merge its result.
     done, total : int
-        Work so far and work of the whole run. A seed is one unit, and so is a label on a slice,
-        once for each direction. The total is an upper bound that falls when a sweep ends early.
+        Work so far and work of the whole run. A label on a slice is `VISIT_UNITS` units, once for
+        each direction; a seed, and a slice of the check at the end, is one unit. The total is an
+        upper bound that falls when a sweep ends early.
     seconds_left : float or None
         Time that the rest takes at the speed so far; None before the speed is known.
     """

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.errors import DeviceMemoryError, PromptError
 from napari_slmsam2.core.events import (
+    VISIT_UNITS,
     FellBack,
     Finished,
     FinishReason,
@@ -71,7 +72,8 @@ def test_progress_counts_up_to_the_total():
     done = [e.done for e in progress(drive)]
     assert done == sorted(done)
     # Two seeds, two slices before, three between in both directions, two behind; four checks.
-    assert {e.total for e in progress(drive)} == {2 + 2 + 3 + 3 + 2 + 4}
+    visits = 2 + 3 + 3 + 2
+    assert {e.total for e in progress(drive)} == {2 + visits * VISIT_UNITS + 4}
     assert done[-1] == progress(drive)[-1].total
     assert drive.propagator.done == 12
 
@@ -80,14 +82,15 @@ def test_many_labels_on_a_slice_count_as_many_and_are_reported_batch_by_batch():
     prompts = prompts_of(*(seed(2, k, rectangle(3 * k, 2, 2, 2)) for k in (1, 2, 3, 4)))
     config = PropagationConfig(batch_size=1)
     drive = run(FakeSegmenter(), bright_volume(8), prompts, config=config)
-    assert [e.done for e in progress(drive)][: 4 + 4] == list(range(1, 9))
-    assert progress(drive)[-1].done == 4 + 4 * 7 + 7
+    done = [e.done for e in progress(drive)]
+    assert done[:8] == [1, 2, 3, 4, *(4 + n * VISIT_UNITS for n in (1, 2, 3, 4))]
+    assert done[-1] == 4 + 4 * 7 * VISIT_UNITS + 7
 
 
 def test_what_is_left_of_an_ended_sweep_is_taken_off_the_total():
     drive = run(FakeSegmenter(), bright_volume(100, dark=range(10, 100)), prompts_of(seed(4)))
     last = progress(drive)[-1]
-    assert last.done == last.total < 130
+    assert last.done == last.total < 20 * VISIT_UNITS + 100
 
 
 def test_the_time_left_follows_the_speed_of_the_slices_not_of_the_seeds():

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 
+from napari_slmsam2.core.events import VISIT_UNITS
+
 
 class Work(Enum):
     """Kinds of work, each with a speed of its own."""
@@ -19,13 +21,16 @@ class Work(Enum):
     """On one slice it is checked which sweeps follow the object of another label."""
 
 
+_UNITS = {Work.SEED: 1, Work.VISIT: VISIT_UNITS, Work.CHECK: 1}
+
+
 class Schedule:
     """Counts the work of a run and measures its speed.
 
     Parameters
     ----------
     planned : dict of Work to int
-        Units of every kind.
+        How many of every kind.
     """
 
     def __init__(self, planned: dict[Work, int]) -> None:
@@ -42,28 +47,28 @@ class Schedule:
         finally:
             self._seconds[work] += time.perf_counter() - started
 
-    def finish(self, work: Work, units: int = 1) -> None:
-        """Count units as done."""
-        self._done[work] += units
-        self._left[work] -= units
+    def finish(self, work: Work, count: int = 1) -> None:
+        """Count work as done."""
+        self._done[work] += count
+        self._left[work] -= count
 
-    def drop(self, work: Work, units: int) -> None:
-        """Take units off the plan that will not be done."""
-        self._left[work] -= units
+    def drop(self, work: Work, count: int) -> None:
+        """Take work off the plan that will not be done."""
+        self._left[work] -= count
 
-    def plan(self, work: Work, units: int) -> None:
-        """Set the number of units that are left."""
-        self._left[work] = units
+    def plan(self, work: Work, count: int) -> None:
+        """Set how much of a kind is left."""
+        self._left[work] = count
 
     @property
     def done(self) -> int:
-        """Units done so far."""
-        return sum(self._done.values())
+        """Units done so far, see `SliceSegmented`."""
+        return sum(_UNITS[work] * count for work, count in self._done.items())
 
     @property
     def total(self) -> int:
         """Units of the whole run, as far as they are known."""
-        return self.done + sum(self._left.values())
+        return self.done + sum(_UNITS[work] * count for work, count in self._left.items())
 
     @property
     def seconds_left(self) -> float | None:

@@ -52,7 +52,7 @@ class Speeds:
         self._seen: dict[tuple[object, ...], dict[int, tuple[float, str]]] = {}
 
     def note(self, annotation: Annotation, request: RunRequest, rate: float, device: str) -> None:
-        """A run did ``rate`` steps per second on a device."""
+        """Store that a run segmented ``rate`` labels on slices per second on a device."""
         of_labels = self._seen.setdefault(_key(annotation, request), {})
         of_labels[len(request.labels)] = 1 / rate, device
 
@@ -75,17 +75,17 @@ class Speeds:
         if seconds is None:
             return f"{what} to fill; how long it takes shows after the first {ENOUGH_STEPS}."
         model = Path(request.model).name
-        return f"About {duration(len(steps) * seconds[0])} for {what} ({model} on {seconds[1]})."
+        visits = sum(len(step.gaps) for step in steps)
+        return f"About {duration(visits * seconds[0])} for {what} ({model} on {seconds[1]})."
 
     def _seconds(self, annotation: Annotation, request: RunRequest) -> tuple[float, str] | None:
-        """Seconds per step, and the device; for more labels than were run, in proportion."""
+        """Seconds per label on a slice, and the device, of the most similar run."""
         of_labels = self._seen.get(_key(annotation, request))
         if not of_labels:
             return None
         n_labels = len(request.labels)
         nearest = min(of_labels, key=lambda n: (abs(n - n_labels), n))
-        seconds, device = of_labels[nearest]
-        return seconds * max(1.0, n_labels / nearest), device
+        return of_labels[nearest]
 
 
 def _key(annotation: Annotation, request: RunRequest) -> tuple[object, ...]:

@@ -59,7 +59,7 @@ class RunBar(QWidget):
         self.stop_button.clicked.connect(self.stop)
         self.pause_button.clicked.connect(self.pause)
         self.bar = QProgressBar()
-        self.bar.setToolTip("Slices done of those that the run visits at most.")
+        self.bar.setToolTip("Share of the work: each label on each slice, once per direction.")
         self.bar.setRange(0, 1)
         self.bar.setTextVisible(False)
         self.status: QLabel = wrapped_label()
@@ -179,8 +179,8 @@ class RunBar(QWidget):
         self.bar.setValue(int(1000 * share))
         set_text(self.status, text)
 
-    def show_progress(self, done: int, total: int, rate: float | None, *, paused: bool) -> None:
-        """Steps done, and steps per second."""
+    def show_progress(self, done: int, total: int, left: float | None, *, paused: bool) -> None:
+        """Show the share of the work that is done, and the time left in seconds."""
         self.bar.show()
         self.bar.setTextVisible(True)
         # Else the bar draws the whole window at once, before the rest of the panel has changed.
@@ -188,9 +188,9 @@ class RunBar(QWidget):
         self.bar.setRange(0, max(1, total))
         self.bar.setValue(done)
         self.bar.setUpdatesEnabled(True)
-        text = "Paused" if paused else f"{done} of at most {total} slices"
-        if rate is not None:
-            text += f"; {rate:.1f} per second; {duration((total - done) / rate)} left"
+        text = "Paused" if paused else f"{_percent(done, total)} done"
+        if left is not None:
+            text += f"; {duration(left)} left"
         set_text(self.status, text)
 
     def show_end(self, text: str) -> None:
@@ -214,12 +214,16 @@ def describe_end(outcome: object, done: int, total: int) -> str:
     outcome : FinishReason or object
         Anything else is an error.
     done, total : int
-        Steps.
+        Work of the run, see `SliceSegmented`.
     """
     if outcome is FinishReason.STOPPED:
-        return f"Stopped after {done} of at most {total} slices."
+        return f"Stopped after {_percent(done, total)}; finished slices stay."
     if outcome is not FinishReason.COMPLETED:
         return "The run ended early; finished slices stay."
     if not done:
         return "Nothing to do: no gap lies beside a changed seed."
-    return f"Done: {done} slices visited."
+    return "Done."
+
+
+def _percent(done: int, total: int) -> str:
+    return f"{100 * done / max(1, total):.0f} %"

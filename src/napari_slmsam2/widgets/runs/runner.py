@@ -9,7 +9,14 @@ from napari.qt.threading import GeneratorWorker, create_worker
 from napari.utils.notifications import notification_manager
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_slmsam2.core.events import FellBack, Finished, FinishReason, SliceSegmented
+from napari_slmsam2.core.events import (
+    VISIT_UNITS,
+    FellBack,
+    Finished,
+    FinishReason,
+    Progressed,
+    SliceSegmented,
+)
 from napari_slmsam2.widgets.runs.estimate import ENOUGH_STEPS
 from napari_slmsam2.widgets.runs.task import (
     Broken,
@@ -60,6 +67,7 @@ class Runner(QObject):
         self.sink: LabelsSink | None = None
         self.latest: int | None = None
         self.done = self.total = 0
+        self.seconds_left: float | None = None
         self._worker: GeneratorWorker[Any, Any, Any] | None = None
         self.outcome: FinishReason | Failed | NotLoaded | None = None
         self._first: tuple[float, int] | None = None
@@ -83,12 +91,15 @@ class Runner(QObject):
 
     @property
     def rate(self) -> float | None:
-        """Steps per second so far, without pauses; None before there are enough of them."""
-        if self._first is None or self.done < self._first[1] + ENOUGH_STEPS:
+        """Labels on slices per second, without pauses; None before there are enough of them."""
+        if self._first is None:
+            return None
+        visits = (self.done - self._first[1]) / VISIT_UNITS
+        if visits < ENOUGH_STEPS:
             return None
         held = self._held_s + (time.perf_counter() - self._held_since if self.paused else 0.0)
         seconds = time.perf_counter() - self._first[0] - held
-        return (self.done - self._first[1]) / seconds if seconds > 0 else None
+        return visits / seconds if seconds > 0 else None
 
     def start(self, annotation: Annotation, sink: LabelsSink, request: RunRequest) -> None:
         """Start a run; there must be none."""
@@ -96,7 +107,7 @@ class Runner(QObject):
         self.control = RunControl()
         self.request, self.annotation, self.sink = request, annotation, sink
         self.done = self.total = 0
-        self.latest, self._first, self.outcome = None, None, None
+        self.latest = self._first = self.outcome = self.seconds_left = None
         self._held_s = 0.0
         worker = create_worker(
             run_events,
@@ -136,8 +147,10 @@ class Runner(QObject):
         self.control.pause(not self.control.paused)
 
     def _on_event(self, event: RunEvent) -> None:
+        if isinstance(event, SliceSegmented | Progressed):
+            self.done, self.total, self.seconds_left = event.done, event.total, event.seconds_left
         if isinstance(event, SliceSegmented):
-            self.done, self.total, self.latest = event.done, event.total, event.index
+            self.latest = event.index
             if self._first is None:
                 self._first = time.perf_counter(), event.done
             if self.sink is not None:

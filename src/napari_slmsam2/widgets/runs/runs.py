@@ -189,7 +189,8 @@ class Runs(QObject):
     def _on_tick(self) -> None:
         runner, bar, strip = self.runner, self._view.run_bar, self._view.strip
         if runner.total:
-            bar.show_progress(runner.done, runner.total, runner.rate, paused=runner.paused)
+            left = None if runner.rate is None else runner.seconds_left
+            bar.show_progress(runner.done, runner.total, left, paused=runner.paused)
         elif runner.control.download is not None:
             done, total = runner.control.download
             text = self._download.describe(done, total, stopping=runner.control.stopped)
