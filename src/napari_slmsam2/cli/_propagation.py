@@ -92,7 +92,7 @@ def _run(options: PropagateOptions) -> SegmentationSession:
             if outcome.error is not None:
                 raise outcome.error
             show_error(
-                f"interrupted after {outcome.done} of {outcome.total} steps; nothing was written. "
+                f"interrupted after {outcome.percent} % of the run; nothing was written. "
                 "--keep-partial writes the slices done so far."
             )
             raise typer.Exit(FAILED)
@@ -111,8 +111,7 @@ def _run(options: PropagateOptions) -> SegmentationSession:
         raise outcome.error
     if not outcome.finished:
         show_error(
-            f"interrupted after {outcome.done} of {outcome.total} steps; "
-            "what was done so far is written."
+            f"interrupted after {outcome.percent} % of the run; what was done so far is written."
         )
     if not outcome.finished or any(w.problem for w in written):
         raise typer.Exit(FAILED)

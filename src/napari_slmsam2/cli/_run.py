@@ -24,7 +24,7 @@ class Outcome:
     finished : bool
         False where it was interrupted or failed.
     done, total : int
-        Steps.
+        Work, see `SliceSegmented`.
     slices : set of int
         Slices that were segmented.
     visits : int
@@ -44,6 +44,11 @@ class Outcome:
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
     error: Exception | None = None
+
+    @property
+    def percent(self) -> int:
+        """Share of the work that is done."""
+        return round(100 * self.done / max(1, self.total))
 
     @property
     def slices_per_second(self) -> float | None:
