@@ -83,6 +83,10 @@ def test_limits_set_by_hand_are_shown_as_such(bench):
     space.image.contrast_limits = (0, 100)
     assert chooser.value == LAYER_LIMITS
     assert space.image.contrast_limits == [0, 100]
+    space.image.contrast_limits = SOFT_TISSUE
+    assert chooser.value == "soft_tissue"
+    space.set_image(space.viewer.add_image(ct(), contrast_limits=(0, 80), name="head"))
+    assert chooser.value == "brain"
 
 
 def test_a_ct_is_set_once(bench):

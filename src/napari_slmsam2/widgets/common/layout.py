@@ -51,6 +51,7 @@ def form(*rows: tuple[str, QWidget]) -> QFormLayout:
     """A form of named widgets; the widgets of all forms of a panel are aligned."""
     layout = QFormLayout()
     layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    layout.setVerticalSpacing(3)
     for name, widget in rows:
         label = QLabel(name)
         label.setMinimumWidth(_NAME_WIDTH)
@@ -62,8 +63,8 @@ def group(title: str, *parts: QWidget | QLayout) -> QGroupBox:
     """A column of parts under a title."""
     box = QGroupBox(title)
     layout = QVBoxLayout(box)
-    layout.setContentsMargins(6, 6, 6, 6)
-    layout.setSpacing(5)
+    layout.setContentsMargins(6, 3, 6, 4)
+    layout.setSpacing(3)
     _fill(layout, parts)
     return box
 
@@ -90,8 +91,8 @@ def scrolled(parent: QWidget, *parts: QWidget) -> None:
     """Fill a widget with a column of parts that scrolls if the window is too low."""
     inner = QWidget()
     layout = QVBoxLayout(inner)
-    layout.setContentsMargins(4, 4, 4, 4)
-    layout.setSpacing(6)
+    layout.setContentsMargins(4, 2, 4, 4)
+    layout.setSpacing(3)
     for part in parts:
         layout.addWidget(part)
     layout.addStretch()

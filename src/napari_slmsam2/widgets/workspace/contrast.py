@@ -13,7 +13,12 @@ from napari.utils.notifications import show_warning
 from qtpy.QtCore import QObject
 
 from napari_slmsam2.core.errors import SlmSam2Error
-from napari_slmsam2.core.intensity import IntensityWindow, looks_like_ct, parse_window
+from napari_slmsam2.core.intensity import (
+    CT_PRESETS,
+    IntensityWindow,
+    looks_like_ct,
+    parse_window,
+)
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.widgets.common.settings_form import LAYER_LIMITS
 from napari_slmsam2.widgets.workspace.grid import make_volume
@@ -61,7 +66,7 @@ class ContrastPresets(QObject):
         image = self._workspace.image
         if image is not self._image:
             self._watch(image)
-            self._show(LAYER_LIMITS)
+            self._show(_name_of(image))
         self._chooser.enabled = image is not None and not image.rgb
         if image is None or image.rgb or self._workspace.view is None or image in self._seen:
             return
@@ -103,7 +108,7 @@ class ContrastPresets(QObject):
     def _on_limits(self, event: Any = None) -> None:
         """A person set other limits."""
         if not self._setting:
-            self._show(LAYER_LIMITS)
+            self._show(_name_of(self._image))
 
     def _show(self, window: str) -> None:
         self._setting = True
@@ -111,6 +116,16 @@ class ContrastPresets(QObject):
             self._chooser.value = window
         finally:
             self._setting = False
+
+
+def _name_of(image: Image | None) -> str:
+    """The preset that the limits of an image are, or `LAYER_LIMITS`."""
+    limits = None if image is None else tuple(image.contrast_limits)
+    for name in CT_PRESETS:
+        preset = IntensityWindow.from_preset(name)
+        if limits == (preset.low, preset.high):
+            return name
+    return LAYER_LIMITS
 
 
 def _is_ct(volume: Volume) -> bool:
