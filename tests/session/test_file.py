@@ -114,7 +114,7 @@ def check_replay(session: SegmentationSession, path, **options) -> SegmentationS
         pass
     np.testing.assert_array_equal(again.labels, before)
     assert again.labels.dtype == before.dtype
-    assert again.touched == session.touched
+    assert again.dirty == session.dirty
     assert [r.digests for r in again.runs] == [r.digests for r in session.runs]
     assert [r.steps for r in again.runs] == [r.steps for r in session.runs]
     return again
@@ -309,7 +309,7 @@ def test_the_image_is_found_and_verified(tmp_path, nifti_scene):
     assert open_image(moved / "a.slmsam2").path.resolve() == (moved / "image.nii").resolve()
     np.testing.assert_array_equal(load_session(moved / "a.slmsam2").labels, session.labels)
     (moved / "image.nii").rename(tmp_path / "there.nii")
-    with pytest.raises(SessionFileError, match="its image is not there"):
+    with pytest.raises(SessionFileError, match="its image was not found"):
         open_image(moved / "a.slmsam2")
     assert open_image(moved / "a.slmsam2", tmp_path / "there.nii").volume.shape == SHAPE
     data = bytearray((tmp_path / "there.nii").read_bytes())

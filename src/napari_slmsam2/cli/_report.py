@@ -137,7 +137,7 @@ def session_report(session: SegmentationSession) -> dict[str, Any]:
         }
         labels[str(label)] = {**facts, "quality": scores}
     return {
-        **session.state(),
+        **session.summary(),
         "labels": labels,
         "suggestions": [asdict(s) for s in suggestions(session)[:_SUGGESTIONS_REPORTED]],
         "memory": peak_memory(),

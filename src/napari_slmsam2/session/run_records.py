@@ -1,10 +1,10 @@
-"""What was done to a label volume: undo and redo of whole runs, and records to do them again."""
+"""Records of runs, so that they can be undone and repeated: slices before, settings, hashes."""
 
 from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,9 @@ import numpy as np
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.plan import Gap
 from napari_slmsam2.core.prompts import PromptSet
-from napari_slmsam2.core.volume import Volume
+
+CHANGED = b"changed"
+"""In place of the hash of a slice that cannot be had by repeating the run."""
 
 
 @dataclass(slots=True)
@@ -22,45 +24,25 @@ class SliceStates:
 
     Attributes
     ----------
-    volume : Volume
-        Says where the slices lie.
+    slice_shape : tuple of int
     """
 
-    volume: Volume
+    slice_shape: tuple[int, int]
     _packed: dict[int, tuple[np.dtype[Any], bytes]] = field(default_factory=dict)
 
-    def keep(self, labels: Any, index: int) -> None:
-        """Remember a slice as it is now, unless it is remembered already."""
+    def keep(self, index: int, plane: np.ndarray) -> None:
+        """Remember a slice, shape (H, W), unless it is remembered already."""
         if index not in self._packed:
-            self.put(index, np.asarray(labels[self.volume.slicer(index)]))
+            self.put(index, plane)
 
     def put(self, index: int, plane: np.ndarray) -> None:
         """Remember this as the state of a slice, shape (H, W)."""
         self._packed[index] = plane.dtype, zlib.compress(plane.tobytes(), 1)
 
-    def swap(self, labels: Any) -> SliceStates:
-        """Put the remembered slices back.
-
-        Returns
-        -------
-        SliceStates
-            The slices as they were before, for the way back.
-        """
-        before = SliceStates(self.volume)
-        for index in self._packed:
-            before.keep(labels, index)
-        self.write(labels)
-        return before
-
-    def write(self, labels: Any) -> None:
-        """Put the remembered slices back."""
-        for index in self._packed:
-            labels[self.volume.slicer(index)] = self.get(index)
-
     def get(self, index: int) -> np.ndarray:
         """A remembered slice, shape (H, W), in the dtype that it had."""
         dtype, packed = self._packed[index]
-        return np.frombuffer(zlib.decompress(packed), dtype).reshape(self.volume.slice_shape)
+        return np.frombuffer(zlib.decompress(packed), dtype).reshape(self.slice_shape)
 
     @property
     def indices(self) -> tuple[int, ...]:
@@ -70,7 +52,7 @@ class SliceStates:
 
 @dataclass(slots=True)
 class RunRecord:
-    """One run, so that it can be told and done again.
+    """One run, so that it can be reported and repeated.
 
     Attributes
     ----------
@@ -87,11 +69,12 @@ class RunRecord:
         The slices that differed at its start from what the run before left (from empty slices
         for the first run): seeds, strokes, what was undone.
     digests : list of bytes
-        Of all slices, as this run left them.
+        Of all slices, as this run left them, see `slice_digest`; `CHANGED` where seeds that were
+        set during the run had a share in them.
     known : frozenset of (label, index)
         What earlier runs had left in memory at its start.
     steps : int
-        How far it came, in the propagator's steps.
+        The propagator's steps that were done.
     finished : bool
     seconds : float
         Time spent computing.
@@ -111,32 +94,35 @@ class RunRecord:
     seconds: float = 0.0
 
 
-def slice_digest(volume: Volume, labels: Any, index: int) -> bytes:
-    """A hash of the labels on a slice, the same for every integer dtype."""
-    plane = np.asarray(labels[volume.slicer(index)])
-    return _digest(plane.astype(np.uint32)) if plane.any() else b""
-
-
-def _digest(plane: np.ndarray) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(plane).tobytes(), digest_size=16).digest()
+def slice_digest(plane: np.ndarray) -> bytes:
+    """A hash of the labels on a slice, shape (H, W), the same for every integer dtype."""
+    if not plane.any():
+        return b""
+    content = np.ascontiguousarray(plane.astype(np.uint32)).tobytes()
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def edits_since(
-    volume: Volume, labels: Any, digests: Sequence[bytes] | None
+    read: Callable[[int], np.ndarray], n_slices: int, digests: Sequence[bytes] | None
 ) -> tuple[SliceStates, list[bytes]]:
     """The slices that changed, and the hashes of all slices as they are.
 
     Parameters
     ----------
-    volume : Volume
-    labels : array_like of int, shape of the volume
+    read : callable
+        ``read(index)`` gives the labels of a slice, shape (H, W).
+    n_slices : int
     digests : sequence of bytes or None
         Hashes of the slices to compare with. Default: empty slices.
     """
-    now = [slice_digest(volume, labels, index) for index in range(volume.n_slices)]
-    before = [b""] * volume.n_slices if digests is None else digests
-    edits = SliceStates(volume)
-    for index, (old, new) in enumerate(zip(before, now, strict=True)):
-        if old != new:
-            edits.keep(labels, index)
+    before = [b""] * n_slices if digests is None else digests
+    now: list[bytes] = []
+    edits: SliceStates | None = None
+    for index in range(n_slices):
+        plane = read(index)
+        edits = edits or SliceStates((plane.shape[0], plane.shape[1]))
+        now.append(slice_digest(plane))
+        if now[-1] != before[index]:
+            edits.put(index, plane)
+    assert edits is not None, "a volume has slices"
     return edits, now

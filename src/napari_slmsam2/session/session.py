@@ -1,47 +1,29 @@
-"""One volume, its seeds and its labels: the headless whole that command line and window share."""
+"""One volume, its seeds and its labels: the headless core that command line and window share."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.core.config import PropagationConfig
-from napari_slmsam2.core.errors import (
-    CheckpointError,
-    ConfigError,
-    PromptError,
-)
-from napari_slmsam2.core.events import (
-    Finished,
-    FinishReason,
-    PropagationEvent,
-    SliceSegmented,
-)
+from napari_slmsam2.core.errors import ConfigError, PromptError
+from napari_slmsam2.core.events import PropagationEvent
 from napari_slmsam2.core.intensity import IntensityWindow
-from napari_slmsam2.core.plan import (
-    BACKWARD,
-    FORWARD,
-    Gap,
-    clip_gaps,
-    find_gaps,
-    gaps_beside,
-)
+from napari_slmsam2.core.plan import BACKWARD, FORWARD, Gap, clip_gaps, find_gaps, gaps_beside
 from napari_slmsam2.core.prompts import PromptSet, SlicePrompt
+from napari_slmsam2.core.quality import SliceQuality, Suggestion
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.clicks.prompt_solver import PromptSolver
 from napari_slmsam2.engine.loading import ReadyModel, make_segmenter
 from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
-from napari_slmsam2.engine.propagation.propagator import Propagator
-from napari_slmsam2.engine.propagation.result import PropagationInput, PropagationResult
 from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL
-from napari_slmsam2.session.annotated_volume import AnnotatedVolume
-from napari_slmsam2.session.run_records import RunRecord, SliceStates, edits_since, slice_digest
+from napari_slmsam2.session.annotation import Annotation
+from napari_slmsam2.session.run import Run, new_record
+from napari_slmsam2.session.run_records import RunRecord
 
 if TYPE_CHECKING:
     from napari_slmsam2.engine.weights.download import Progress
@@ -57,8 +39,8 @@ _MODEL_SETTINGS = (
 _DIRECTIONS = {"both": (FORWARD, BACKWARD), "forward": (FORWARD,), "backward": (BACKWARD,)}
 
 
-class SegmentationSession(AnnotatedVolume):
-    """Seeds in, labels out.
+class SegmentationSession:
+    """An annotation and the model that propagates it: seeds in, labels out.
 
     Parameters
     ----------
@@ -74,7 +56,14 @@ class SegmentationSession(AnnotatedVolume):
         Labels to start from; written in place, until a label does not fit their dtype: then
         `labels` becomes a wider copy. Default: an empty volume.
     models_folder : path-like, optional
-        Where files of weights are looked for and kept.
+        Where files of weights are searched and kept.
+    annotation : Annotation, optional
+        Seeds and labels of this volume to work on, instead of new ones with ``labels``.
+
+    Attributes
+    ----------
+    annotation : Annotation
+        Seeds, extents, labels, results and history; see there for undoable edits.
 
     Raises
     ------
@@ -92,24 +81,152 @@ class SegmentationSession(AnnotatedVolume):
         window: IntensityWindow | None = None,
         labels: npt.NDArray[np.integer] | None = None,
         models_folder: str | os.PathLike[str] | None = None,
+        annotation: Annotation | None = None,
     ) -> None:
-        super().__init__(volume, labels)
+        self.annotation = Annotation(volume, labels) if annotation is None else annotation
         self.model = model
         self.device = device
         self._config = config or PropagationConfig()
         self._window = window or IntensityWindow.from_percentiles(volume)
-        self.runs: list[RunRecord] = []
         self._models_folder = models_folder
         self._ready: ReadyModel | None = None
         self._ready_is_given = False
         self._embeddings = EmbeddingCache(self.config.embedding_budget * 2**20)
-        self._undo: list[_Undo] = []
-        self._redo: list[_Undo] = []
-        self._paused: tuple[Propagator, RunRecord] | None = None
+        self._run: Run | None = None
+
+    # -- the annotation
+
+    @property
+    def volume(self) -> Volume:
+        """The image."""
+        return self.annotation.volume
+
+    @volume.setter
+    def volume(self, volume: Volume) -> None:
+        self.annotation.replace_volume(volume)
+        self._embeddings.clear()
+        self._run = None
+
+    @property
+    def labels(self) -> npt.NDArray[np.integer]:
+        """The labels, shape of the volume."""
+        return self.annotation.labels
+
+    @property
+    def prompts(self) -> PromptSet:
+        """All seeds and extents."""
+        return self.annotation.prompts
+
+    @property
+    def dirty(self) -> frozenset[tuple[int, int]]:
+        """``(label, index)`` of the seeds and slices that changed since they were last run."""
+        return self.annotation.dirty
+
+    @property
+    def touched(self) -> frozenset[tuple[int, int]]:
+        """The earlier name of `dirty`."""
+        return self.dirty
+
+    @property
+    def runs(self) -> list[RunRecord]:
+        """Records of the runs so far."""
+        return self.annotation.runs
+
+    @property
+    def quality(self) -> Mapping[int, Mapping[int, SliceQuality]]:
+        """Scores of every propagated slice, by label and slice index."""
+        return self.annotation.quality
+
+    def logits_on_slice(self, index: int) -> dict[int, npt.NDArray[np.float32]]:
+        """Mask logits of every label that was propagated to a slice, before overlaps.
+
+        Returns
+        -------
+        dict of label to ndarray of float32, shape (H, W)
+            Within -8 and 8; above 0 is the object.
+        """
+        return self.annotation.propagated.logits_on_slice(index)
+
+    def suggestions(self) -> tuple[Suggestion, ...]:
+        """Slices to check, most urgent first."""
+        return self.annotation.suggestions()
+
+    def add_prompt(self, prompt: SlicePrompt) -> None:
+        """Annotate one slice of one label.
+
+        A mask is written into the labels at once; points and boxes without one (see `answer`) at
+        the next run.
+
+        Raises
+        ------
+        PromptError
+            It does not fit the volume or the extent of its label.
+        """
+        self.annotation.add_prompt(prompt)
+
+    def add_seed_volume(self, seeds: npt.NDArray[np.integer]) -> None:
+        """Use every non-empty slice of a label volume as a seed, for each label on it.
+
+        Parameters
+        ----------
+        seeds : ndarray of int, shape of the volume
+
+        Raises
+        ------
+        GridMismatchError
+            The shape differs from the volume's.
+        PromptError
+            All voxels are 0.
+
+        Warns
+        -----
+        SlmSam2Warning
+            The seeds were drawn on planes of another axis.
+        """
+        self.annotation.add_seed_volume(seeds)
+
+    def remove_prompt(self, label: int, index: int) -> None:
+        """Remove a seed; the next run fills its slice like any other."""
+        self.annotation.remove_prompt(label, index)
+
+    def set_extent(self, label: int, first: int, last: int) -> None:
+        """Set the first and last slice of a label; its pixels outside are removed.
+
+        Raises
+        ------
+        PromptError
+            The extent leaves out a seed, or ends outside the volume.
+        """
+        self.annotation.set_extent(label, first, last)
+
+    def clear_extent(self, label: int) -> None:
+        """Declare the first and last slice of a label unknown."""
+        self.annotation.clear_extent(label)
+
+    def undo(self) -> tuple[int, ...]:
+        """Take back the last run, on all slices and labels, or the last undoable edit.
+
+        Seeds and extents that `add_prompt`, `set_extent` and their like set stay; those of
+        `annotation.history.edit` are undone in their turn.
+
+        Returns
+        -------
+        tuple of int
+            The slices that changed. Empty where there was nothing to undo.
+        """
+        swapped = self.annotation.history.undo()
+        return () if swapped is None else swapped.slices
+
+    def redo(self) -> tuple[int, ...]:
+        """Restore what was undone last; see `undo`."""
+        swapped = self.annotation.history.redo()
+        return () if swapped is None else swapped.slices
+
+    # -- the model
 
     @property
     def config(self) -> PropagationConfig:
-        """Settings of the next run; a model that they change is loaded anew."""
+        """Settings of the next run; a model that they change is loaded again."""
         return self._config
 
     @config.setter
@@ -127,9 +244,10 @@ class SegmentationSession(AnnotatedVolume):
 
     @window.setter
     def window(self, window: IntensityWindow) -> None:
-        self._window = window
-        self._embeddings.clear()
-        self._paused = None
+        if window != self._window:
+            self._window = window
+            self._embeddings.clear()
+            self._run = None
 
     @property
     def encoded_slices(self) -> int:
@@ -149,7 +267,7 @@ class SegmentationSession(AnnotatedVolume):
         progress : callable, optional
             ``progress(done_bytes, total_bytes)`` of the download.
         should_stop : callable, optional
-            Asked during the download.
+            Checked during the download.
         """
         if self._ready is None:
             self._ready = make_segmenter(
@@ -164,11 +282,15 @@ class SegmentationSession(AnnotatedVolume):
 
     def use_model(self, model: str | os.PathLike[str] | ReadyModel) -> None:
         """Change the model; the labels so far stay."""
+        if self._ready_is_given and model is self._ready:
+            return
         self._ready_is_given = isinstance(model, ReadyModel)
         self._ready = model if isinstance(model, ReadyModel) else None
         self.model = model.name if isinstance(model, ReadyModel) else model
         self._embeddings.clear()
-        self._paused = None
+        self._run = None
+
+    # -- runs
 
     def answer(self, prompt: SlicePrompt) -> SlicePrompt:
         """Find the mask of points or a box at once; nothing is stored, see `add_prompt`.
@@ -195,7 +317,7 @@ class SegmentationSession(AnnotatedVolume):
         write_range: tuple[int, int] | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> Iterator[PropagationEvent]:
-        """Carry the seeds through the volume; the labels fill as the events come.
+        """Propagate the seeds through the volume; the labels fill as the events come.
 
         Parameters
         ----------
@@ -207,7 +329,7 @@ class SegmentationSession(AnnotatedVolume):
         write_range : tuple of int, optional
             First and last slice to fill. Default: all.
         should_stop : callable, optional
-            Asked between slices. After a stop the finished slices stay and `resume` goes on.
+            Checked between slices. After a stop the finished slices stay and `resume` continues.
 
         Yields
         ------
@@ -228,237 +350,66 @@ class SegmentationSession(AnnotatedVolume):
                 expected=f"0 to {self.volume.n_slices - 1}",
                 found=write_range,
             )
+        prompts = self.prompts
         gaps = find_gaps(
-            self._prompts,
+            prompts,
             self.volume.n_slices,
             labels=labels,
             directions=_DIRECTIONS[self.config.direction],
         )
         if gaps_only:
-            gaps = gaps_beside(gaps, self._touched)
+            gaps = gaps_beside(gaps, self.dirty)
         if write_range is not None:
             gaps = clip_gaps(gaps, *write_range)
-        record = self._record(self._prompts, gaps, self.config, write_range)
-        return self._run(self._propagator(record), record, should_stop)
+        return self.start_run(prompts, gaps, self.config, write_range).events(should_stop)
+
+    @property
+    def resumable(self) -> bool:
+        """Whether `resume` can continue a run that was stopped."""
+        return self._run is not None and self._run.can_continue
 
     def resume(self, should_stop: Callable[[], bool] | None = None) -> Iterator[PropagationEvent]:
-        """Go on with the run that was stopped; the result is that of an unbroken run.
+        """Continue the run that was stopped; the result is that of an unbroken run.
 
         Raises
         ------
         PromptError
             No run was stopped, or seeds have changed since.
         """
-        if self._paused is None:
+        run = self._run
+        if run is None or run.record.finished or not run.is_current:
             raise PromptError("resume", "there is no stopped run", hint="Propagate instead.")
-        propagator, record = self._paused
-        if record.prompts is not self._prompts:
+        if not run.has_same_seeds:
             raise PromptError(
                 "resume", "seeds have changed since the run was stopped", hint="Propagate instead."
             )
-        return self._run(propagator, record, should_stop)
+        return run.events(should_stop)
 
-    def replay(self, record: RunRecord) -> Iterator[PropagationEvent]:
-        """Do a recorded run again, as far as it came then.
-
-        The labels must be as the run before it left them; its edits and seeds are brought back
-        first.
-
-        Raises
-        ------
-        CheckpointError
-            The model has other weights than then.
-        """
-        if str(self.model) != record.model:
-            self.use_model(record.model)
-        sha256 = self.load_model().sha256
-        if sha256 != record.sha256:
-            raise CheckpointError(
-                f"model {self.model}",
-                "is not the one of the recorded run",
-                expected=f"SHA-256 {record.sha256}",
-                found=sha256,
-            )
-        self._widen(max(record.prompts.labels, default=0))
-        record.edits.write(self.labels)
-        self._prompts = record.prompts
-        for label, index in self._result.known() - record.known:
-            self._result.forget(label, index)
-        mine = self._record(record.prompts, record.gaps, record.config, record.write_range)
-        propagator = self._propagator(mine)
-        return self._run(
-            propagator, mine, lambda: not record.finished and propagator.done >= record.steps
-        )
-
-    def replay_all(self) -> Iterator[PropagationEvent]:
-        """Do all runs again, from empty labels on; seeds and labels end as they are now.
-
-        Every run ends with its own `Finished`. Whoever leaves in between leaves the session in
-        between.
-        """
-        runs, prompts, touched = self.runs, self._prompts, self._touched
-        last = runs[-1] if runs else None
-        edits, _ = edits_since(self.volume, self.labels, last.digests if last else None)
-        self.labels[...] = 0
-        self._result = PropagationResult()
-        self.restore(PromptSet(), ())
-        for record in runs:
-            yield from self.replay(record)
-        edits.write(self.labels)
-        for prompt in prompts:
-            if last and last.prompts.get(prompt.label, prompt.index) is not prompt:
-                self._result.forget(prompt.label, prompt.index)
-        self._prompts, self._touched = prompts, touched
-
-    def restore(
-        self,
-        prompts: PromptSet,
-        runs: Iterable[RunRecord],
-        touched: Iterable[tuple[int, int]] = (),
-    ) -> None:
-        """Take over the seeds and records of an earlier session; the labels stay as they are.
-
-        Parameters
-        ----------
-        prompts : PromptSet
-        runs : iterable of RunRecord
-        touched : iterable of (label, index)
-            Seeds that changed since they were last run, see `touched`.
-        """
-        self._prompts, self.runs, self._touched = prompts, list(runs), set(touched)
-        self._undo.clear()
-        self._redo.clear()
-        self._paused = None
-
-    def undo(self) -> tuple[int, ...]:
-        """Take back the last run, on all slices and labels; seeds and extents stay.
-
-        Returns
-        -------
-        tuple of int
-            The slices that changed. Empty where there was nothing to undo.
-        """
-        if self._undo:
-            self._touched |= self._undo[-1].settled
-        return self._swap(self._undo, self._redo)
-
-    def redo(self) -> tuple[int, ...]:
-        """Bring back the run that was undone last."""
-        changed = self._swap(self._redo, self._undo)
-        if changed and self.runs[-1].finished:
-            self._undo[-1].settled = self._settle(self.runs[-1])
-        return changed
-
-    def _swap(self, source: list[_Undo], target: list[_Undo]) -> tuple[int, ...]:
-        if not source:
-            return ()
-        step = source.pop()
-        before = step.states.swap(self.labels)
-        target.append(_Undo(before, self._result, self.runs))
-        self._result, self.runs = step.result, step.runs
-        self._paused = None
-        for label, index in self._touched:
-            self._result.forget(label, index)
-        for label, (first, last) in self._prompts.extents.items():
-            self._clear_outside(label, first, last)
-        for prompt in self._prompts:
-            if not prompt.is_open:
-                self._write_seed(prompt)
-        return step.states.indices
-
-    def _record(
+    def start_run(
         self,
         prompts: PromptSet,
         gaps: tuple[Gap, ...],
         config: PropagationConfig,
         write_range: tuple[int, int] | None,
-    ) -> RunRecord:
-        before = self.runs[-1].digests if self.runs else None
-        return RunRecord(
-            prompts,
-            gaps,
-            config,
-            write_range,
-            str(self.model),
-            self.load_model().sha256,
-            *edits_since(self.volume, self.labels, before),
-            self._result.known(),
-        )
+    ) -> Run:
+        """Record a run of some gaps; see `propagate` for the usual way to run.
 
-    def _propagator(self, record: RunRecord) -> Propagator:
-        task = PropagationInput(
-            self.volume,
-            self.window,
-            record.prompts,
-            record.gaps,
-            lambda index: np.asarray(self.labels[self.volume.slicer(index)]),
-            record.write_range,
-            lambda: self._prompts,
-        )
-        self._widen(max(record.prompts.labels, default=0))
-        propagator = Propagator(
-            self.load_model().segmenter,
-            task,
-            record.config,
-            result=self._result,
-            embeddings=self._embeddings,
-        )
-        before = self._result.copy()
-        self._undo.append(_Undo(SliceStates(self.volume), before, list(self.runs)))
-        self._redo.clear()
-        self.runs.append(record)
-        return propagator
-
-    def _run(
-        self,
-        propagator: Propagator,
-        record: RunRecord,
-        should_stop: Callable[[], bool] | None,
-    ) -> Iterator[PropagationEvent]:
-        self._paused = propagator, record
-        step = self._undo[-1]
-        events = propagator.propagate(should_stop)
-        while True:
-            started = time.perf_counter()
-            event = next(events)
-            record.seconds += time.perf_counter() - started
-            record.steps = propagator.done
-            if isinstance(event, SliceSegmented):
-                step.states.keep(self.labels, event.index)
-                self.labels[self.volume.slicer(event.index)][event.bbox] = event.labels
-                record.digests[event.index] = slice_digest(self.volume, self.labels, event.index)
-            if isinstance(event, Finished) and event.reason is FinishReason.COMPLETED:
-                record.finished = True
-                self._paused = None
-                step.settled = self._settle(record)
-            yield event
-            if isinstance(event, Finished):
-                return
-
-    def _settle(self, record: RunRecord) -> set[tuple[int, int]]:
-        """Take the seeds that a run has read, as they are now, off the touched ones.
-
-        Returns
-        -------
-        set of (label, index)
+        Parameters
+        ----------
+        prompts : PromptSet
+            The seeds to run from; those of the annotation.
+        gaps : tuple of Gap
+        config : PropagationConfig
+        write_range : tuple of int or None
         """
-        now, then = self._prompts, record.prompts
-        if record.write_range is not None:
-            return set()
-        settled = {
-            (gap.label, index)
-            for gap in record.gaps
-            for index in (gap.before, gap.after, *range(gap.start, gap.stop + 1))
-            if index is not None
-            and now.get(gap.label, index) is then.get(gap.label, index)
-            and now.extents.get(gap.label) == then.extents.get(gap.label)
-        }
-        settled &= self._touched
-        self._touched -= settled
-        return settled
+        ready = self.load_model()
+        settings = config, write_range, str(self.model), ready.sha256
+        record = new_record(self.annotation, prompts, gaps, *settings)
+        self._run = Run(self.annotation, record, ready.segmenter, self.window, self._embeddings)
+        return self._run
 
-    def state(self) -> dict[str, Any]:
-        """What is known of the session besides its arrays, for reports."""
+    def summary(self) -> dict[str, Any]:
+        """Model, volume, intensity window and settings, as values for JSON."""
         ready = self._ready
         return {
             "model": {
@@ -477,13 +428,3 @@ class SegmentationSession(AnnotatedVolume):
             "window": self.window.to_dict(),
             "config": self.config.to_dict(),
         }
-
-
-@dataclass(slots=True)
-class _Undo:
-    """What a run changed; ``settled`` are the seeds that it took off the touched ones."""
-
-    states: SliceStates
-    result: PropagationResult
-    runs: list[RunRecord]
-    settled: set[tuple[int, int]] = field(default_factory=set)

@@ -7,21 +7,21 @@ from tests.fakes import bright_volume, rectangle
 
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL
+from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.widgets.common.wording import duration
 from napari_slmsam2.widgets.runs.estimate import Speeds, plan_run
 from napari_slmsam2.widgets.runs.task import RunRequest
-from napari_slmsam2.widgets.workspace.annotation import Annotation
 
 
 @pytest.fixture
 def annotation():
     made = Annotation(bright_volume(30))
-    made.set_prompts(1, None, {10: SlicePrompt.from_mask(1, 10, rectangle(2, 2))})
+    made.add_prompt(SlicePrompt.from_mask(1, 10, rectangle(2, 2)))
     return made
 
 
-def request(annotation, labels=(1,), **options):
-    return RunRequest(model="flow", labels=labels, prompts=annotation.prompts, **options)
+def request(labels=(1,), **options):
+    return RunRequest(model="flow", labels=labels, **options)
 
 
 def cost(bench):
@@ -33,27 +33,25 @@ def wait_for_cost(bench, text):
 
 
 def test_the_plan_is_that_of_the_run(annotation):
-    steps, gaps_only = plan_run(annotation, request(annotation))
+    steps, gaps_only = plan_run(annotation, request())
     assert len(steps) == 29
     assert not gaps_only
-    steps, _ = plan_run(annotation, request(annotation, write_range=(8, 14)))
+    steps, _ = plan_run(annotation, request(write_range=(8, 14)))
     assert {step.index for step in steps} == {8, 9, 11, 12, 13, 14}
 
 
 def test_before_any_run_nothing_is_promised(annotation):
-    text = Speeds().describe(annotation, request(annotation))
+    text = Speeds().describe(annotation, request())
     assert text == "29 slices to fill; how long it takes shows after the first 5."
 
 
 def test_the_last_run_tells_how_long_the_next_one_takes(annotation):
     speeds = Speeds()
-    speeds.note(annotation, request(annotation), 0.5, "cpu")
-    assert speeds.describe(annotation, request(annotation)) == (
-        "About 58 s for 29 slices (flow on cpu)."
-    )
-    annotation.set_prompts(2, None, {10: SlicePrompt.from_mask(2, 10, rectangle(9, 9))})
-    assert "About 2 min" in speeds.describe(annotation, request(annotation, labels=(1, 2)))
-    other = RunRequest(model="interpolation", labels=(1,), prompts=annotation.prompts)
+    speeds.note(annotation, request(), 0.5, "cpu")
+    assert speeds.describe(annotation, request()) == ("About 58 s for 29 slices (flow on cpu).")
+    annotation.add_prompt(SlicePrompt.from_mask(2, 10, rectangle(9, 9)))
+    assert "About 2 min" in speeds.describe(annotation, request(labels=(1, 2)))
+    other = RunRequest(model="interpolation", labels=(1,))
     assert "shows after" in speeds.describe(annotation, other)
 
 

@@ -10,7 +10,6 @@ import pytest
 from qtpy.QtCore import QEvent, QObject
 from qtpy.QtWidgets import QWidget
 
-from napari_slmsam2.core.events import SliceSegmented
 from napari_slmsam2.widgets.runs.run_bar import RunBar
 
 
@@ -18,9 +17,11 @@ def intervals(times):
     return [after - before for before, after in itertools.pairwise(times)]
 
 
-def segmented(index, label=1):
+def write(sink, index, label=1):
+    """What a run does with a slice: the worker writes it, the window shows it."""
     box = slice(4, 9), slice(4, 9)
-    return SliceSegmented(index, np.full((5, 5), label, np.uint8), box)
+    sink.annotation.slices.overlay(index, box, np.full((5, 5), label, np.uint8))
+    sink.show([index])
 
 
 @pytest.fixture
@@ -63,11 +64,11 @@ def test_where_drawing_takes_long_it_is_done_less_often(bench, qtbot):
 
 
 def test_a_step_of_the_view_and_the_labels_under_it_are_drawn_once(bench, drawn):
-    sink = bench.panel.workspace.stack[1]
+    sink = bench.panel.workspace.stack.sink
     bench.show(3)
     drawn.clear()
     for index in (3, 4, 3, 5):
-        sink.write_event(segmented(index, label=index))
+        write(sink, index, label=index)
     assert not drawn
     bench.show(5)
     sink.flush()
@@ -79,16 +80,16 @@ def test_a_step_of_the_view_and_the_labels_under_it_are_drawn_once(bench, drawn)
 
 @pytest.mark.parametrize("ndisplay", [2, 3])
 def test_what_a_run_writes_on_the_slice_on_screen_is_drawn_by_the_next_tick(bench, drawn, ndisplay):
-    sink = bench.panel.workspace.stack[1]
+    sink = bench.panel.workspace.stack.sink
     bench.show(3)
     bench.viewer.dims.ndisplay = ndisplay
     drawn.clear()
     for label in (1, 2):
-        sink.write_event(segmented(3, label))
+        write(sink, 3, label)
     sink.flush()
     sink.flush()
     assert len(drawn) == 1
-    sink.write_event(segmented(8))
+    write(sink, 8)
     sink.flush()
     assert len(drawn) == (1 if ndisplay == 2 else 2)
 

@@ -1,6 +1,6 @@
-"""A session in one file: seeds, settings, runs and labels, to go on with or to do again.
+"""A session in one file: seeds, settings, runs and labels, to continue or to repeat.
 
-A zip file of ``session.json`` and of arrays in NumPy's format. Nothing in it is ever run.
+A zip file of ``session.json`` and of arrays in NumPy's format. Nothing in it is ever executed.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import json
 import os
 import platform
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -33,18 +33,28 @@ from napari_slmsam2.session.file.archive import (
     read_archive,
 )
 from napari_slmsam2.session.file.records import Members, Packed, Unpacked, model_name
+from napari_slmsam2.session.replay import replay
 from napari_slmsam2.session.run_records import RunRecord
 from napari_slmsam2.session.session import SegmentationSession
 
-if TYPE_CHECKING:
-    from napari_slmsam2.core.events import PropagationEvent
-
 SUFFIX = ".slmsam2"
+
+__all__ = [
+    "SUFFIX",
+    "ImageSource",
+    "SessionInfo",
+    "describe_session",
+    "load_session",
+    "open_image",
+    "provenance",
+    "replay",
+    "save_session",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """What a session file holds, in short.
+    """Summary of a session file.
 
     Attributes
     ----------
@@ -97,7 +107,7 @@ def save_session(
     image : ImageSource, optional
         So that the image is found and verified again. Its voxels are not saved.
     note : mapping, optional
-        Values for JSON that the caller wants to find again, see `describe_session`.
+        Values for JSON to be returned by `describe_session`.
     overwrite : bool
         Whether an existing file may be replaced.
 
@@ -124,16 +134,16 @@ def save_session(
         "window": session.window.to_dict(),
         "config": session.config.to_dict(),
         "model": model_name(session.model),
-        "device": session.state()["model"]["device"],
+        "device": session.summary()["model"]["device"],
         "prompt_sets": packed.prompt_sets,
         "prompts": packed.prompts,
         "current": packed.prompt_set(session.prompts),
-        "touched": sorted(session.touched),
+        "touched": sorted(session.dirty),
         "note": dict(note or {}),
         "runs": runs,
         "provenance": {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "state": session.state()["model"],
+            "state": session.summary()["model"],
             **provenance(),
         },
     }
@@ -149,7 +159,7 @@ def save_session(
 
 
 def provenance() -> dict[str, Any]:
-    """Versions of what computes."""
+    """Versions of Python, platform and packages."""
     packages = {"napari-slmsam2": napari_slmsam2.__version__}
     for name in ("numpy", "scipy", "scikit-image", "torch", "sam2"):
         try:
@@ -164,12 +174,12 @@ def provenance() -> dict[str, Any]:
 
 
 def describe_session(path: str | os.PathLike[str]) -> SessionInfo:
-    """Look into a session file without reading its arrays.
+    """Summarise a session file without reading its arrays.
 
     Raises
     ------
     SessionFileError
-        The file is not there, is no session, is damaged or of a newer version.
+        The file is missing, is no session, is damaged or of a newer version.
     """
     path = Path(path)
     content, _ = read_archive(path)
@@ -202,7 +212,7 @@ def open_image(
     Raises
     ------
     SessionFileError
-        The session is damaged, the image is not there or is not the one of the session.
+        The session is damaged, the image is missing or is not the one of the session.
     """
     path = Path(path)
     content, _ = read_archive(path)
@@ -220,7 +230,7 @@ def load_session(
 ) -> SegmentationSession:
     """Read a session: seeds, settings, records of the runs, labels as they were saved.
 
-    Scores and soft masks of the runs are not saved; `replay` makes them again.
+    Scores and soft masks of the runs are not saved; `replay` computes them again.
 
     Parameters
     ----------
@@ -232,12 +242,12 @@ def load_session(
     device : str, optional
         Default: the one of the session.
     models_folder : path-like, optional
-        Where files of weights are looked for and kept.
+        Where files of weights are searched and kept.
 
     Raises
     ------
     SessionFileError
-        The file is not there, is no session, is damaged or of a newer version, or does not
+        The file is missing, is no session, is damaged or of a newer version, or does not
         belong to the image.
     """
     path = Path(path)
@@ -263,20 +273,9 @@ def load_session(
             runs = [r if r.sha256 is None else _with_model(r, model) for r in runs]
         prompts = reader.prompt_set(content["current"])
         prompts.check(volume.n_slices, volume.slice_shape)
-        touched = [(int(label), int(index)) for label, index in content["touched"]]
-        session.restore(prompts, runs, touched)
+        dirty = [(int(label), int(index)) for label, index in content["touched"]]
+        session.annotation.restore(prompts, runs, dirty)
     return session
-
-
-def replay(session: SegmentationSession) -> Iterator[PropagationEvent]:
-    """Do the runs of a session again, from empty labels on.
-
-    Raises
-    ------
-    CheckpointError
-        A model has other weights than then.
-    """
-    return session.replay_all()
 
 
 def _with_model(record: RunRecord, model: str | os.PathLike[str]) -> RunRecord:
@@ -310,7 +309,7 @@ def _open_image(
     if source is None:
         if image is None:
             raise SessionFileError(
-                str(path), "does not say where its image is", hint="Give the image."
+                str(path), "does not contain the path of its image", hint="Specify the image."
             )
         source = {"channel": None, "time": None, "sha256": None}
     place = Path(image) if image is not None else _find_image(source, path)
@@ -338,9 +337,9 @@ def _find_image(source: Mapping[str, Any], path: Path) -> Path:
             return place
     raise SessionFileError(
         str(path),
-        "its image is not there",
+        "its image was not found",
         expected=source["path"],
-        hint="Say where the image is now.",
+        hint="Specify where the image is now.",
     )
 
 

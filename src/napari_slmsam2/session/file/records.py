@@ -79,7 +79,7 @@ class Packed:
         slices = [record.edits.get(index) for index in record.edits.indices]
         dtype = np.result_type(np.uint8, *[plane.dtype for plane in slices])
         self._arrays[edits] = np.array(slices, dtype).reshape(
-            len(slices), *record.edits.volume.slice_shape
+            len(slices), *record.edits.slice_shape
         )
         return {
             "prompts": self.prompt_set(record.prompts),
@@ -176,7 +176,7 @@ class Unpacked:
         """The record of a run, by its number and values."""
         edited = [int(index) for index in values["edited"]]
         planes = self._arrays.read(values["edits"], (len(edited), *self._volume.slice_shape))
-        edits = SliceStates(self._volume)
+        edits = SliceStates(self._volume.slice_shape)
         for index, plane in zip(edited, planes, strict=True):
             edits.put(index, plane)
         digests = [bytes.fromhex(digest) for digest in values["digests"]]

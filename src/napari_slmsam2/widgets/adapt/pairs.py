@@ -15,10 +15,10 @@ from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem
 
 from napari_slmsam2.core.errors import ConfigError, SlmSam2Error
+from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.widgets.adapt.task import FilePair, OpenPair
 from napari_slmsam2.widgets.annotate.panel import AnnotateWidget
 from napari_slmsam2.widgets.runs.quality import confident_slices
-from napari_slmsam2.widgets.workspace.annotation import Annotation
 from napari_slmsam2.widgets.workspace.grid import (
     SliceView,
     StackArray,

@@ -1,4 +1,4 @@
-"""The dock widget: annotate a slice, propagate, look, correct."""
+"""The dock widget: annotate a slice, propagate, check, correct."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from napari_slmsam2.widgets.workspace.workspace import Workspace, describe_view
 
 
 class AnnotateWidget(PanelView):
-    """Carries what a person paints on one slice through the volume.
+    """Propagates what a person paints on one slice through the volume.
 
     Parameters
     ----------
@@ -156,8 +156,8 @@ class AnnotateWidget(PanelView):
             space.add_labels()
 
     def _on_labels(self, layer: Layer | None) -> None:
-        sink = self.runner.sink
-        if self.runner.running and sink is not None and sink.layer not in self.viewer.layers:
+        run = self.runner.stack
+        if self.runner.running and run is not None and run.sink.layer not in self.viewer.layers:
             show_warning("The Labels layer was removed: the run ends; its slices stay in it.")
             self.runner.stop()
         assert layer is None or isinstance(layer, Labels)
@@ -200,15 +200,16 @@ class AnnotateWidget(PanelView):
         stray = () if annotation is None else find_stray_seeds(annotation.prompts)
         set_text(self.stray, describe_stray(stray[0]) if stray else "")
         unseeded = annotation is not None and not len(annotation.prompts) and not running
-        self.show_labelled(len(annotation.labelled_slices()) if annotation and unseeded else 0)
+        self.show_labelled(
+            len(annotation.slices.labelled_slices()) if annotation and unseeded else 0
+        )
         self.strip.set_seeds(self.workspace.seeded_slices())
         self.strip.set_quality(self.scores.lowest(annotation))
         ready = annotation is not None
         for widget in (self.starts, self.ends, self.absent, self.save_button, self.delete_seed):
             widget.setEnabled(ready)
         idle = ready and not running
-        with_session = idle and annotation is not None and annotation.session is not None
-        self.next_button.setEnabled(with_session)
+        self.next_button.setEnabled(idle and annotation is not None and bool(annotation.runs))
         history = None if annotation is None else annotation.history
         self.show_undo(
             *(
@@ -232,36 +233,35 @@ class AnnotateWidget(PanelView):
         self.prompting.toggle(BOX)
 
     def _request_for_clicks(self) -> RunRequest | str:
-        annotation, image = self.workspace.annotation, self.workspace.image
-        assert annotation is not None
+        image = self.workspace.image
         assert image is not None
         card = self.model.to_download
         if card is not None:
             return f"{card.title} is not on this computer: propagate once, or choose another model."
-        return self.read_request(annotation, image)
+        return self.read_request(image)
 
     # -- marks
 
     def mark_start(self) -> None:
         """The selected label begins on the slice on screen."""
-        self._tell(lambda: self.workspace.mark_end(first=True))
+        self._attempt(lambda: self.workspace.mark_end(first=True))
 
     def mark_end(self) -> None:
         """The selected label ends on the slice on screen."""
-        self._tell(lambda: self.workspace.mark_end(first=False))
+        self._attempt(lambda: self.workspace.mark_end(first=False))
 
     def mark_absent(self) -> None:
         """The selected label is not on the slice on screen."""
-        self._tell(self.workspace.mark_absent)
+        self._attempt(self.workspace.mark_absent)
 
     def _delete_seed(self, index: int, label: int, kind: str) -> None:
         if kind in (BEGINS, ENDS):
-            self._tell(lambda: self.workspace.mark_end_at(label, index, first=kind == BEGINS))
+            self._attempt(lambda: self.workspace.mark_end_at(label, index, first=kind == BEGINS))
         else:
             self.workspace.remove_seed(label, index)
 
     @staticmethod
-    def _tell(action: Any) -> None:
+    def _attempt(action: Any) -> None:
         try:
             action()
         except SlmSam2Error as error:
@@ -296,26 +296,25 @@ class AnnotateWidget(PanelView):
         self._swap("undo")
 
     def redo(self) -> None:
-        """Bring back what was undone last."""
+        """Restore what was undone last."""
         self._swap("redo")
 
     def _swap(self, what: str) -> None:
-        stack = self.workspace.stack
-        if stack is None:
+        annotation, running = self.workspace.annotation, self.runner.running
+        if annotation is None:
             return
         self.tracker.flush()
-        annotation, sink = stack
-        step = annotation.history.to_undo if what == "undo" else annotation.history.to_redo
-        if step == "run" and self.runner.running:
+        history = annotation.history
+        if running and (history.to_undo if what == "undo" else history.to_redo) == "run":
             return
-        swap = annotation.history.undo if what == "undo" else annotation.history.redo
-        if swap(annotation, sink) is None:
+        swap = history.undo if what == "undo" else history.redo
+        swapped = swap(edits_only=running)
+        if swapped is None:
             show_info(f"There is nothing to {what}.")
             return
-        sink.flush()
-        if not self.runner.running:
+        if not running:
             self.scores.take_over(annotation)
-        self.workspace.seeds_changed.emit()
+        self.workspace.show(swapped.slices)
 
     # -- the end
 

@@ -1,4 +1,4 @@
-"""What the panel looks like: its parts, and how they are stacked."""
+"""Layout of the panel: its parts and their order."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ from napari_slmsam2.widgets.prompts.bar import PromptBar
 from napari_slmsam2.widgets.runs.quality_strip import QualityStrip
 from napari_slmsam2.widgets.runs.run_bar import RunBar
 from napari_slmsam2.widgets.runs.task import RunRequest
-from napari_slmsam2.widgets.workspace.annotation import Annotation
 
 
 class PanelView(ClosingWidget):
-    """The controls, and what they say; without any behaviour.
+    """The controls and their texts, without any behaviour.
 
     Parameters
     ----------
@@ -139,14 +138,14 @@ class PanelView(ClosingWidget):
         ]
 
     def show_labelled(self, n_slices: int) -> None:
-        """Offer to take labelled slices as seeds; hidden where there are none."""
+        """Offer to use labelled slices as seeds; hidden where there are none."""
         one = n_slices == 1
         what = "the labelled slice as a seed" if one else f"{n_slices} labelled slices as seeds"
         self.take_labels.setText(f"Take {what}")
         self.take_labels.setHidden(not n_slices)
 
     def show_undo(self, undo: str | None, redo: str | None) -> None:
-        """Say what can be undone and redone: ``run``, ``mark``, ``click`` or nothing."""
+        """Show what can be undone and redone: ``run``, ``mark``, ``click`` or nothing."""
         for widget, verb, word in (
             (self.undo_button, "Undo", undo),
             (self.redo_button, "Redo", redo),
@@ -155,9 +154,9 @@ class PanelView(ClosingWidget):
             widget.setEnabled(word is not None)
 
     def read_request(
-        self, annotation: Annotation, image: Image, mode: str = "auto", labels: tuple[int, ...] = ()
+        self, image: Image, mode: str = "auto", labels: tuple[int, ...] = ()
     ) -> RunRequest:
-        """A run with everything as the controls say."""
+        """A run with the settings of the controls."""
         window = self.settings.window
         if window == LAYER_LIMITS:
             window = LIMITS.format(*image.contrast_limits)
@@ -168,7 +167,6 @@ class PanelView(ClosingWidget):
             window=window,
             models_folder=self.model.folder,
             labels=labels,
-            prompts=annotation.prompts,
             mode=mode,
             write_range=self.run_bar.write_range,
         )

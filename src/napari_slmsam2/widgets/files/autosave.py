@@ -17,12 +17,12 @@ from napari.utils.notifications import notification_manager
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_slmsam2.core.errors import SlmSam2Error
+from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.widgets.files.recovery import ImageIdentity, RecoveryStore, recovery_folder
 from napari_slmsam2.widgets.files.saving import Snapshot, save_snapshot
 from napari_slmsam2.widgets.runs.task import RunRequest
-from napari_slmsam2.widgets.workspace.annotation import Annotation
 from napari_slmsam2.widgets.workspace.grid import finest
-from napari_slmsam2.widgets.workspace.labels_sink import LabelsSink
+from napari_slmsam2.widgets.workspace.workspace import Stack
 
 SETTLE_S = 2.0
 """So long nothing must change before it is written ..."""
@@ -35,8 +35,8 @@ _POLL_MS = 50
 
 
 @dataclass(slots=True)
-class _Stack:
-    """What is known of the work on one stack of slices.
+class _Work:
+    """The state of the work on one stack of slices.
 
     Attributes
     ----------
@@ -44,12 +44,12 @@ class _Stack:
     changes : int
         Counts them.
     pending : tuple or None
-        What is to be written: nothing else keeps layers and labels alive.
+        What is to be written: nothing else here keeps layers and labels alive.
     """
 
     number: int
     changes: int = 0
-    pending: tuple[Annotation, LabelsSink, ImageIdentity, RunRequest] | None = None
+    pending: tuple[Stack, ImageIdentity, RunRequest] | None = None
 
 
 class Autosave(QObject):
@@ -62,18 +62,18 @@ class Autosave(QObject):
     found = Signal(object, object)
     """An image, and the list of `Recovered` that is left of it."""
     failed = Signal(str)
-    """Work cannot be kept. Told once, until it works again."""
+    """Work cannot be kept. Emitted once, until it works again."""
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._store = RecoveryStore(recovery_folder())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="napari-slmsam2-autosave")
-        self._stacks: WeakKeyDictionary[Annotation, _Stack] = WeakKeyDictionary()
+        self._work: WeakKeyDictionary[Annotation, _Work] = WeakKeyDictionary()
         self._images: WeakKeyDictionary[Image, ImageIdentity] = WeakKeyDictionary()
         self._numbers = 0
         self._since = 0.0
         self._rest_until = 0.0
-        self._told = False
+        self._reported = False
         self._asked: list[tuple[Future[Any], Callable[[Any], None]]] = []
         self._timer, self._poll = QTimer(self), QTimer(self)
         self._timer.setSingleShot(True)
@@ -85,25 +85,24 @@ class Autosave(QObject):
         """Find out what is left of an image; answered by `found`."""
         self._ask(self._store.find, self._identity(image), then=partial(self.found.emit, image))
 
-    def touch(
-        self, annotation: Annotation, sink: LabelsSink, image: Image, request: RunRequest
-    ) -> None:
+    def touch(self, stack: Stack, image: Image, request: RunRequest) -> None:
         """Something changed that is not saved yet.
 
         Parameters
         ----------
-        annotation, sink : Annotation, LabelsSink
+        stack : Stack
             Where it changed.
         image : Image
         request : RunRequest
             The settings.
         """
-        if annotation not in self._stacks:
+        annotation, now = stack.annotation, time.monotonic()
+        if annotation not in self._work:
             self._numbers += 1
-            self._stacks[annotation] = _Stack(self._numbers)
-        stack, now = self._stacks[annotation], time.monotonic()
-        stack.changes += 1
-        stack.pending = annotation, sink, self._identity(image), request
+            self._work[annotation] = _Work(self._numbers)
+        work = self._work[annotation]
+        work.changes += 1
+        work.pending = stack, self._identity(image), request
         if not self._timer.isActive():
             self._since = now
         due = max(self._rest_until, min(now + SETTLE_S, self._since + LONGEST_S))
@@ -111,15 +110,15 @@ class Autosave(QObject):
 
     def changes(self, annotation: Annotation) -> int:
         """How often the work on a stack changed; see `saved`."""
-        stack = self._stacks.get(annotation)
-        return 0 if stack is None else stack.changes
+        work = self._work.get(annotation)
+        return 0 if work is None else work.changes
 
     def saved(self, annotation: Annotation, changes: int) -> None:
         """A person saved the work on a stack as it was after so many changes."""
-        stack = self._stacks.get(annotation)
-        if stack is not None and stack.changes == changes:
-            stack.pending = None
-            self._ask(self._store.remove, stack.number)
+        work = self._work.get(annotation)
+        if work is not None and work.changes == changes:
+            work.pending = None
+            self._ask(self._store.remove, work.number)
 
     def flush(self, then: Callable[[], None] = lambda: None) -> None:
         """Write at once what is to be written.
@@ -130,21 +129,20 @@ class Autosave(QObject):
             Called after everything was written, and only then.
         """
         self._timer.stop()
-        stacks = [stack for stack in self._stacks.values() if stack.pending is not None]
-        work = [(stack, stack.pending) for stack in stacks]
-        for stack in stacks:
-            stack.pending = None
-        jobs = [self._job(stack.number, *pending) for stack, pending in work if pending]
+        unsaved = [(work, work.pending) for work in self._work.values() if work.pending]
+        for work, _ in unsaved:
+            work.pending = None
+        jobs = [self._job(work.number, *pending) for work, pending in unsaved if pending]
 
         def on_written(result: float | str) -> None:
             if isinstance(result, str):
-                for stack, pending in work:
-                    stack.pending = stack.pending or pending
-                if not self._told:
+                for work, pending in unsaved:
+                    work.pending = work.pending or pending
+                if not self._reported:
                     self.failed.emit(result)
-                self._told = True
+                self._reported = True
                 return
-            self._told = False
+            self._reported = False
             self._rest_until = time.monotonic() + _REST * result
             then()
 
@@ -174,12 +172,11 @@ class Autosave(QObject):
     def _job(
         self,
         number: int,
-        annotation: Annotation,
-        sink: LabelsSink,
+        stack: Stack,
         image: ImageIdentity,
         request: RunRequest,
     ) -> Callable[[], object]:
-        snapshot = Snapshot.of(annotation, sink, request)
+        snapshot = Snapshot.of(stack, request)
         return partial(self._store.write, number, image, partial(save_snapshot, snapshot))
 
     def _on_timer(self) -> None:

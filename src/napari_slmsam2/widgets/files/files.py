@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-import numpy as np
 from napari.layers import Image
 from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QObject, Signal
@@ -84,10 +83,10 @@ class Files(QObject):
 
     def save_session(self) -> None:
         """Ask where to, then write the session."""
-        annotation, image = self._workspace.annotation, self._workspace.image
-        if annotation is not None and image is not None and not self._runner.running:
+        image = self._workspace.image
+        if self._workspace.stack is not None and image is not None and not self._runner.running:
             self._tracker.scan_all()
-            request = self._view.read_request(annotation, image)
+            request = self._view.read_request(image)
             save_session_as(self._view, self._workspace, request, self._mark_saved())
 
     def open_session(self) -> None:
@@ -114,18 +113,19 @@ class Files(QObject):
         stack = self._workspace.stack
         if stack is None:
             return
-        annotation, sink = stack
-        annotation.restore(session.prompts)
-        window = window_text(session.window)
-        annotation.session, annotation.window = session, window
-        for index in range(session.volume.n_slices):
-            plane = np.asarray(session.labels[session.volume.slicer(index)])
-            if plane.any() or annotation.plane(index).any():
-                sink.write_plane(index, plane)
-        sink.flush()
+        annotation = stack.annotation
+        annotation.restore(session.prompts, session.runs, session.dirty)
+        written = [
+            index
+            for index in range(session.volume.n_slices)
+            if session.annotation.plane(index).any() or annotation.plane(index).any()
+        ]
+        for index in written:
+            annotation.slices.write(index, session.annotation.plane(index))
+        self._workspace.show(written)
         view = self._view
         view.settings.set_record(session.config)
-        view.settings.set_window(window)
+        view.settings.set_window(window_text(session.window))
         view.run_bar.direction = session.config.direction
         view.model.choose(str(session.model))
 
@@ -134,17 +134,15 @@ class Files(QObject):
     def _keep(self) -> None:
         stack, image = self._workspace.stack, self._workspace.image
         if stack is not None and image is not None:
-            annotation, sink = stack
-            request = self._view.read_request(annotation, image)
-            self.autosave.touch(annotation, sink, image, request)
+            self.autosave.touch(stack, image, self._view.read_request(image))
 
     def _on_started(self) -> None:
         self._run_image = self._workspace.image
 
     def _keep_run(self) -> None:
         run = self._runner
-        if run.annotation and run.sink and self._run_image and run.request:
-            self.autosave.touch(run.annotation, run.sink, self._run_image, run.request)
+        if run.stack and self._run_image and run.request:
+            self.autosave.touch(run.stack, self._run_image, run.request)
 
     # -- brought back
 

@@ -26,12 +26,12 @@ def save_labels_as(parent: QWidget, space: Workspace, saved: Callable[[], None])
     """Ask for a file and write the labels of the stack on screen to it; then say so."""
     if space.stack is None or space.image is None:
         return
-    annotation, sink = space.stack
+    annotation, sink = space.stack.annotation, space.stack.sink
     source, grid = saving.describe_image(space.image, sink.view)
     name = _suggest(source, space.image, "_labels.nii.gz")
     path, _ = QFileDialog.getSaveFileName(parent, "Save labels", name, saving.LABEL_FILTER)
     if path:
-        labels, colours = annotation.known.copy(), colours_of(sink.layer.colormap)
+        labels, colours = annotation.labels.copy(), colours_of(sink.layer.colormap)
         start(
             saving.save_labels,
             Path(path),
@@ -49,16 +49,15 @@ def save_session_as(
     """Ask for a file and write the session of the stack on screen to it; no run may go on."""
     if space.stack is None or space.image is None:
         return
-    annotation, sink = space.stack
-    source, grid = saving.describe_image(space.image, sink.view)
+    stack = space.stack
+    source, grid = saving.describe_image(space.image, stack.sink.view)
     name = _suggest(source, space.image, ".slmsam2")
     path, _ = QFileDialog.getSaveFileName(parent, "Save session", name, "Session (*.slmsam2)")
     if path:
         start(
             saving.save_session,
             Path(path),
-            annotation,
-            request,
+            saving.Snapshot.of(stack, request),
             source,
             grid,
             returned=partial(_tell, saved),

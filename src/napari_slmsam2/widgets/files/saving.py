@@ -17,11 +17,11 @@ from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.io import LoadedImage, read_image, write_labels
 from napari_slmsam2.io.layer_grid import METADATA_KEY, loaded_image
 from napari_slmsam2.io.raw import Colours, Geometry
+from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.session.run_records import RunRecord
-from napari_slmsam2.widgets.runs.task import RunRequest, open_session
-from napari_slmsam2.widgets.workspace.annotation import Annotation
+from napari_slmsam2.widgets.runs.task import RunRequest
 from napari_slmsam2.widgets.workspace.grid import SliceView, make_volume, world_affine
-from napari_slmsam2.widgets.workspace.labels_sink import LabelsSink
+from napari_slmsam2.widgets.workspace.workspace import Stack
 
 if TYPE_CHECKING:
     from napari_slmsam2.session.session import SegmentationSession
@@ -76,18 +76,14 @@ def save_labels(
     return write_labels(path, labels, like, overwrite=True, colours=colours)
 
 
-def save_session(
-    path: Path, annotation: Annotation, request: RunRequest, source: Path | None, grid: LoadedImage
-) -> Path:
+def save_session(path: Path, snapshot: Snapshot, source: Path | None, grid: LoadedImage) -> Path:
     """Write seeds, settings, runs and labels to a session file."""
     from napari_slmsam2.session.file import ImageSource
     from napari_slmsam2.session.file import save_session as save
 
-    session = open_session(annotation, request)
-    annotation.bring_in_line(session, request.prompts)
     found = _as_in_file(source, grid)
     image = None if found is grid else ImageSource(found.path)
-    return save(session, path, image=image, overwrite=True)
+    return save(snapshot.session(), path, image=image, overwrite=True)
 
 
 def read_session(path: Path, volume: Volume) -> SegmentationSession:
@@ -114,54 +110,59 @@ def read_session(path: Path, volume: Volume) -> SegmentationSession:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The work on a stack of slices, to be written while it goes on.
+    """The work on a stack of slices, to be written in another thread.
 
     Attributes
     ----------
     annotation : Annotation
-        Asked for labels and intensity window only.
+        Asked for labels and intensity window only. The labels are not copied.
     request : RunRequest
         The settings.
     prompts : PromptSet
     runs : tuple of RunRecord
-    touched : frozenset of (label, index)
-        See `Annotation.touched`.
+    dirty : frozenset of (label, index)
+        See `Annotation.dirty`.
     note : dict
-        Name of the layer, and where the stack lies in it.
+        Name of the layer, and the place of the stack in it.
     """
 
     annotation: Annotation
     request: RunRequest
     prompts: PromptSet
     runs: tuple[RunRecord, ...]
-    touched: frozenset[tuple[int, int]]
+    dirty: frozenset[tuple[int, int]]
     note: dict[str, Any]
 
     @classmethod
-    def of(cls, annotation: Annotation, sink: LabelsSink, request: RunRequest) -> Snapshot:
+    def of(cls, stack: Stack, request: RunRequest) -> Snapshot:
         """The work as it is now; called on the GUI thread."""
-        session = annotation.session
-        runs = () if session is None else tuple(session.runs)
+        annotation, sink = stack.annotation, stack.sink
         note = {"layer": sink.layer.name, "view": sink.view.to_dict()}
-        return cls(annotation, request, annotation.prompts, runs, annotation.touched, note)
+        runs = tuple(annotation.runs)
+        return cls(annotation, request, annotation.prompts, runs, annotation.dirty, note)
+
+    def session(self) -> SegmentationSession:
+        """The work as a session that shares the labels; in any thread."""
+        from napari_slmsam2.session.session import SegmentationSession
+
+        annotation, request = self.annotation, self.request
+        session = SegmentationSession(
+            annotation.volume,
+            model=request.model,
+            device=request.device,
+            config=request.config,
+            window=annotation.intensity_window(request.window),
+            labels=annotation.labels,
+        )
+        session.annotation.restore(self.prompts, self.runs, self.dirty)
+        return session
 
 
 def save_snapshot(snapshot: Snapshot, path: Path) -> Path:
-    """Write unsaved work to a session file, without a copy of the labels; in any thread."""
+    """Write unsaved work to a session file; in any thread."""
     from napari_slmsam2.session.file import save_session as save
-    from napari_slmsam2.session.session import SegmentationSession
 
-    annotation, request = snapshot.annotation, snapshot.request
-    session = SegmentationSession(
-        annotation.volume,
-        model=request.model,
-        device=request.device,
-        config=request.config,
-        window=annotation.intensity_window(request.window),
-        labels=annotation.known,
-    )
-    session.restore(snapshot.prompts, snapshot.runs, snapshot.touched)
-    return save(session, path, note=snapshot.note, overwrite=True)
+    return save(snapshot.session(), path, note=snapshot.note, overwrite=True)
 
 
 def read_snapshots(

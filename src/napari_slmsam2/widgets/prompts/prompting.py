@@ -16,11 +16,11 @@ from qtpy.QtCore import QObject, QThreadPool
 
 from napari_slmsam2.core.errors import SlmSam2Error
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
+from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.widgets.prompts.bar import BOX, OFF, PAINT, PromptBar
 from napari_slmsam2.widgets.prompts.marks import PromptMarks
 from napari_slmsam2.widgets.prompts.task import Finder
 from napari_slmsam2.widgets.runs.task import Broken, Failed, Models, RunControl, RunRequest
-from napari_slmsam2.widgets.workspace.annotation import Annotation
 from napari_slmsam2.widgets.workspace.grid import place_on_slice
 from napari_slmsam2.widgets.workspace.seeds import SeedTracker
 from napari_slmsam2.widgets.workspace.workspace import Workspace
@@ -283,7 +283,7 @@ class Prompting(QObject):
             return
         wish = self._wishes.popleft()
         self._tracker.flush()
-        annotation, label, index = stack[0], self._workspace.label, self._workspace.index
+        annotation, label, index = stack.annotation, self._workspace.label, self._workspace.index
         seed = annotation.prompts.get(label, index)
         if seed is not None and seed.kind is PromptKind.MASK:
             self._refuse(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from napari_slmsam2.core.intensity import check_contrast
 from napari_slmsam2.core.prompts import SlicePrompt
+from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.widgets.runs.task import (
     Broken,
     Failed,
@@ -14,7 +15,6 @@ from napari_slmsam2.widgets.runs.task import (
     RunRequest,
     failure_of,
 )
-from napari_slmsam2.widgets.workspace.annotation import Annotation
 
 if TYPE_CHECKING:
     from napari_slmsam2.engine.clicks.prompt_solver import PromptSolver

@@ -1,4 +1,4 @@
-"""What a run will cost, judged by the runs before. Knows neither napari nor Qt."""
+"""Estimated time of a run, from the runs before. Imports neither napari nor Qt."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from napari_slmsam2.core.plan import (
     gaps_beside,
     make_steps,
 )
+from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.widgets.common.wording import duration
 from napari_slmsam2.widgets.runs.task import RunRequest, runs_gaps_only
-from napari_slmsam2.widgets.workspace.annotation import Annotation
 
 ENOUGH_STEPS = 5
-"""So many slices tell how fast a model is."""
+"""Slices after which the speed of a model is known."""
 
 _DIRECTIONS = {"both": (FORWARD, BACKWARD), "forward": (FORWARD,), "backward": (BACKWARD,)}
 
 
 def plan_run(annotation: Annotation, request: RunRequest) -> tuple[tuple[Step, ...], bool]:
-    """The slices that a run visits at most, and whether it runs only beside changed seeds.
+    """The slices that a run visits at most, and whether it runs only beside dirty seeds.
 
     Raises
     ------
@@ -32,21 +32,21 @@ def plan_run(annotation: Annotation, request: RunRequest) -> tuple[tuple[Step, .
         There is nothing to propagate.
     """
     gaps = find_gaps(
-        request.prompts,
+        annotation.prompts,
         annotation.volume.n_slices,
         labels=request.labels,
         directions=_DIRECTIONS[request.config.direction],
     )
-    gaps_only = runs_gaps_only(annotation.session, annotation.touched, request)
+    gaps_only = runs_gaps_only(annotation, request)
     if gaps_only:
-        gaps = gaps_beside(gaps, annotation.touched)
+        gaps = gaps_beside(gaps, annotation.dirty)
     if request.write_range is not None:
         gaps = clip_gaps(gaps, *request.write_range)
     return make_steps(gaps), gaps_only
 
 
 class Speeds:
-    """How fast models were, by their settings, slice size and number of labels."""
+    """Measured speed of models, by settings, slice size and number of labels."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[object, ...], dict[int, tuple[float, str]]] = {}

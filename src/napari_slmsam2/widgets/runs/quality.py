@@ -1,14 +1,13 @@
-"""Scores of the slices, and which one to look at next."""
+"""Scores of the slices, and which one to correct next."""
 
 from __future__ import annotations
 
-import numpy as np
 from qtpy.QtCore import QObject
 
 from napari_slmsam2.core.events import SliceSegmented
 from napari_slmsam2.core.plan import find_gaps, gaps_beside
 from napari_slmsam2.core.quality import Suggestion, trusted_slices
-from napari_slmsam2.widgets.workspace.annotation import Annotation
+from napari_slmsam2.session.annotation import Annotation
 
 
 class Scores(QObject):
@@ -21,17 +20,16 @@ class Scores(QObject):
         self.visited: set[int] = set()
 
     def take_over(self, annotation: Annotation | None) -> None:
-        """Show what the runs of an annotation left; none of them may be going on."""
+        """Show the scores of an annotation; no run of it may be going on."""
         self._of_labels, self.visited, self._offered = {}, set(), set()
-        session = None if annotation is None else annotation.session
-        if session is None:
+        if annotation is None:
             return
-        for label, slices in session.quality.items():
+        for label, slices in annotation.quality.items():
             for index, quality in slices.items():
                 self._of_labels.setdefault(index, {})[label] = quality.confidence
 
     def add(self, event: SliceSegmented) -> None:
-        """Take the scores of a slice that was just segmented."""
+        """Add the scores of a slice that was just segmented."""
         self.visited.add(event.index)
         for label, quality in event.quality.items():
             self._of_labels.setdefault(event.index, {})[label] = quality.confidence
@@ -50,12 +48,11 @@ class Scores(QObject):
         return found
 
     def next_to_fix(self, annotation: Annotation | None) -> Suggestion | None:
-        """The most urgent slice that was not offered yet; then from the start again."""
-        session = None if annotation is None else annotation.session
-        if annotation is None or session is None:
+        """The most urgent slice that was not offered yet; after all of them, the first again."""
+        if annotation is None:
             return None
         open_ones = [
-            s for s in session.suggestions() if annotation.prompts.get(s.label, s.index) is None
+            s for s in annotation.suggestions() if annotation.prompts.get(s.label, s.index) is None
         ]
         fresh = [s for s in open_ones if (s.label, s.index) not in self._offered]
         if not fresh:
@@ -68,32 +65,26 @@ class Scores(QObject):
 
 
 def confident_slices(annotation: Annotation) -> dict[int, tuple[int, ...]]:
-    """Propagated slices that nothing speaks against, by label; no run may be going on.
+    """Propagated slices whose scores raise no doubt, by label; no run may be going on.
 
-    Of labels that a person painted. Slices that a person changed are seeds. Those beside a seed
-    that has changed since it was run, and those on which other pixels hold the label now than the
-    run left, are not known to be right any more.
+    Only labels that a person painted are included. Seeds are excluded, as are slices beside a
+    seed that has changed since it was run, and slices whose pixels were replaced since.
 
     Parameters
     ----------
     annotation : Annotation
     """
-    session, prompts = annotation.session, annotation.prompts
+    prompts = annotation.prompts
     painted = {p.label for p in prompts if p.mask is not None}
-    if session is None or not painted:
+    if not painted:
         return {}
-    volume = annotation.volume
-    gaps = gaps_beside(find_gaps(prompts, volume.n_slices, labels=painted), annotation.touched)
+    gaps = find_gaps(prompts, annotation.volume.n_slices, labels=painted)
+    gaps = gaps_beside(gaps, annotation.dirty)
     doubtful = {(gap.label, i) for gap in gaps for i in range(gap.start, gap.stop + 1)}
     doubtful |= prompts.prompts.keys()
-
-    def is_as_left(label: int, index: int) -> bool:
-        left = np.asarray(session.labels[volume.slicer(index)])
-        return np.array_equal(left == label, annotation.plane(index) == label)
-
     found = {
-        label: tuple(i for i in indices if (label, i) not in doubtful and is_as_left(label, i))
-        for label, indices in trusted_slices(session.quality).items()
+        label: tuple(i for i in indices if (label, i) not in doubtful)
+        for label, indices in trusted_slices(annotation.quality).items()
         if label in painted
     }
     return {label: indices for label, indices in found.items() if indices}

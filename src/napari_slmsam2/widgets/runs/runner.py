@@ -1,4 +1,4 @@
-"""Starts runs, takes their slices to the layer, and knows how far they are."""
+"""Starts runs, shows their slices on the layer, and measures their progress."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from napari_slmsam2.core.events import (
     Progressed,
     SliceSegmented,
 )
+from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.widgets.runs.estimate import ENOUGH_STEPS
 from napari_slmsam2.widgets.runs.task import (
     Broken,
@@ -29,8 +30,7 @@ from napari_slmsam2.widgets.runs.task import (
     RunRequest,
     run_events,
 )
-from napari_slmsam2.widgets.workspace.annotation import Annotation
-from napari_slmsam2.widgets.workspace.labels_sink import LabelsSink
+from napari_slmsam2.widgets.workspace.workspace import Stack
 
 _TICK_MS = 125
 _DRAWING_SHARE = 0.2
@@ -54,7 +54,7 @@ class Runner(QObject):
     ticked = Signal()
     """At most eight times a second during a run, and at its end: the time to draw."""
     noted = Signal(str)
-    """Something that the person should know while the run goes on."""
+    """A message about the run that goes on."""
     ended = Signal(object)
     """`FinishReason`, `Failed`, `NotLoaded`, or None after a defect."""
 
@@ -63,16 +63,15 @@ class Runner(QObject):
         self.models = Models()
         self.control = RunControl()
         self.request: RunRequest | None = None
-        self.annotation: Annotation | None = None
-        self.sink: LabelsSink | None = None
+        self.stack: Stack | None = None
         self.latest: int | None = None
         self.done = self.total = 0
         self.seconds_left: float | None = None
         self._worker: GeneratorWorker[Any, Any, Any] | None = None
         self.outcome: FinishReason | Failed | NotLoaded | None = None
         self._first: tuple[float, int] | None = None
-        self._held_s = 0.0
-        self._held_since = 0.0
+        self._paused_s = 0.0
+        self._paused_since = 0.0
         self._timer, self._drawn = QTimer(self), QTimer(self)
         for timer, slot in ((self._timer, self._tick), (self._drawn, self._on_drawn)):
             timer.setSingleShot(True)
@@ -81,12 +80,12 @@ class Runner(QObject):
 
     @property
     def running(self) -> bool:
-        """Whether a worker is at work, also where it is held."""
+        """Whether a worker is running, paused or not."""
         return self._worker is not None
 
     @property
     def paused(self) -> bool:
-        """Whether the run is held."""
+        """Whether the run is paused."""
         return self.running and self.control.paused
 
     @property
@@ -97,21 +96,26 @@ class Runner(QObject):
         visits = (self.done - self._first[1]) / VISIT_UNITS
         if visits < ENOUGH_STEPS:
             return None
-        held = self._held_s + (time.perf_counter() - self._held_since if self.paused else 0.0)
-        seconds = time.perf_counter() - self._first[0] - held
+        paused = self._paused_s + (time.perf_counter() - self._paused_since if self.paused else 0.0)
+        seconds = time.perf_counter() - self._first[0] - paused
         return visits / seconds if seconds > 0 else None
 
-    def start(self, annotation: Annotation, sink: LabelsSink, request: RunRequest) -> None:
-        """Start a run; there must be none."""
+    @property
+    def annotation(self) -> Annotation | None:
+        """The annotation of the run that goes on, or of the last one."""
+        return None if self.stack is None else self.stack.annotation
+
+    def start(self, stack: Stack, request: RunRequest) -> None:
+        """Start a run; none may be going on."""
         assert self._worker is None
         self.control = RunControl()
-        self.request, self.annotation, self.sink = request, annotation, sink
+        self.request, self.stack = request, stack
         self.done = self.total = 0
         self.latest = self._first = self.outcome = self.seconds_left = None
-        self._held_s = 0.0
+        self._paused_s = 0.0
         worker = create_worker(
             run_events,
-            annotation,
+            stack,
             request,
             self.models,
             self.control,
@@ -133,17 +137,17 @@ class Runner(QObject):
         self.control.stop()
 
     def close_connections(self) -> None:
-        """Nobody looks at the run any more: end it."""
+        """End the run: its panel is closing."""
         self.stop()
 
     def toggle_pause(self) -> None:
-        """Hold the run, or let it go on."""
+        """Pause the run, or continue it."""
         if not self.running:
             return
         if self.control.paused:
-            self._held_s += time.perf_counter() - self._held_since
+            self._paused_s += time.perf_counter() - self._paused_since
         else:
-            self._held_since = time.perf_counter()
+            self._paused_since = time.perf_counter()
         self.control.pause(not self.control.paused)
 
     def _on_event(self, event: RunEvent) -> None:
@@ -153,8 +157,8 @@ class Runner(QObject):
             self.latest = event.index
             if self._first is None:
                 self._first = time.perf_counter(), event.done
-            if self.sink is not None:
-                self.sink.write_event(event)
+            if self.stack is not None:
+                self.stack.sink.show([event.index])
             self.segmented.emit(event)
         elif isinstance(event, Finished):
             self.outcome = event.reason
@@ -173,8 +177,8 @@ class Runner(QObject):
         self._tick_began = time.perf_counter()
         # The view moves before the labels are drawn: both make one picture.
         self.ticked.emit()
-        if self.sink is not None:
-            self.sink.flush()
+        if self.stack is not None:
+            self.stack.sink.flush()
         self._drawn.start(0)
 
     def _on_drawn(self) -> None:
@@ -187,6 +191,4 @@ class Runner(QObject):
         self._worker = None
         self._timer.stop()
         self._tick()
-        if self.annotation is not None and self.outcome is FinishReason.COMPLETED:
-            self.annotation.forget_undo()
         self.ended.emit(self.outcome)

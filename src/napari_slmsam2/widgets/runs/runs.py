@@ -1,4 +1,4 @@
-"""Starting, holding and watching runs; what they cost and what they found."""
+"""Controls of runs: start, pause and stop; their cost, progress and scores."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_slmsam2.core.errors import SlmSam2Error
 from napari_slmsam2.core.events import FinishReason, SliceSegmented
+from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.widgets.common.download import DownloadMeter, ask_first, describe_cancelled
 from napari_slmsam2.widgets.runs.estimate import Speeds
 from napari_slmsam2.widgets.runs.model_notes import slow_device
@@ -16,7 +17,6 @@ from napari_slmsam2.widgets.runs.quality import Scores
 from napari_slmsam2.widgets.runs.run_bar import describe_end
 from napari_slmsam2.widgets.runs.runner import Runner
 from napari_slmsam2.widgets.runs.task import Failed, NotLoaded, Ready, RunRequest
-from napari_slmsam2.widgets.workspace.annotation import Annotation
 from napari_slmsam2.widgets.workspace.seeds import SeedTracker
 from napari_slmsam2.widgets.workspace.workspace import Workspace
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Runs(QObject):
-    """What the controls of a run do.
+    """Connects the controls of runs to the runner.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Runs(QObject):
     """
 
     changed = Signal()
-    """A run began, was held, went on or ended."""
+    """A run began, was paused, was continued or ended."""
 
     def __init__(self, view: PanelView, workspace: Workspace, tracker: SeedTracker) -> None:
         super().__init__(view)
@@ -50,7 +50,7 @@ class Runs(QObject):
         self._speeds = Speeds()
         self._device = ""
         self._download = DownloadMeter()
-        self._told: set[str] = set()
+        self._notes_shown: set[str] = set()
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self._show_cost)
@@ -91,7 +91,6 @@ class Runs(QObject):
         if stack is None or self.runner.running:
             return
         self._tracker.scan_all()
-        annotation, sink = stack
         try:
             request = self.request(mode)
         except SlmSam2Error as error:
@@ -101,11 +100,11 @@ class Runs(QObject):
             self.scores.visited.clear()
             self._download = DownloadMeter()
             self._view.run_bar.show_loading()
-            self.runner.start(annotation, sink, request)
+            self.runner.start(stack, request)
             self.changed.emit()
 
     def request(self, mode: str = "auto") -> RunRequest:
-        """What the panel asks for.
+        """The run that the controls specify.
 
         Raises
         ------
@@ -118,17 +117,17 @@ class Runs(QObject):
         labels = annotation.labels_to_run()
         if self._view.run_bar.only_label.isChecked() and self._workspace.label in labels:
             labels = (self._workspace.label,)
-        return self._view.read_request(annotation, image, mode, labels)
+        return self._view.read_request(image, mode, labels)
 
     def propagate_or_stop(self) -> None:
-        """Start a run, or end the one that goes on."""
+        """Start a run, or stop the present one."""
         if self.runner.running:
             self.runner.stop()
         else:
             self.propagate()
 
     def pause_or_resume(self) -> None:
-        """Hold the run, let it go on, or take up the one that was stopped."""
+        """Pause the run, continue it, or resume the one that was stopped."""
         if self.runner.running:
             self.runner.toggle_pause()
             self.changed.emit()
@@ -137,21 +136,21 @@ class Runs(QObject):
 
     @property
     def resumable(self) -> bool:
-        """Whether the run that was stopped can go on where it was."""
-        runner, annotation = self.runner, self._workspace.annotation
+        """Whether the run that was stopped can be continued."""
+        runner, stack = self.runner, self._workspace.stack
         return (
             not runner.running
             and runner.outcome is FinishReason.STOPPED
-            and annotation is not None
-            and runner.annotation is annotation
-            and annotation.session is not None
+            and stack is not None
+            and runner.stack is stack
+            and stack.session is not None
+            and stack.session.resumable
             and runner.request is not None
-            and runner.request.prompts is annotation.prompts
             and runner.request.model == self._view.model.model
         )
 
     def take_over(self) -> None:
-        """Show the scores of what is on screen."""
+        """Show the scores of the stack on screen."""
         annotation = self._workspace.annotation
         if not self.runner.running:
             self.scores.take_over(annotation)
@@ -169,16 +168,13 @@ class Runs(QObject):
         return card is None or ask_first(self._view, card, chooser.folder)
 
     def _on_ready(self, ready: Ready) -> None:
-        annotation, request = self.runner.annotation, self.runner.request
-        assert annotation is not None
+        request = self.runner.request
         assert request is not None
-        if annotation.session is not None and request.mode != "resume":
-            annotation.history.note_run(annotation.session)
         self._device = ready.device
         self._view.model.say_ready(ready.model, ready.device, ready.precision)
         note = slow_device(request, ready)
-        if note and note not in self._told:
-            self._told.add(note)
+        if note and note not in self._notes_shown:
+            self._notes_shown.add(note)
             show_info(note)
         self._view.run_bar.show_progress(0, 0, None, paused=False)
 

@@ -1,18 +1,18 @@
-"""A run in a worker thread: what goes in, what comes out, how it is stopped."""
+"""A run in a worker thread: its request, its events, and how it is stopped."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.errors import DeviceMemoryError, DownloadError, SlmSam2Error
 from napari_slmsam2.core.events import PropagationEvent
 from napari_slmsam2.core.intensity import DEFAULT_WINDOW, check_contrast
-from napari_slmsam2.core.prompts import PromptSet
-from napari_slmsam2.widgets.workspace.annotation import Annotation
+from napari_slmsam2.session.annotation import Annotation
+from napari_slmsam2.widgets.workspace.workspace import Stack
 
 if TYPE_CHECKING:
     from napari_slmsam2.engine.loading import ReadyModel
@@ -23,7 +23,7 @@ _PAUSE_POLL_S = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
-    """Everything that a run is asked for.
+    """Model, settings and labels of a run.
 
     Attributes
     ----------
@@ -35,9 +35,8 @@ class RunRequest:
         The intensity window, as `parse_window` reads it.
     models_folder : str or None
     labels : tuple of int
-    prompts : PromptSet
     mode : {"auto", "gaps", "all", "resume"}
-        ``auto`` runs only the gaps beside changed seeds where a run was made before.
+        ``auto`` runs only the gaps beside dirty seeds where a run was made before.
     write_range : tuple of int or None
     """
 
@@ -47,14 +46,13 @@ class RunRequest:
     window: str = DEFAULT_WINDOW
     models_folder: str | None = None
     labels: tuple[int, ...] = ()
-    prompts: PromptSet = field(default_factory=PromptSet)
     mode: str = "auto"
     write_range: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The model is loaded and the seeds are taken over; the first slice is next."""
+    """The model is loaded; the first slice is next."""
 
     model: str
     device: str
@@ -64,19 +62,19 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The run ended early, for a reason that can be told."""
+    """The run ended early, for a reason that the message explains."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class NotLoaded:
-    """A person ended the run while its model was on the way."""
+    """The run was stopped while its model was being downloaded or loaded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """The run ended early because of a defect of the program."""
+    """The run ended early because of a defect in the program."""
 
     error: Exception
 
@@ -85,7 +83,7 @@ RunEvent = PropagationEvent | Ready | Failed | NotLoaded | Broken
 
 
 class RunControl:
-    """Stop and pause, asked by the worker between slices; safe to use from any thread."""
+    """Stop and pause, checked by the worker between slices; safe to use from any thread."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
@@ -99,7 +97,7 @@ class RunControl:
         self._stop.set()
 
     def pause(self, paused: bool) -> None:
-        """Hold the run after the present slice, or let it go on."""
+        """Pause the run after the present slice, or continue it."""
         if paused:
             self._go.clear()
         else:
@@ -107,20 +105,20 @@ class RunControl:
 
     @property
     def paused(self) -> bool:
-        """Whether the run is held."""
+        """Whether the run is paused."""
         return not self._go.is_set()
 
     @property
     def stopped(self) -> bool:
-        """Whether a person ended the run."""
+        """Whether the run was stopped."""
         return self._stop.is_set()
 
     def note_download(self, done: int, total: int) -> None:
-        """Remember how many bytes of the weights are there."""
+        """Record how many bytes of the weights were downloaded."""
         self.download = done, total
 
     def should_stop(self) -> bool:
-        """Whether to end; waits while the run is held."""
+        """Whether to end; waits while the run is paused."""
         while not (self._stop.is_set() or self.aborted()):
             if self._go.wait(_PAUSE_POLL_S):
                 return self._stop.is_set()
@@ -160,14 +158,14 @@ class Models:
 
 
 def run_events(
-    annotation: Annotation, request: RunRequest, models: Models, control: RunControl
+    stack: Stack, request: RunRequest, models: Models, control: RunControl
 ) -> Iterator[RunEvent]:
     """Run in a worker thread; one event per slice.
 
     Nothing is raised: a worker that sees a ``RuntimeError`` ends without any signal.
     """
     try:
-        yield from _events(annotation, request, models, control)
+        yield from _events(stack, request, models, control)
     except DownloadError as error:
         if control.stopped or control.aborted():
             yield NotLoaded()
@@ -178,7 +176,7 @@ def run_events(
 
 
 def failure_of(error: Exception) -> Failed | Broken:
-    """How the window is told of an error of a worker."""
+    """The event that reports an error of a worker."""
     if isinstance(error, SlmSam2Error):
         return Failed(str(error))
     if isinstance(error, MemoryError):
@@ -187,18 +185,16 @@ def failure_of(error: Exception) -> Failed | Broken:
 
 
 def _events(
-    annotation: Annotation, request: RunRequest, models: Models, control: RunControl
+    stack: Stack, request: RunRequest, models: Models, control: RunControl
 ) -> Iterator[RunEvent]:
-    check_contrast(annotation.volume)
+    check_contrast(stack.annotation.volume)
     ready = models.get(request, control)
-    session = open_session(annotation, request)
-    _use(session, annotation, request.model, ready)
+    session = _open_session(stack, request, ready)
     if request.mode == "resume":
         yield Ready(ready.name, ready.device, ready.precision, gaps_only=False)
         yield from session.resume(control.should_stop)
         return
-    annotation.bring_in_line(session, request.prompts)
-    gaps_only = runs_gaps_only(session, session.touched, request)
+    gaps_only = runs_gaps_only(stack.annotation, request)
     events = session.propagate(
         labels=request.labels,
         gaps_only=gaps_only,
@@ -209,48 +205,30 @@ def _events(
     yield from events
 
 
-def runs_gaps_only(
-    session: SegmentationSession | None, touched: Collection[tuple[int, int]], request: RunRequest
-) -> bool:
-    """Whether a request runs only the gaps beside the touched seeds."""
+def runs_gaps_only(annotation: Annotation, request: RunRequest) -> bool:
+    """Whether a request runs only the gaps beside dirty seeds."""
     if request.mode == "gaps":
         return True
-    if session is None or not session.runs:
+    if not annotation.runs or request.mode == "all" or request.write_range is not None:
         return False
-    if request.mode == "all" or request.write_range is not None:
-        return False
-    last = session.runs[-1]
-    same = last.config == request.config and last.model == str(session.model)
-    return same and bool(touched)
+    last = annotation.runs[-1]
+    same = last.config == request.config and last.model == request.model
+    return same and bool(annotation.dirty)
 
 
-def open_session(annotation: Annotation, request: RunRequest) -> SegmentationSession:
-    """The session of an annotation with the settings of a request; its model is as it was."""
+def _open_session(stack: Stack, request: RunRequest, ready: ReadyModel) -> SegmentationSession:
+    """The session that runs a stack, with the settings of a request and a loaded model."""
     from napari_slmsam2.session.session import SegmentationSession
 
-    volume, session = annotation.volume, annotation.session
+    annotation = stack.annotation
+    window = annotation.intensity_window(request.window)
+    session = stack.session
     if session is None:
-        session = SegmentationSession(
-            volume,
-            model=request.model,
-            device=request.device,
-            config=request.config,
-            window=annotation.intensity_window(request.window),
-            labels=annotation.known.copy(),
-            models_folder=request.models_folder,
+        session = stack.session = SegmentationSession(
+            annotation.volume, window=window, annotation=annotation
         )
-        annotation.session, annotation.window, annotation.model = session, request.window, None
-    elif annotation.window != request.window:
-        session.window = annotation.intensity_window(request.window)
-        # What was computed from other intensities is no longer of use.
-        annotation.window, annotation.model = request.window, None
-    session.config, session.device = request.config, request.device
+    session.window, session.config, session.device = window, request.config, request.device
+    session.use_model(ready)
+    # A file keeps its path: it could not be found again by its name alone.
+    session.model = request.model
     return session
-
-
-def _use(session: SegmentationSession, annotation: Annotation, model: str, ready: Any) -> None:
-    if annotation.model is not ready:
-        session.use_model(ready)
-        # A file keeps its path: its name alone could not be found again.
-        session.model = model
-        annotation.model = ready

@@ -12,15 +12,15 @@ from qtpy.QtCore import QObject, QTimer
 from napari_slmsam2.widgets.workspace.grid import StackArray
 from napari_slmsam2.widgets.workspace.workspace import Workspace
 
-_SETTLE_MS = 60
+_DEBOUNCE_MS = 60
 
 
 class SeedTracker(QObject):
     """Listens to the Labels layer and hands what a person changed to the annotation.
 
-    Brush, polygon, fill and eraser tell of themselves when a stroke ends. Undo and redo do not:
-    they only draw the layer anew, so that a moment after a redraw the labels are compared with
-    what was last seen.
+    Brush, polygon, fill and eraser emit an event when a stroke ends. Undo and redo do not: they
+    only redraw the layer, so that the labels are compared with the accepted ones shortly after
+    a redraw.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class SeedTracker(QObject):
         self._workspace = workspace
         self._layer: Labels | None = None
         self._drawn_index = -1
-        self._look_everywhere = False
+        self._compare_all = False
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self.flush)
@@ -40,24 +40,24 @@ class SeedTracker(QObject):
         self._follow()
 
     def close_connections(self) -> None:
-        """Let go of the layer."""
+        """Disconnect from the layer."""
         self._timer.stop()
         self._connect(None)
 
     def flush(self) -> None:
-        """Take over what changed since the last look, at once."""
+        """Take over at once what changed since the last comparison."""
         self._timer.stop()
-        if self._look_everywhere:
+        if self._compare_all:
             self.scan_all()
         else:
             self.scan_slice()
 
     def scan_slice(self) -> bool:
-        """Compare the slice on screen; whether it changed."""
+        """Compare the slice on screen. Returns whether it changed."""
         stack, index = self._workspace.stack, self._workspace.index
         if stack is None:
             return False
-        annotation, sink = stack
+        annotation, sink = stack.annotation, stack.sink
         if not annotation.take_edit(index, sink.read(index)):
             return False
         self._workspace.seeds_changed.emit()
@@ -65,13 +65,13 @@ class SeedTracker(QObject):
 
     def scan_all(self) -> bool:
         """Compare all slices; labels on disk only where there are seeds, and on screen."""
-        self._look_everywhere = False
+        self._compare_all = False
         stack = self._workspace.stack
         if stack is None:
             return False
-        annotation, sink = stack
+        annotation, sink = stack.annotation, stack.sink
         if isinstance(sink.layer.data, np.ndarray):
-            indices = annotation.changed_slices(StackArray(sink.layer.data, sink.view))
+            indices = annotation.slices.changed_slices(StackArray(sink.layer.data, sink.view))
         else:
             indices = tuple({p.index for p in annotation.prompts} | {self._workspace.index})
         changed = [bool(annotation.take_edit(i, sink.read(i))) for i in indices]
@@ -103,9 +103,9 @@ class SeedTracker(QObject):
         assert self._layer is not None
         if self._workspace.writing:
             return
-        # A stroke has ended; but fill, and paint from a script, tell of it before they write.
+        # A stroke has ended; but fill, and paint from a script, emit the event before they write.
         if self._layer.n_edit_dimensions > 2 or not self.scan_slice():
-            self._look_everywhere = True
+            self._compare_all = True
             self._timer.start(0)
 
     def _on_drawn(self, event: Any = None) -> None:
@@ -113,17 +113,17 @@ class SeedTracker(QObject):
             return
         index = self._workspace.index
         if index == self._drawn_index:
-            self._look_everywhere = True
+            self._compare_all = True
         self._drawn_index = index
         if not self._timer.isActive():
-            self._timer.start(_SETTLE_MS)
+            self._timer.start(_DEBOUNCE_MS)
 
     def _on_data(self, event: Any = None) -> None:
         if self._layer is not None:
             self._workspace.replaced(self._layer)
 
     def _on_label(self, event: Any = None) -> None:
-        """The last label that the array can hold is chosen: make room for the next one.
+        """Make room for the next label where the last one that the array can hold is chosen.
 
         napari refuses to choose a label that the array cannot hold.
         """
@@ -131,6 +131,6 @@ class SeedTracker(QObject):
         stack, label = self._workspace.stack, self._workspace.label
         if stack is None or self._workspace.writing:
             return
-        layer = stack[1].layer
-        if label == np.iinfo(layer.data.dtype).max and stack[1].widen(label + 1):
+        layer = stack.sink.layer
+        if label == np.iinfo(layer.data.dtype).max and stack.sink.widen(label + 1):
             show_info(f"Layer {layer.name!r} holds {layer.data.dtype} now: more labels fit.")

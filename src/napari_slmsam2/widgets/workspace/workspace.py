@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from types import EllipsisType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 import numpy as np
@@ -16,7 +17,8 @@ from qtpy.QtCore import QObject, Signal
 from napari_slmsam2.core.errors import GridMismatchError, PromptError, SlmSam2Error, VolumeError
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.volume import Volume
-from napari_slmsam2.widgets.workspace.annotation import Annotation, SeenLabels
+from napari_slmsam2.session.annotation import Annotation
+from napari_slmsam2.session.label_array import SharedLabels
 from napari_slmsam2.widgets.workspace.grid import (
     SliceView,
     StackArray,
@@ -30,15 +32,36 @@ from napari_slmsam2.widgets.workspace.grid import (
     slice_on_screen,
     view_on_screen,
 )
-from napari_slmsam2.widgets.workspace.history import Mark
 from napari_slmsam2.widgets.workspace.labels_sink import LabelsSink
 from napari_slmsam2.widgets.workspace.placement import PlacementWatcher, note_made_for
 
-_Stacks = dict[SliceView, tuple[Annotation, LabelsSink]]
+if TYPE_CHECKING:
+    from napari_slmsam2.session.session import SegmentationSession
+
+
+@dataclass(slots=True, eq=False)
+class Stack:
+    """One stack of slices of a Labels layer.
+
+    Attributes
+    ----------
+    annotation : Annotation
+    sink : LabelsSink
+        Shows the annotation on the layer.
+    session : SegmentationSession or None
+        Runs the annotation; made by the first run, and used by its worker thread only.
+    """
+
+    annotation: Annotation
+    sink: LabelsSink
+    session: SegmentationSession | None = None
+
+
+_Stacks = dict[SliceView, Stack]
 
 
 class Workspace(QObject):
-    """What the panel works on, and what the sliders say about it.
+    """Image, Labels layer and stack of slices that the panel works on.
 
     Parameters
     ----------
@@ -55,9 +78,9 @@ class Workspace(QObject):
     target_changed = Signal()
     """Another image, labels layer or stack of slices."""
     slice_changed = Signal(int)
-    """The slider stands on another slice."""
+    """Another slice is on screen."""
     seeds_changed = Signal()
-    """Seeds or marks of the present stack are others."""
+    """Seeds or marks of the present stack have changed."""
     label_changed = Signal()
     """Another label is selected."""
     volume_replaced = Signal(object, str)
@@ -72,7 +95,7 @@ class Workspace(QObject):
         self._view: SliceView | None = None
         self._index = -1
         self._stacks: WeakKeyDictionary[Labels, _Stacks] = WeakKeyDictionary()
-        self._seen: WeakKeyDictionary[Labels, SeenLabels] = WeakKeyDictionary()
+        self._accepted: WeakKeyDictionary[Labels, SharedLabels[Annotation]] = WeakKeyDictionary()
         self._placement = PlacementWatcher(viewer, self)
         self._placement.changed.connect(self.update)
         self._sources: WeakKeyDictionary[Annotation, tuple[ref[Image], int]] = WeakKeyDictionary()
@@ -81,13 +104,13 @@ class Workspace(QObject):
             event.connect(self._on_dims)
 
     def close_connections(self) -> None:
-        """Let go of viewer and layers."""
+        """Disconnect from viewer and layers."""
         events = self.viewer.dims.events
         for event in (events.order, events.ndisplay, events.point):
             event.disconnect(self._on_dims)
         self._placement.close_connections()
 
-    # -- what is worked on
+    # -- layers
 
     def set_image(self, image: Image | None) -> None:
         """Work on another image, with the labels that fit it best."""
@@ -119,10 +142,10 @@ class Workspace(QObject):
         return layer
 
     def blank_labels(self, name: str) -> Labels | None:
-        """Labels of this name that nobody has touched: the ones at hand, else new ones."""
+        """Labels of this name that nobody has edited: the present ones, else new ones."""
         here, annotation = self.labels, self.annotation
-        untouched = here is not None and annotation is not None and not len(annotation.prompts)
-        if here is not None and untouched and not np.asarray(here.data).any():
+        unedited = here is not None and annotation is not None and not len(annotation.prompts)
+        if here is not None and unedited and not np.asarray(here.data).any():
             here.name = name
             return here
         layer = self.add_labels()
@@ -131,7 +154,7 @@ class Workspace(QObject):
         return layer
 
     def update(self) -> None:
-        """Look again at layers and sliders."""
+        """Read layers and sliders again."""
         self._placement.watch(self.image, self.labels)
         self._view, self.problem = None, None
         if self.image is not None:
@@ -147,23 +170,22 @@ class Workspace(QObject):
         self.target_changed.emit()
 
     def replaced(self, labels: Labels) -> None:
-        """The array of a Labels layer is another one: its labels are taken as they are."""
+        """The array of a Labels layer was replaced: its labels are accepted as they are."""
         if labels is self.labels and not self.writing:
             self.update()
             self.seeds_changed.emit()
 
     def _activate(self) -> None:
-        """Make, or bring up to date, what is known of the labels on screen."""
-        seen = None if self.labels is None else self._seen.get(self.labels)
+        """Make the annotation of the labels on screen, or bring it up to date."""
+        accepted = None if self.labels is None else self._accepted.get(self.labels)
         shape = () if self.labels is None else self.labels.data.shape
-        if self.labels is not None and seen is not None and seen.array.shape != shape:
-            del self._seen[self.labels], self._stacks[self.labels]
+        if self.labels is not None and accepted is not None and accepted.array.shape != shape:
+            del self._accepted[self.labels], self._stacks[self.labels]
         if self.labels is not None:
             self._renew_volumes()
         stack = self.stack
         if stack is not None:
-            annotation, sink = stack
-            annotation.adopt(StackArray(sink.layer.data, sink.view))
+            stack.annotation.adopt(StackArray(stack.sink.layer.data, stack.sink.view))
 
     def _renew_volumes(self) -> None:
         """Give the annotations of the labels the volume that the image is now.
@@ -173,7 +195,8 @@ class Workspace(QObject):
         assert self.image is not None
         assert self.labels is not None
         source = ref(self.image), self._placement.version(self.image)
-        for view, (annotation, _) in self._stacks.get(self.labels, {}).items():
+        for view, stack in self._stacks.get(self.labels, {}).items():
+            annotation = stack.annotation
             volume, before = make_volume(self.image, view), self._sources[annotation]
             self._sources[annotation] = source
             if before[0] != source[0]:
@@ -184,10 +207,11 @@ class Workspace(QObject):
                 what = "The voxel size of the image changed"
             else:
                 continue
-            annotation.volume, annotation.session = volume, None
+            annotation.replace_volume(volume)
+            stack.session = None
             self.volume_replaced.emit(annotation, what)
 
-    # -- where the sliders stand
+    # -- what is on screen
 
     @property
     def view(self) -> SliceView | None:
@@ -195,43 +219,38 @@ class Workspace(QObject):
         return self._view
 
     @property
-    def stack(self) -> tuple[Annotation, LabelsSink] | None:
-        """What is annotated on the stack on screen, and the way to its labels."""
+    def stack(self) -> Stack | None:
+        """The stack of slices on screen with its annotation; None without image and labels."""
         if self._view is None or self.image is None or self.labels is None:
             return None
         stacks = self._stacks.setdefault(self.labels, {})
         if self._view not in stacks:
             labels, view = self.labels, self._view
-            if self.labels not in self._seen:
-                self._seen[self.labels] = SeenLabels(labels.data.shape, labels.data.dtype)
-            volume, key = make_volume(self.image, view), view.key((slice(None),) * 3)
-            annotation = Annotation(volume, self._seen[self.labels], key)
-            self._sources[annotation] = ref(self.image), self._placement.version(self.image)
-            sink = LabelsSink(
-                labels, view, annotation, self.viewer.dims, lambda: self._others(stacks, view)
+            if labels not in self._accepted:
+                array = np.zeros(labels.data.shape, labels.data.dtype)
+                self._accepted[labels] = SharedLabels(array)
+            annotation = Annotation(
+                make_volume(self.image, view),
+                self._accepted[labels],
+                key=view.key((slice(None),) * 3),
+                deferred=True,
             )
-            stacks[view] = annotation, sink
+            self._sources[annotation] = ref(self.image), self._placement.version(self.image)
+            sink = LabelsSink(labels, view, annotation, self.viewer.dims)
+            stacks[view] = Stack(annotation, sink)
         return stacks[self._view]
-
-    @staticmethod
-    def _others(stacks: _Stacks, view: SliceView) -> list[tuple[SliceView, Annotation]]:
-        return [
-            (other, annotation)
-            for other, (annotation, _) in stacks.items()
-            if other.held == view.held and other.axis != view.axis
-        ]
 
     @property
     def annotation(self) -> Annotation | None:
         """What is annotated on the stack on screen."""
         stack = self.stack
-        return None if stack is None else stack[0]
+        return None if stack is None else stack.annotation
 
     @property
     def writing(self) -> bool:
         """Whether the program itself is writing the labels right now."""
         stacks: _Stacks = {} if self.labels is None else self._stacks.get(self.labels, {})
-        return any(sink.writing for _, sink in stacks.values())
+        return any(stack.sink.writing for stack in stacks.values())
 
     @property
     def index(self) -> int:
@@ -286,10 +305,10 @@ class Workspace(QObject):
     def mark_absent(self) -> None:
         """The selected label is not on the slice on screen."""
         label, index = self.label, self.index
-        self._mark(label, seeds={index: SlicePrompt.absent_at(label, index)})
+        self._edit(label, seeds={index: SlicePrompt.absent_at(label, index)})
 
     def mark_end(self, *, first: bool) -> None:
-        """The selected label begins or ends on the slice on screen; again takes it back.
+        """The selected label begins or ends on the slice on screen; a second time removes the mark.
 
         Raises
         ------
@@ -299,10 +318,10 @@ class Workspace(QObject):
         self.mark_end_at(self.label, self.index, first=first)
 
     def mark_end_at(self, label: int, index: int, *, first: bool) -> None:
-        """The same of any label and slice."""
+        """The same for any label and slice."""
         if self.annotation is not None:
             extent = self.annotation.extent_with(label, index, first=first)
-            self._mark(label, extent=extent)
+            self._edit(label, extent=extent)
 
     def take_labelled_slices(self) -> None:
         """Every slice that holds a label becomes a seed of it."""
@@ -310,13 +329,13 @@ class Workspace(QObject):
         if annotation is None:
             return
         seeds: dict[int, dict[int, SlicePrompt | None]] = {}
-        for index in annotation.labelled_slices():
+        for index in annotation.slices.labelled_slices():
             plane = annotation.plane(index)
             for label in np.unique(plane[plane > 0]).tolist():
                 seed = SlicePrompt.from_mask(label, index, plane == label)
                 seeds.setdefault(label, {})[index] = seed
         for label in sorted(seeds):
-            self._mark(label, seeds=seeds[label])
+            self._edit(label, seeds=seeds[label])
 
     def set_clicks(self, prompt: SlicePrompt) -> None:
         """Clicks, or a box, and the mask that was found for them become a seed.
@@ -330,10 +349,10 @@ class Workspace(QObject):
         """
         if self.stack is None:
             return
-        annotation, sink = self.stack
+        annotation, sink = self.stack.annotation, self.stack.sink
         label, index = prompt.label, prompt.index
         plane = sink.read(index)
-        free = ~sink.kept(index) | (plane == label)
+        free = ~annotation.crossing_seeds(index) | (plane == label)
         for other in annotation.prompts.on_slice(index):
             if other.label != label and other.mask is not None:
                 free &= ~other.mask
@@ -347,13 +366,13 @@ class Workspace(QObject):
                 "all that they find belongs to other labels",
                 hint="Take those seeds back first, or click elsewhere.",
             )
-        self._mark(label, seeds={index: prompt.answered(mask)}, word="click")
+        self._edit(label, seeds={index: prompt.answered(mask)}, word="click")
 
     def remove_seed(self, label: int, index: int) -> None:
-        """Take a seed back; its pixels stay."""
-        self._mark(label, seeds={index: None})
+        """Remove a seed; its pixels stay."""
+        self._edit(label, seeds={index: None})
 
-    def _mark(
+    def _edit(
         self,
         label: int,
         *,
@@ -361,15 +380,16 @@ class Workspace(QObject):
         seeds: Mapping[int, SlicePrompt | None] | None = None,
         word: str = "mark",
     ) -> None:
-        """Say something about a label, so that it can be undone; ``...`` leaves its extent."""
-        if self.stack is None:
-            return
-        annotation, sink = self.stack
-        if extent is ...:
-            extent = annotation.prompts.extents.get(label)
-        mark = Mark(label, extent, seeds or {}, word=word)
-        annotation.history.mark(mark, annotation, sink)
-        sink.flush()
+        """Make an undoable edit of a label, see `History.edit`."""
+        if self.stack is not None:
+            history = self.stack.annotation.history
+            self.show(history.edit(label, extent=extent, seeds=seeds, word=word))
+
+    def show(self, indices: Iterable[int]) -> None:
+        """Show slices of the present stack that the program changed, and its seeds."""
+        if self.stack is not None:
+            self.stack.sink.show(indices)
+            self.stack.sink.flush()
         self.seeds_changed.emit()
 
 

@@ -1,0 +1,226 @@
+"""The label array: one for a whole layer, cut into slices by one annotation or several."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_slmsam2.core.errors import GridMismatchError
+from napari_slmsam2.core.volume import Volume
+
+Plane = npt.NDArray[np.integer]
+_Owner = TypeVar("_Owner")
+
+
+class SharedLabels(Generic[_Owner]):
+    """The accepted labels of a layer, with the annotations whose slices are cut from them.
+
+    Parameters
+    ----------
+    array : ndarray of int
+        Any number of axes. It is written in place, until a label does not fit its dtype: then
+        `array` becomes a wider copy.
+
+    Attributes
+    ----------
+    lock : RLock
+        Held while the array is written or replaced, and while several values change together.
+    owners : WeakSet
+        The annotations.
+    """
+
+    def __init__(self, array: Plane) -> None:
+        self.array = array
+        self.lock = threading.RLock()
+        self.owners: WeakSet[_Owner] = WeakSet()
+
+    def widen(self, dtype: npt.DTypeLike) -> None:
+        """Make room for the values of another dtype."""
+        needed = np.promote_types(self.array.dtype, dtype)
+        if needed != self.array.dtype:
+            self._convert(needed)
+
+    def fit(self, label: int) -> None:
+        """Make room for a label."""
+        dtype = self.array.dtype
+        if label > np.iinfo(dtype).max:
+            needed = np.min_scalar_type(label)
+            negative = dtype.kind == "i" and bool((self.array < 0).any())
+            self._convert(np.promote_types(dtype, needed) if negative else needed)
+
+    def _convert(self, dtype: np.dtype[Any]) -> None:
+        with self.lock:
+            self.array = self.array.astype(dtype)
+
+
+class SliceLabels:
+    """The labels of one stack of slices, and what was written to them and is not accepted yet.
+
+    Parameters
+    ----------
+    volume : Volume
+        Specifies shape and axis of the slices.
+    shared : SharedLabels
+    key : tuple
+        The index expression of the volume in the shared array; empty for the whole array.
+    deferred : bool
+        Whether what is written waits for `commit`. Else it is accepted at once.
+    protected : callable
+        ``protected(index, plane)`` gives a slice with everything restored that must not be
+        overwritten.
+
+    Raises
+    ------
+    GridMismatchError
+        The labels have another shape than the volume.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        shared: SharedLabels[Any],
+        key: tuple[Any, ...],
+        deferred: bool,
+        protected: Callable[[int, Plane], Plane],
+    ) -> None:
+        self._axis, self._shared, self._key = volume.axis, shared, key
+        self._deferred, self._protected = deferred, protected
+        self._pending: dict[int, Plane] = {}
+        check_shape(self.array, volume, "labels")
+
+    @property
+    def array(self) -> Plane:
+        """The accepted labels, shape of the volume; a view where the array is shared."""
+        array = self._shared.array
+        part: Plane = array[self._key] if self._key else array
+        return part
+
+    def plane(self, index: int) -> Plane:
+        """The accepted labels of a slice, shape (H, W); a view."""
+        plane: Plane = self.array[(slice(None),) * self._axis + (index,)]
+        return plane
+
+    def read(self, index: int) -> Plane:
+        """A copy of the newest labels of a slice, accepted or not, shape (H, W)."""
+        with self._shared.lock:
+            pending = self._pending.get(index)
+            return np.array(self.plane(index) if pending is None else pending)
+
+    def write(self, index: int, plane: Plane) -> None:
+        """Write a slice, shape (H, W); accepted by `commit`, at once unless deferred."""
+        with self._shared.lock:
+            self._pending[index] = plane
+            if not self._deferred:
+                self.commit(index)
+
+    def overlay(self, index: int, bbox: tuple[slice, slice], labels: Plane) -> tuple[Plane, Plane]:
+        """Write a part of a slice.
+
+        Parameters
+        ----------
+        index : int
+        bbox : tuple of slice
+            Rows and columns.
+        labels : ndarray of int, shape of the part
+
+        Returns
+        -------
+        before, after : ndarray of int, shape (H, W)
+            The newest labels of the slice before, and what was written.
+        """
+        with self._shared.lock:
+            before = self.read(index)
+            after = before.astype(np.promote_types(before.dtype, labels.dtype))
+            after[bbox] = labels
+            self.write(index, after)
+        return before, after
+
+    def commit(self, index: int) -> Plane:
+        """Accept what was written to a slice, apart from what is protected.
+
+        Returns
+        -------
+        ndarray of int, shape (H, W)
+            The accepted labels of the slice; a view.
+        """
+        with self._shared.lock:
+            plane = self._pending.pop(index, None)
+            if plane is not None:
+                self.assign(index, self._protected(index, plane))
+            return self.plane(index)
+
+    def assign(self, index: int, plane: Plane) -> None:
+        """Set the accepted labels of a slice, shape (H, W), exactly."""
+        with self._shared.lock:
+            if plane.min(initial=0) < 0:
+                self._shared.widen(plane.dtype)
+            self._shared.fit(int(plane.max(initial=0)))
+            self.plane(index)[...] = plane
+
+    def labelled_slices(self) -> tuple[int, ...]:
+        """The slices that hold a label."""
+        other = tuple(a for a in range(3) if a != self._axis)
+        return tuple(np.flatnonzero(self.array.any(axis=other)).tolist())
+
+    def changed_slices(self, labels: Any) -> tuple[int, ...]:
+        """The slices on which labels (array_like, shape of the volume) differ from these.
+
+        They are read in blocks along their first axis.
+        """
+        return tuple(sorted({index for index, _, _ in self._differences(labels)}))
+
+    def replace(self, labels: Any) -> set[tuple[int, int]]:
+        """Accept labels (array_like, shape of the volume) as they are.
+
+        Returns
+        -------
+        set of (label, index)
+            Whose pixels changed.
+        """
+        changed = {
+            (int(label), index)
+            for index, before, after in self._differences(labels)
+            for label in np.union1d(before, after)
+            if label > 0
+        }
+        self._shared.widen(labels.dtype)
+        for block in _blocks(self.array.shape):
+            now = np.asarray(labels[block, :, :])
+            with self._shared.lock:
+                if not np.array_equal(now, self.array[block]):
+                    self.array[block] = now
+        return changed
+
+    def _differences(self, labels: Any) -> Iterator[tuple[int, Plane, Plane]]:
+        """Index, and labels before and after at the pixels that differ, by slice and block."""
+        axis = self._axis
+        for block in _blocks(self.array.shape):
+            before = np.moveaxis(self.array[block], axis, 0)
+            after = np.moveaxis(np.asarray(labels[block, :, :]), axis, 0)
+            differs = before != after
+            start = block.start if axis == 0 else 0
+            for i in np.flatnonzero(differs.any(axis=(1, 2))).tolist():
+                yield start + i, before[i][differs[i]], after[i][differs[i]]
+
+
+def check_shape(array: Any, volume: Volume, what: str) -> None:
+    """Raise `GridMismatchError` where an array has another shape than a volume."""
+    if tuple(array.shape) != volume.shape:
+        raise GridMismatchError(
+            what,
+            "differ in shape from the image",
+            expected=volume.shape,
+            found=tuple(array.shape),
+        )
+
+
+def _blocks(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Blocks along the first axis of about a million voxels."""
+    step = max(1, 2**20 // (shape[1] * shape[2]))
+    for start in range(0, shape[0], step):
+        yield slice(start, min(start + step, shape[0]))
