@@ -225,7 +225,7 @@ class Annotation:
             for label in labels:
                 prompts = self.strokes.take(prompts, label, index, known == label, plane == label)
             self.set_prompts(prompts)
-            self.slices.assign(index, plane)
+            self.slices.accept(index, plane, changed)
         return labels
 
     def adopt(self, labels: Any) -> None:

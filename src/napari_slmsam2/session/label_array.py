@@ -154,6 +154,23 @@ class SliceLabels:
                 self.assign(index, self._protected(index, plane))
             return self.plane(index)
 
+    def accept(self, index: int, plane: Plane, changed: npt.NDArray[np.bool_]) -> None:
+        """Accept the pixels of a slice that its owner changed, also in what waits for `commit`.
+
+        Parameters
+        ----------
+        index : int
+        plane : ndarray of int, shape (H, W)
+        changed : ndarray of bool, shape (H, W)
+            Where it differs from the accepted labels.
+        """
+        with self._shared.lock:
+            self.assign(index, plane)
+            pending = self._pending.get(index)
+            if pending is not None:
+                dtype = np.promote_types(pending.dtype, plane.dtype)
+                self._pending[index] = np.where(changed, plane, pending).astype(dtype)
+
     def assign(self, index: int, plane: Plane) -> None:
         """Set the accepted labels of a slice, shape (H, W), exactly."""
         with self._shared.lock:

@@ -122,17 +122,15 @@ class Run:
             record.seconds += time.perf_counter() - started
             record.steps = self._propagator.done
             if isinstance(event, SliceSegmented):
-                self._write(event)
+                before, after = annotation.slices.overlay(event.index, event.bbox, event.labels)
+                self._step.states.keep(event.index, before)
+                record.digests[event.index] = slice_digest(after)
+            if not self.has_same_seeds or annotation.is_crossed:
+                # Repeated without these seeds, the run may differ on any slice.
+                record.digests[:] = [CHANGED] * len(record.digests)
             if isinstance(event, Finished) and event.reason is FinishReason.COMPLETED:
                 record.finished = True
                 annotation.history.finish_run(self._step, record)
             yield event
             if isinstance(event, Finished):
                 return
-
-    def _write(self, event: SliceSegmented) -> None:
-        annotation, index = self._annotation, event.index
-        before, after = annotation.slices.overlay(index, event.bbox, event.labels)
-        self._step.states.keep(index, before)
-        is_repeatable = self.has_same_seeds and not annotation.is_crossed
-        self.record.digests[index] = slice_digest(after) if is_repeatable else CHANGED

@@ -15,7 +15,7 @@ from napari_slmsam2.core.plan import Gap
 from napari_slmsam2.core.prompts import PromptSet
 
 CHANGED = b"changed"
-"""In place of the hash of a slice that cannot be had by repeating the run."""
+"""Replaces the hash of a slice that repeating the run may not reproduce."""
 
 
 @dataclass(slots=True)
@@ -69,8 +69,8 @@ class RunRecord:
         The slices that differed at its start from what the run before left (from empty slices
         for the first run): seeds, strokes, what was undone.
     digests : list of bytes
-        Of all slices, as this run left them, see `slice_digest`; `CHANGED` where seeds that were
-        set during the run had a share in them.
+        Of all slices, as this run left them, see `slice_digest`; all of them are `CHANGED` where
+        seeds were set during the run.
     known : frozenset of (label, index)
         What earlier runs had left in memory at its start.
     steps : int
