@@ -142,14 +142,14 @@ def test_a_correction_runs_only_the_gaps_beside_it():
     fake.visits.clear()
     fake.encoded = 0
     paint(session, 1, 10, OTHER)
-    assert session.touched == {(1, 10)}
+    assert session.dirty == {(1, 10)}
     run(session, gaps_only=True)
     visited = {i for _, i, _ in fake.visits}
     assert visited == {*range(5, 10), *range(11, 16)}
     assert fake.encoded == 0
     outside = [i for i in range(20) if i not in visited | {10}]
     np.testing.assert_array_equal(session.labels[outside], before[outside])
-    assert session.touched == frozenset()
+    assert session.dirty == frozenset()
     assert run(session, gaps_only=True) == [Finished(FinishReason.COMPLETED)]
     again = make_session()
     for prompt in session.prompts:
@@ -185,11 +185,11 @@ def test_a_range():
     paint(session, 1, 4)
     run(session, write_range=(8, 11))
     assert present(session) == [4, 8, 9, 10, 11]
-    assert session.touched == {(1, 4)}
+    assert session.dirty == {(1, 4)}
     assert {i for _, i, _ in fake_of(session).visits} == set(range(5, 12))
     run(session, gaps_only=True)
     assert present(session) == list(range(20))
-    assert session.touched == frozenset()
+    assert session.dirty == frozenset()
 
 
 @pytest.mark.parametrize("bad", [(-1, 3), (5, 4), (0, 20)])
@@ -228,6 +228,39 @@ def test_an_extent_removes_what_lies_outside_and_stays():
     session.clear_extent(1)
     run(session, gaps_only=True)
     assert present(session) == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (None, (3, 17), [3, *range(15, 18)]),
+        ((3, 17), (2, 17), [2, 3]),
+        ((3, 17), (3, 16), [15, 16]),
+        ((3, 17), (4, 14), []),
+        ((3, 17), None, [*range(4), *range(15, 20)]),
+    ],
+)
+def test_another_extent_runs_only_the_open_gaps_beside_it(before, after, expected):
+    """The slices between two seeds that nobody has changed do not depend on it."""
+    session = make_session()
+    for index, mask in ((4, MASK), (9, OTHER), (14, MASK)):
+        paint(session, 1, index, mask)
+    if before is not None:
+        session.set_extent(1, *before)
+    run(session)
+    session.labels[6, 0, 0] = 7
+    closed = session.labels[4:15].copy()
+    fake_of(session).visits.clear()
+    if after is None:
+        session.clear_extent(1)
+    else:
+        session.set_extent(1, *after)
+    run(session, gaps_only=True)
+    assert sorted({i for _, i, _ in fake_of(session).visits}) == expected
+    np.testing.assert_array_equal(session.labels[4:15], closed)
+    first, last = after or (0, 19)
+    assert present(session) == list(range(first, last + 1))
+    assert session.dirty == frozenset()
 
 
 def test_undo_does_not_bring_back_what_an_extent_removed():
@@ -269,7 +302,7 @@ def test_resume_gives_what_an_unbroken_run_gives(stops):
         events += session.resume(stop_after(steps))
     assert events[-1] == Finished(FinishReason.STOPPED)
     assert not session.runs[-1].finished
-    assert session.touched
+    assert session.dirty
     finished = [e.index for e in events if isinstance(e, SliceSegmented) and e.labels.size]
     assert set(finished) <= {*present(session, 1), *present(session, 2)}
     events += session.resume()
@@ -277,7 +310,7 @@ def test_resume_gives_what_an_unbroken_run_gives(stops):
     assert session.quality == unbroken.quality
     assert session.runs[-1].finished
     assert len(session.runs) == 1
-    assert session.touched == frozenset()
+    assert session.dirty == frozenset()
     session.undo()
     assert present(session, 1) == [4]
 
@@ -325,7 +358,7 @@ def test_a_seed_painted_while_the_run_goes_on_stays(when):
             paint(session, 2, 12, rectangle(10, 3))
     np.testing.assert_array_equal(session.labels[10] == 1, OTHER)
     np.testing.assert_array_equal(session.labels[12] == 2, rectangle(10, 3))
-    assert session.touched == {(1, 10), (2, 12)}
+    assert session.dirty == {(1, 10), (2, 12)}
     assert 10 not in session.quality[1]
     run(session, gaps_only=True)
     again = make_session()
@@ -333,7 +366,7 @@ def test_a_seed_painted_while_the_run_goes_on_stays(when):
         again.add_prompt(prompt)
     run(again)
     np.testing.assert_array_equal(session.labels, again.labels)
-    assert session.touched == frozenset()
+    assert session.dirty == frozenset()
 
 
 @pytest.mark.parametrize("when", range(1, 30, 5))
@@ -346,7 +379,7 @@ def test_a_seed_painted_and_taken_back_while_the_run_goes_on(when):
             paint(session, 1, 10, OTHER)
             session.remove_prompt(1, 10)
             session.remove_prompt(1, 4)
-    assert (1, 4) in session.touched
+    assert (1, 4) in session.dirty
     run(session, gaps_only=True)
     np.testing.assert_array_equal(session.labels, whole(SlicePrompt.from_mask(1, 16, MASK)).labels)
 
@@ -403,17 +436,17 @@ def test_what_was_undone_is_to_be_run_again():
     run(session, gaps_only=True)
     corrected = session.labels.copy()
     session.undo()
-    assert session.touched == {(1, 10)}
+    assert session.dirty == {(1, 10)}
     run(session, gaps_only=True)
     np.testing.assert_array_equal(session.labels, corrected)
     session.undo()
     session.redo()
-    assert session.touched == frozenset()
+    assert session.dirty == frozenset()
     np.testing.assert_array_equal(session.labels, corrected)
     session.undo()
     paint(session, 1, 10, MASK)
     session.redo()
-    assert session.touched == {(1, 10)}
+    assert session.dirty == {(1, 10)}
     np.testing.assert_array_equal(session.labels[10] == 1, MASK)
 
 
@@ -631,3 +664,9 @@ def test_settings_that_are_built_into_a_model_load_it_anew():
     handed_over = given.load_model()
     given.config = given.config.replace(precision="float32")
     assert given.load_model() is handed_over
+
+
+def test_touched_is_an_earlier_name_of_dirty():
+    session = make_session()
+    paint(session, 1, 4)
+    assert session.touched == session.dirty == {(1, 4)}

@@ -2,7 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from tests.fakes import FakeSegmenter
 from tests.widgets.conftest import scan
+
+from napari_slmsam2.core.prompts import SlicePrompt
+from napari_slmsam2.engine.loading import ReadyModel
+from napari_slmsam2.session.session import SegmentationSession
 
 
 def state(bench):
@@ -128,3 +133,44 @@ def test_a_run_that_changed_nothing_is_passed_over(bench):
     bench.run("gaps")
     bench.panel.undo_button.click()
     assert_state(bench, before)
+
+
+def test_the_window_and_a_session_of_its_own_undo_and_redo_alike(bench):
+    """The same runs and marks through the panel and through Python."""
+    panel, window = bench.panel, bench.panel.workspace.annotation
+    bench.paint(5)
+    session = SegmentationSession(
+        window.volume, window=window.intensity_window(panel.read_request(panel.images.layer).window)
+    )
+    session.use_model(ReadyModel(FakeSegmenter(), "fake", None, "cpu", "float32"))
+    session.add_prompt(window.prompts.get(1, 5))
+    history = session.annotation.history
+
+    def mark(button, index):
+        bench.show(index)
+        button.click()
+
+    def extent(index, *, first):
+        history.edit(1, extent=session.annotation.extent_with(1, index, first=first))
+
+    both = [
+        (lambda: bench.run("all"), lambda: list(session.propagate())),
+        (lambda: mark(panel.ends, 8), lambda: extent(8, first=False)),
+        (lambda: bench.run("gaps"), lambda: list(session.propagate(gaps_only=True))),
+        (
+            lambda: mark(panel.absent, 7),
+            lambda: history.edit(1, seeds={7: SlicePrompt.absent_at(1, 7)}),
+        ),
+        (lambda: mark(panel.starts, 2), lambda: extent(2, first=True)),
+        (lambda: bench.run("all"), lambda: list(session.propagate())),
+    ]
+    steps = [*both, *[(panel.undo, session.undo)] * 6, *[(panel.redo, session.redo)] * 6]
+    for in_window, in_python in steps:
+        in_window()
+        in_python()
+        np.testing.assert_array_equal(bench.layer.data, session.labels)
+        assert set(window.prompts.prompts) == set(session.prompts.prompts)
+        assert dict(window.prompts.extents) == dict(session.prompts.extents)
+        assert window.dirty == session.dirty
+        assert window.history.to_undo == history.to_undo
+        assert window.history.to_redo == history.to_redo
