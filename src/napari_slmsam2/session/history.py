@@ -220,7 +220,7 @@ class History:
         Parameters
         ----------
         edits_only : bool
-            Do nothing where the last step is a run; for use while one is going on.
+            Do nothing where the last step is a run; for use during a run.
 
         Returns
         -------

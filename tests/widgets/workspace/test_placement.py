@@ -25,7 +25,7 @@ def space(qapp):
 
 
 def paint(space, index=2):
-    annotation, sink = space.stack
+    annotation, sink = space.stack.annotation, space.stack.sink
     sink.layer.data[index, 2:5, 2:5] = 1
     annotation.take_edit(index, sink.read(index))
 
@@ -59,14 +59,15 @@ def test_a_volume_has_the_voxel_size_that_was_set_later(space):
     told = []
     space.volume_replaced.connect(lambda annotation, what: told.append((annotation, what)))
     annotation = space.annotation
-    annotation.session = object()
+    stack = space.stack
+    stack.session = object()
     space.image.translate = (1, 2, 3)
     assert told == []
-    assert annotation.session is not None
+    assert stack.session is not None
     space.image.scale = (5, 0.5, 0.5)
     assert space.annotation is annotation
     assert annotation.volume.spacing == (5, 0.5, 0.5)
-    assert annotation.session is None
+    assert stack.session is None
     assert told == [(annotation, "The voxel size of the image changed")]
     space.image.units = "mm"
     assert annotation.volume.unit == "mm"

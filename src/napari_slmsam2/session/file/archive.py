@@ -53,7 +53,7 @@ _DAMAGE = (
 
 
 def read_archive(path: Path) -> tuple[dict[str, Any], Arrays]:
-    """What ``session.json`` says, and the way to the arrays.
+    """Read ``session.json``, and open the arrays.
 
     Raises
     ------

@@ -104,7 +104,7 @@ class AnnotateWidget(PanelView):
         self.starts.clicked.connect(self.mark_start)
         self.ends.clicked.connect(self.mark_end)
         self.absent.clicked.connect(self.mark_absent)
-        self.take_labels.clicked.connect(space.take_labelled_slices)
+        self.take_labels.clicked.connect(lambda: self._attempt(space.take_labelled_slices))
         self.seeds.jump.connect(space.go_to)
         self.seeds.delete.connect(self._delete_seed)
         self.delete_seed.clicked.connect(self.seeds.delete_selected)
@@ -258,7 +258,7 @@ class AnnotateWidget(PanelView):
         if kind in (BEGINS, ENDS):
             self._attempt(lambda: self.workspace.mark_end_at(label, index, first=kind == BEGINS))
         else:
-            self.workspace.remove_seed(label, index)
+            self._attempt(lambda: self.workspace.remove_seed(label, index))
 
     @staticmethod
     def _attempt(action: Any) -> None:
@@ -314,7 +314,7 @@ class AnnotateWidget(PanelView):
             return
         if not running:
             self.scores.take_over(annotation)
-        self.workspace.show(swapped.slices)
+        self._attempt(lambda: self.workspace.show(swapped.slices))
 
     # -- the end
 

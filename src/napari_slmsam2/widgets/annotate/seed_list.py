@@ -52,7 +52,7 @@ def _word(prompt: SlicePrompt) -> str:
 
 
 class SeedList(QTableWidget):
-    """Slice, label and kind; a click jumps there, Delete takes the seed back."""
+    """Slice, label and kind; a click shows the slice, Delete removes the seed."""
 
     jump = Signal(int, int)
     """Slice and label."""
@@ -65,7 +65,7 @@ class SeedList(QTableWidget):
         self.setHorizontalHeaderLabels(["Slice", "Label", "Kind"])
         self.setToolTip(
             "Slices that you annotated. They are never overwritten. Click to go there; Delete "
-            "takes the chosen ones back."
+            "removes the chosen ones."
         )
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
@@ -95,14 +95,14 @@ class SeedList(QTableWidget):
         return list(self._rows)
 
     def delete_selected(self) -> None:
-        """Ask to take back the chosen seeds."""
+        """Ask to remove the chosen seeds."""
         chosen = {index.row() for index in self.selectedIndexes()}
         for row in [self._rows[number] for number in sorted(chosen)]:
             index, label, kind = row
             self.delete.emit(index, label, kind)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802 - Qt's name
-        """Delete and Backspace take the chosen seeds back."""
+        """Delete and Backspace remove the chosen seeds."""
         if event.key() in (Qt.Key.Key_Delete, Qt.Key.Key_Backspace):
             self.delete_selected()
         else:

@@ -52,7 +52,7 @@ class PanelView(ClosingWidget):
         self.contrast.value = LAYER_LIMITS
         self.new_labels = button("New labels", "Add an empty Labels layer on the image's grid.")
         self.about_view, self.problem = wrapped_label(), wrapped_label()
-        self.about_view.setToolTip("Roll the axes (Ctrl+E) to go through the volume another way.")
+        self.about_view.setToolTip("Roll the axes (Ctrl+E) to slice the volume along another axis.")
         self.problem.setToolTip("Why nothing can be done yet.")
         self.turn_view = button(
             "", "Voxels are longest along this axis: its planes are the sharpest ones."
@@ -60,9 +60,12 @@ class PanelView(ClosingWidget):
         self.model = ModelChooser(preferences.model, preferences.device, preferences.models_folder)
         self.prompt_bar = PromptBar()
         self.starts = button(
-            "Starts here", "The selected label begins on this slice; again takes it back."
+            "Starts here",
+            "The selected label begins on this slice. Press again to remove the mark.",
         )
-        self.ends = button("Ends here", "The selected label ends on this slice; again: undone.")
+        self.ends = button(
+            "Ends here", "The selected label ends on this slice; a second time removes the mark."
+        )
         self.absent = button("Absent here", "The selected label is not on this slice.")
         self.seeds = SeedList()
         self.stray = wrapped_label()
@@ -70,28 +73,29 @@ class PanelView(ClosingWidget):
         self.take_labels = button(
             "", "Every slice that holds a label becomes a seed, which is never overwritten."
         )
-        self.delete_seed = button("Delete seed", "Take the chosen seeds back; their pixels stay.")
+        self.delete_seed = button("Delete seed", "Remove the chosen seeds; their pixels stay.")
         self.run_bar = RunBar()
         self.strip = QualityStrip()
         self.next_button = GlyphButton(
             "Next slice to fix", "Go to the slice on which a correction helps most.", "next"
         )
         self.hint = wrapped_label()
-        self.hint.setToolTip("Why this slice is worth a look.")
+        self.hint.setToolTip("Why this slice should be checked.")
         self.undo_button = button(
             "Undo run",
             "Take back the last run on all slices and labels, or the last mark or click.",
         )
-        self.redo_button = button("Redo run", "Bring back what was undone last.")
+        self.redo_button = button("Redo run", "Restore what was undone last.")
         self.save_button = button(
             "Save labels ...",
             "NIfTI, TIFF, OME-Zarr, NRRD, MGH or NPY, with the geometry of the scan.",
         )
         self.save_session_button = button(
-            "Save session ...", "Seeds, settings, runs and labels in one file, to go on or replay."
+            "Save session ...",
+            "Seeds, settings, runs and labels in one file, to continue or replay.",
         )
         self.open_session_button = button(
-            "Open session ...", "Go on with a saved session of this image, in a new Labels layer."
+            "Open session ...", "Continue a saved session of this image, in a new Labels layer."
         )
         self.settings = SettingsForm(preferences.config)
         self.keys = wrapped_label()
@@ -133,7 +137,7 @@ class PanelView(ClosingWidget):
                 self.save_button,
                 row(self.save_session_button, self.open_session_button),
             ),
-            Fold("Settings", "How masks are carried through the volume.", settings),
+            Fold("Settings", "How masks are propagated through the volume.", settings),
             Fold("Keys", "Keyboard shortcuts of this panel.", self.keys),
         ]
 

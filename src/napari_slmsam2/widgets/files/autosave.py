@@ -25,9 +25,9 @@ from napari_slmsam2.widgets.workspace.grid import finest
 from napari_slmsam2.widgets.workspace.workspace import Stack
 
 SETTLE_S = 2.0
-"""So long nothing must change before it is written ..."""
+"""Work is written when nothing has changed for so long ..."""
 LONGEST_S = 30.0
-"""... but no longer than this, also during a run."""
+"""... and at the latest after this time, also during a run."""
 
 _REST = 9
 """The thread that writes rests so many times as long as it worked."""
@@ -60,7 +60,7 @@ class Autosave(QObject):
     """
 
     found = Signal(object, object)
-    """An image, and the list of `Recovered` that is left of it."""
+    """An image, and the list of `Recovered` of it."""
     failed = Signal(str)
     """Work cannot be kept. Emitted once, until it works again."""
 
@@ -82,7 +82,7 @@ class Autosave(QObject):
         self._poll.timeout.connect(self._look)
 
     def look_for(self, image: Image) -> None:
-        """Find out what is left of an image; answered by `found`."""
+        """Search for unsaved work on an image; `found` reports it."""
         self._ask(self._store.find, self._identity(image), then=partial(self.found.emit, image))
 
     def touch(self, stack: Stack, image: Image, request: RunRequest) -> None:
@@ -153,7 +153,7 @@ class Autosave(QObject):
         self._ask(self._store.discard, folder)
 
     def close_connections(self) -> None:
-        """Write what is left to write; the program waits for it, the window does not."""
+        """Write what is not written yet; the program waits for it, the window does not."""
         # A program that is ending takes no more work; it has closed its windows long before.
         with contextlib.suppress(RuntimeError):
             self.flush()
@@ -195,12 +195,12 @@ class Autosave(QObject):
         self._poll.start()
 
     def _look(self) -> None:
-        """Take the answers of the thread that are there."""
+        """Handle the finished jobs of the thread."""
         while self._asked and self._asked[0][0].done():
             future, then = self._asked.pop(0)
             try:
                 then(future.result())
-            except Exception as error:  # noqa: BLE001 - the window goes on without autosave
+            except Exception as error:  # noqa: BLE001 - the window works without autosave
                 notification_manager.receive_error(type(error), error, error.__traceback__)
         if not self._asked:
             self._poll.stop()

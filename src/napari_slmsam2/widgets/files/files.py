@@ -1,4 +1,4 @@
-"""What goes to files and comes from them: labels, sessions, and work that was not saved."""
+"""Saving and opening of labels and sessions, and recovery of unsaved work."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Files(QObject):
-    """Saves, opens, and keeps what is not saved.
+    """Saves and opens files, and keeps unsaved work.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Files(QObject):
     """
 
     opened = Signal()
-    """A session was taken over."""
+    """A session was opened."""
 
     def __init__(
         self, view: PanelView, workspace: Workspace, runner: Runner, tracker: SeedTracker
@@ -74,15 +74,15 @@ class Files(QObject):
         self._closed = True
         self.autosave.close_connections()
 
-    # -- asked for
+    # -- on request
 
     def save_labels(self) -> None:
-        """Ask where to, then write the labels of the stack on screen."""
+        """Ask for a path, then write the labels of the stack on screen."""
         self._tracker.flush()
         save_labels_as(self._view, self._workspace, self._mark_saved())
 
     def save_session(self) -> None:
-        """Ask where to, then write the session."""
+        """Ask for a path, then write the session."""
         image = self._workspace.image
         if self._workspace.stack is not None and image is not None and not self._runner.running:
             self._tracker.scan_all()
@@ -90,12 +90,12 @@ class Files(QObject):
             save_session_as(self._view, self._workspace, request, self._mark_saved())
 
     def open_session(self) -> None:
-        """Ask for a session of this image and go on with it, in a Labels layer of its own."""
+        """Ask for a session of this image and continue it in a new Labels layer."""
         if not self._runner.running:
             open_session_from(self._view, self._workspace, self._on_opened)
 
     def _mark_saved(self) -> partial[None]:
-        """To be called when the work as it is now has been written."""
+        """A callback for when the work as it is now has been written."""
         annotation = self._workspace.annotation
         assert annotation is not None
         return partial(self.autosave.saved, annotation, self.autosave.changes(annotation))
@@ -109,7 +109,7 @@ class Files(QObject):
         return not self._closed and not self._runner.running
 
     def _take(self, session: SegmentationSession) -> None:
-        """Take a session over into the labels at hand."""
+        """Put a session into the present Labels layer."""
         stack = self._workspace.stack
         if stack is None:
             return
@@ -129,7 +129,7 @@ class Files(QObject):
         view.run_bar.direction = session.config.direction
         view.model.choose(str(session.model))
 
-    # -- kept without being asked for
+    # -- automatic
 
     def _keep(self) -> None:
         stack, image = self._workspace.stack, self._workspace.image
@@ -144,10 +144,10 @@ class Files(QObject):
         if run.stack and self._run_image and run.request:
             self.autosave.touch(run.stack, self._run_image, run.request)
 
-    # -- brought back
+    # -- recovery
 
     def _look(self) -> None:
-        """Look once for what is left of the image at hand; show it."""
+        """Search once for unsaved work on the present image; show it."""
         image = self._workspace.image
         if image is None or self._workspace.view is None:
             self._view.recovery.show_offer(None)
@@ -175,14 +175,14 @@ class Files(QObject):
     def _go_on(self, offer: Recovered) -> None:
         image = self._workspace.image
         if self._runner.running or image is None:
-            show_warning("A run goes on: stop it, or let it end, before you bring work back.")
+            show_warning("A run is in progress: stop it, or let it end, before you restore work.")
             return
         files: list[tuple[Path, Volume]] = []
         try:
             for path, info in offer.files:
                 files.append((path, make_volume(image, SliceView.from_dict(info.note["view"]))))
         except (SlmSam2Error, LookupError, TypeError, ValueError) as error:
-            show_error(f"{offer.folder}: cannot be brought back; found {error!r}.")
+            show_error(f"{offer.folder}: cannot be restored; found {error!r}.")
             return
         self._view.recovery.show_busy()
         start(read_snapshots, files, returned=partial(self._on_read, image, offer))
@@ -194,7 +194,9 @@ class Files(QObject):
         if self._closed:
             return
         if sessions is None or not self._is_free() or image is not self._workspace.image:
-            show_error(problem or "Your work was not brought back: the image or a run is new.")
+            show_error(
+                problem or "Your work was not restored: the image has changed or a run has begun."
+            )
             self._view.recovery.show_offer(None)
             self._look()
             return
@@ -212,5 +214,5 @@ class Files(QObject):
             self._workspace.go_to(prompt.index, prompt.label)
         self._forget(offer)
         self.opened.emit()
-        # What was left is deleted when it has been written anew.
+        # The old files are deleted when the work has been written again.
         self.autosave.flush(partial(self.autosave.discard, offer.folder))

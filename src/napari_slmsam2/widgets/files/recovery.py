@@ -1,4 +1,4 @@
-"""Files from which unsaved work is brought back. Knows neither napari nor Qt."""
+"""Files from which unsaved work is restored. Imports neither napari nor Qt."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def recovery_folder() -> Path:
 
 
 class ImageIdentity:
-    """Tells whether an image is the one of the last time.
+    """Identifies an image across sessions.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class ImageIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What a panel that is gone left of one image.
+    """Unsaved work of a closed panel on one image.
 
     Attributes
     ----------
@@ -115,7 +115,7 @@ class RecoveryStore:
         self._files: dict[int, Path] = {}
 
     def find(self, image: ImageIdentity) -> list[Recovered]:
-        """What is left of an image, newest first; nobody else is offered it until `close`."""
+        """Unsaved work on an image, newest first; no other panel is offered it until `close`."""
         found = []
         for folder in (self._root / image.key).glob("*/"):
             if folder in self._locks or not self._lock(folder):
@@ -167,12 +167,12 @@ class RecoveryStore:
             path.unlink(missing_ok=True)
 
     def discard(self, folder: Path) -> None:
-        """Delete what a panel left."""
+        """Delete the work of a closed panel."""
         self._locks.pop(folder).release()
         shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
-        """Let others find what is left; folders without a file go."""
+        """Release what is left to other panels; folders without a file are removed."""
         for folder, lock in self._locks.items():
             empty = not any(folder.glob(f"*{_ENDING}"))
             lock.release()

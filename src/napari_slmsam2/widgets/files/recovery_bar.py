@@ -1,4 +1,4 @@
-"""The offer to go on where a person stopped."""
+"""The offer to continue unsaved work."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from napari_slmsam2.widgets.files.recovery import Recovered
 
 
 class RecoveryBar(QFrame):
-    """Says what is left of an image, and asks what to do; hidden otherwise."""
+    """Describes the unsaved work on an image and offers to continue or discard it."""
 
     go_on = Signal(object)
     discard = Signal(object)
-    """`Recovered`; after the person said so twice."""
+    """`Recovered`; after a second confirmation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class RecoveryBar(QFrame):
             "Go on where you stopped", "Bring back its labels, seeds and settings."
         )
         self.discard_button = button("Discard", "Delete it; you are asked once more.")
-        self.yes_button = button("Discard for good", "Delete it: it cannot be brought back.")
+        self.yes_button = button("Discard for good", "Delete it: it cannot be restored.")
         self.no_button = button("Keep", "Do not delete it.")
         self.go_button.clicked.connect(lambda: self.go_on.emit(self._offer))
         self.discard_button.clicked.connect(lambda: self._ask(True))

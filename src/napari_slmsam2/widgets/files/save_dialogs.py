@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def save_labels_as(parent: QWidget, space: Workspace, saved: Callable[[], None]) -> None:
-    """Ask for a file and write the labels of the stack on screen to it; then say so."""
+    """Ask for a file and write the labels of the stack on screen to it; then report it."""
     if space.stack is None or space.image is None:
         return
     annotation, sink = space.stack.annotation, space.stack.sink
@@ -46,7 +46,7 @@ def save_labels_as(parent: QWidget, space: Workspace, saved: Callable[[], None])
 def save_session_as(
     parent: QWidget, space: Workspace, request: RunRequest, saved: Callable[[], None]
 ) -> None:
-    """Ask for a file and write the session of the stack on screen to it; no run may go on."""
+    """Ask for a file and write the session of the stack on screen to it; not during a run."""
     if space.stack is None or space.image is None:
         return
     stack = space.stack

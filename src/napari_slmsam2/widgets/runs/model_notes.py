@@ -1,4 +1,4 @@
-"""What a person should know of a model that was loaded."""
+"""Messages about a model that was loaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from napari_slmsam2.widgets.runs.task import Ready, RunRequest
 
 
 def slow_device(request: RunRequest, ready: Ready) -> str:
-    """What to tell where a large network found no graphics card; empty where all is well."""
+    """A message where a large network found no graphics card; empty otherwise."""
     if request.device != "auto" or ready.device != "cpu":
         return ""
     try:

@@ -20,7 +20,7 @@ class Scores(QObject):
         self.visited: set[int] = set()
 
     def take_over(self, annotation: Annotation | None) -> None:
-        """Show the scores of an annotation; no run of it may be going on."""
+        """Show the scores of an annotation; not during a run of it."""
         self._of_labels, self.visited, self._offered = {}, set(), set()
         if annotation is None:
             return
@@ -65,7 +65,7 @@ class Scores(QObject):
 
 
 def confident_slices(annotation: Annotation) -> dict[int, tuple[int, ...]]:
-    """Propagated slices whose scores raise no doubt, by label; no run may be going on.
+    """Propagated slices whose scores raise no doubt, by label; not during a run.
 
     Only labels that a person painted are included. Seeds are excluded, as are slices beside a
     seed that has changed since it was run, and slices whose pixels were replaced since.

@@ -20,8 +20,8 @@ _MIN_BAR = 2.0
 _GAPS_FROM = 4.0
 """Bars at least this wide are set apart by a pixel."""
 
-# Okabe and Ito's colours, which people with any kind of colour vision tell apart; the height of
-# the bar says the same. Blue is the lighter one on dark backgrounds.
+# Okabe and Ito's colours, which all kinds of colour vision can distinguish; the height of
+# the bar shows the same. Blue is the lighter one on dark backgrounds.
 _LOW, _MIDDLE = QColor("#D55E00"), QColor("#E69F00")
 _HIGH = {"dark": QColor("#56B4E9"), "light": QColor("#0072B2")}
 
@@ -72,7 +72,7 @@ class QualityStrip(QWidget):
         return self._current
 
     def set_slices(self, n: int) -> None:
-        """Start anew with ``n`` slices, without seeds, scores, range and progress."""
+        """Reset to ``n`` slices, without seeds, scores, range and progress."""
         self._n = max(0, int(n))
         self._current = min(self._current, max(0, self._n - 1))
         self._seeds = {}

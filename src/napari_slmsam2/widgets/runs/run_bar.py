@@ -1,4 +1,4 @@
-"""Propagate, stop, pause; how far and how fast."""
+"""Controls of a run: propagate, stop, pause; progress and speed."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class RunBar(QWidget):
     pause = Signal()
     range_changed = Signal()
     options_changed = Signal()
-    """Direction, labels or range of the next run are others."""
+    """Direction, labels or range of the next run have changed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.go_button = GlyphButton(
             "Propagate",
-            "Carry the seeds through the volume; after corrections, only the gaps beside them.",
+            "Propagate the seeds through the volume; after corrections, only beside them.",
             "play",
         )
         self.go_button.clicked.connect(lambda: self.propagate.emit("auto"))
@@ -54,7 +54,7 @@ class RunBar(QWidget):
             "Stop", "End the run after the present slice; all so far stays.", "stop"
         )
         self.pause_button = GlyphButton(
-            "Pause", "Hold the run after the present slice, or go on.", "pause"
+            "Pause", "Pause the run after the present slice, or continue it.", "pause"
         )
         self.stop_button.clicked.connect(self.stop)
         self.pause_button.clicked.connect(self.pause)
@@ -63,7 +63,7 @@ class RunBar(QWidget):
         self.bar.setRange(0, 1)
         self.bar.setTextVisible(False)
         self.status: QLabel = wrapped_label()
-        self.status.setToolTip("What the run does.")
+        self.status.setToolTip("Progress of the run.")
         self.cost: QLabel = wrapped_label()
         self.cost.setToolTip(
             "What Propagate would do now, judged by the runs so far. Most runs end earlier: where "
@@ -154,13 +154,13 @@ class RunBar(QWidget):
         )
 
     def set_slices(self, n: int) -> None:
-        """Say how many slices there are."""
+        """Set the number of slices."""
         for spin, value in ((self.first, 0), (self.last, max(0, n - 1))):
             spin.setRange(0, max(0, n - 1))
             spin.setValue(value)
 
     def set_running(self, running: bool, *, paused: bool = False, resumable: bool = False) -> None:
-        """Show what can be done now."""
+        """Enable what can be done now."""
         self.go_button.setEnabled(not running)
         self.stop_button.setEnabled(running)
         self.pause_button.setEnabled(running or resumable)
@@ -169,7 +169,7 @@ class RunBar(QWidget):
         self.pause_button.set_glyph("play" if goes_on else "pause")
 
     def show_cost(self, text: str) -> None:
-        """Say what a run would cost; nothing while one goes on."""
+        """Show the estimated cost of a run; nothing during one."""
         set_text(self.cost, text)
 
     def show_loading(self, text: str = "Loading the model ...", share: float = 1.0) -> None:

@@ -9,6 +9,7 @@ from napari.qt.threading import GeneratorWorker, create_worker
 from napari.utils.notifications import notification_manager
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from napari_slmsam2.core.errors import SlmSam2Error
 from napari_slmsam2.core.events import (
     VISIT_UNITS,
     FellBack,
@@ -54,7 +55,7 @@ class Runner(QObject):
     ticked = Signal()
     """At most eight times a second during a run, and at its end: the time to draw."""
     noted = Signal(str)
-    """A message about the run that goes on."""
+    """A message about the present run."""
     ended = Signal(object)
     """`FinishReason`, `Failed`, `NotLoaded`, or None after a defect."""
 
@@ -102,11 +103,11 @@ class Runner(QObject):
 
     @property
     def annotation(self) -> Annotation | None:
-        """The annotation of the run that goes on, or of the last one."""
+        """The annotation of the present or last run."""
         return None if self.stack is None else self.stack.annotation
 
     def start(self, stack: Stack, request: RunRequest) -> None:
-        """Start a run; none may be going on."""
+        """Start a run; there must be none."""
         assert self._worker is None
         self.control = RunControl()
         self.request, self.stack = request, stack
@@ -157,11 +158,11 @@ class Runner(QObject):
             self.latest = event.index
             if self._first is None:
                 self._first = time.perf_counter(), event.done
-            if self.stack is not None:
-                self.stack.sink.show([event.index])
-            self.segmented.emit(event)
+            if not isinstance(self.outcome, Failed):
+                self._show(event)
         elif isinstance(event, Finished):
-            self.outcome = event.reason
+            if not isinstance(self.outcome, Failed):
+                self.outcome = event.reason
         elif isinstance(event, Failed | NotLoaded):
             self.outcome = event
         elif isinstance(event, Broken):
@@ -172,6 +173,17 @@ class Runner(QObject):
             self.noted.emit(event.message)
         elif isinstance(event, Ready):
             self.ready.emit(event)
+
+    def _show(self, event: SliceSegmented) -> None:
+        """Show a slice on the layer; a layer that cannot be written ends the run."""
+        assert self.stack is not None
+        try:
+            self.stack.sink.show([event.index])
+        except SlmSam2Error as error:
+            self.outcome = Failed(str(error))
+            self.stop()
+        else:
+            self.segmented.emit(event)
 
     def _tick(self) -> None:
         self._tick_began = time.perf_counter()

@@ -257,11 +257,12 @@ def check_same_grid(image: Image, labels: Labels) -> None:
     hint = "Make a matching Labels layer instead."
     if labels.multiscale:
         raise GridMismatchError(what, "a multiscale Labels layer cannot be edited", hint=hint)
-    if not hasattr(labels.data, "__setitem__") or hasattr(labels.data, "dask"):
+    if not _is_writable(labels.data):
         raise GridMismatchError(
             what,
             "these labels cannot be written",
-            found=type(labels.data).__name__,
+            expected="an array that can be written",
+            found=f"a read-only {type(labels.data).__name__}",
             hint=hint,
         )
     ours, theirs = grid_shape(image), grid_shape(labels)
@@ -284,6 +285,14 @@ def check_same_grid(image: Image, labels: Labels) -> None:
             found=_placement(labels),
             hint=f"Give the Labels layer the scale and translate of the image, or: {hint}",
         )
+
+
+def _is_writable(data: Any) -> bool:
+    """Whether an array can be written: neither computed (dask) nor opened read-only."""
+    if not hasattr(data, "__setitem__") or hasattr(data, "dask"):
+        return False
+    flags = getattr(data, "flags", None)
+    return bool(getattr(flags, "writeable", True)) and not getattr(data, "read_only", False)
 
 
 def _largest_shift(image: Image, labels: Labels) -> float:

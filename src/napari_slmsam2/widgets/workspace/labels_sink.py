@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 from napari.components import Dims
 from napari.layers import Labels
 
-from napari_slmsam2.core.errors import VolumeError
+from napari_slmsam2.core.errors import OutputError, VolumeError
 from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.widgets.workspace.grid import SliceView, slice_on_screen, view_on_screen
 
@@ -46,11 +47,29 @@ class LabelsSink:
         return np.array(self.layer.data[self.view.slice_key(index)])
 
     def show(self, indices: Iterable[int]) -> None:
-        """Accept what the program wrote to slices and copy it to the layer; `flush` draws it."""
+        """Accept what the program wrote to slices and copy it to the layer; `flush` draws it.
+
+        Raises
+        ------
+        OutputError
+            The array of the layer cannot be written. The slice stays as it is on the layer.
+        """
         for index in indices:
             current = self.read(index)
             self.annotation.take_edit(index, current)
-            self._write(index, current, self.annotation.slices.commit(index))
+            plane = self.annotation.slices.commit(index)
+            try:
+                self._write(index, current, plane)
+            except Exception as error:  # each kind of array raises errors of its own
+                with contextlib.suppress(Exception):
+                    current = self.read(index)  # a part of it may have been written
+                self.annotation.slices.assign(index, current)
+                raise OutputError(
+                    f"layer {self.layer.name!r}",
+                    f"slice {index} cannot be written",
+                    found=f"{type(error).__name__}: {error}",
+                    hint="Free space, or make a new Labels layer, then propagate again.",
+                ) from error
 
     def widen(self, label: int) -> bool:
         """Give the layer a dtype that holds a label; False where it had one already."""

@@ -16,7 +16,7 @@ _DEBOUNCE_MS = 60
 
 
 class SeedTracker(QObject):
-    """Listens to the Labels layer and hands what a person changed to the annotation.
+    """Listens to the Labels layer and passes what a person changed to the annotation.
 
     Brush, polygon, fill and eraser emit an event when a stroke ends. Undo and redo do not: they
     only redraw the layer, so that the labels are compared with the accepted ones shortly after

@@ -387,10 +387,12 @@ class Workspace(QObject):
 
     def show(self, indices: Iterable[int]) -> None:
         """Show slices of the present stack that the program changed, and its seeds."""
-        if self.stack is not None:
-            self.stack.sink.show(indices)
-            self.stack.sink.flush()
-        self.seeds_changed.emit()
+        try:
+            if self.stack is not None:
+                self.stack.sink.show(indices)
+                self.stack.sink.flush()
+        finally:
+            self.seeds_changed.emit()
 
 
 def _same_size(one: Volume, other: Volume) -> bool:
