@@ -116,6 +116,8 @@ class AnnotateWidget(PanelView):
         space.target_changed.connect(self._show_target)
         space.slice_changed.connect(self.strip.set_current)
         space.seeds_changed.connect(self._show_seeds)
+        space.label_changed.connect(self._show_strip)
+        self.one_label.toggled.connect(lambda: self._show_strip())
         self.runs.changed.connect(self._show_seeds)
 
     def _wanted_shortcuts(self) -> list[Shortcut]:
@@ -203,8 +205,7 @@ class AnnotateWidget(PanelView):
         self.show_labelled(
             len(annotation.slices.labelled_slices()) if annotation and unseeded else 0
         )
-        self.strip.set_seeds(self.workspace.seeded_slices())
-        self.strip.set_quality(self.scores.lowest(annotation))
+        self._show_strip()
         ready = annotation is not None
         for widget in (self.starts, self.ends, self.absent, self.save_button, self.delete_seed):
             widget.setEnabled(ready)
@@ -221,6 +222,15 @@ class AnnotateWidget(PanelView):
         self.open_session_button.setEnabled(not running and self.workspace.view is not None)
         self.run_bar.set_running(running, paused=self.runner.paused, resumable=self.runs.resumable)
         self.run_bar.go_button.setEnabled(idle)
+
+    def _show_strip(self) -> None:
+        """Show seeds and confidence of all labels, or of the selected one."""
+        seeds, label = self.workspace.seeded_slices(), self.workspace.label
+        self.scores.label = label if self.one_label.isChecked() else None
+        if self.one_label.isChecked():
+            seeds = {label: seeds.get(label, set())}
+        self.strip.set_seeds(seeds)
+        self.strip.set_quality(self.scores.lowest(self.workspace.annotation))
 
     # -- clicks and boxes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from napari import Viewer
 from napari.layers import Image, Labels
-from qtpy.QtWidgets import QWidget
+from qtpy.QtWidgets import QCheckBox, QWidget
 
 from napari_slmsam2.widgets.annotate.seed_list import SeedList
 from napari_slmsam2.widgets.common.choosers import LayerChooser, ModelChooser, wrapped_label
@@ -76,6 +76,8 @@ class PanelView(ClosingWidget):
         self.delete_seed = button("Delete seed", "Remove the chosen seeds; their pixels stay.")
         self.run_bar = RunBar()
         self.strip = QualityStrip()
+        self.one_label = QCheckBox("Only the selected label")
+        self.one_label.setToolTip("Seeds and confidence of the selected label alone.")
         self.next_button = GlyphButton(
             "Next slice to fix", "Go to the slice on which a correction helps most.", "next"
         )
@@ -131,7 +133,7 @@ class PanelView(ClosingWidget):
                 self.seed_fold,
             ),
             group("Run", self.run_bar, row(self.undo_button, self.redo_button)),
-            group("Quality", self.strip, self.next_button, self.hint),
+            group("Quality", self.strip, self.one_label, self.next_button, self.hint),
             group(
                 "Files",
                 self.save_button,

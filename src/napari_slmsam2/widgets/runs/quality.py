@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from qtpy.QtCore import QObject
 
 from napari_slmsam2.core.events import SliceSegmented
 from napari_slmsam2.core.plan import find_gaps, gaps_beside
-from napari_slmsam2.core.quality import Suggestion, trusted_slices
+from napari_slmsam2.core.quality import FLAG_SCORE, Suggestion, trusted_slices
 from napari_slmsam2.session.annotation import Annotation
 
 
 class Scores(QObject):
-    """Confidence per slice: the lowest of all labels on it."""
+    """Confidence per slice: the lowest of all labels on it, or that of one label.
+
+    Attributes
+    ----------
+    label : int or None
+        The only label that `lowest` shows; None for all.
+    visited : set of int
+        Slices that the present run has segmented.
+    """
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
+        self.label: int | None = None
         self._of_labels: dict[int, dict[int, float]] = {}
         self._offered: set[tuple[int, int]] = set()
         self.visited: set[int] = set()
@@ -41,14 +52,18 @@ class Scores(QObject):
             scores = [
                 score
                 for label, score in labels.items()
-                if annotation is None or annotation.prompts.get(label, index) is None
+                if (self.label is None or label == self.label)
+                and (annotation is None or annotation.prompts.get(label, index) is None)
             ]
             if scores:
                 found[index] = min(scores)
         return found
 
     def next_to_fix(self, annotation: Annotation | None) -> Suggestion | None:
-        """The most urgent slice that was not offered yet; after all of them, the first again."""
+        """The most urgent slice that was not offered yet; after all of them, the first again.
+
+        Labels with doubtful slices take turns.
+        """
         if annotation is None:
             return None
         open_ones = [
@@ -60,8 +75,12 @@ class Scores(QObject):
             fresh = open_ones
         if not fresh:
             return None
-        self._offered.add((fresh[0].label, fresh[0].index))
-        return fresh[0]
+        doubtful = [s for s in fresh if s.score >= FLAG_SCORE] or fresh
+        turns = Counter(label for label, _ in self._offered)
+        # Of the labels that were offered least often the most urgent slice: they are sorted.
+        found = min(doubtful, key=lambda s: turns[s.label])
+        self._offered.add((found.label, found.index))
+        return found
 
 
 def confident_slices(annotation: Annotation) -> dict[int, tuple[int, ...]]:
