@@ -133,7 +133,7 @@ class PanelView(ClosingWidget):
                 self.seed_fold,
             ),
             group("Run", self.run_bar, row(self.undo_button, self.redo_button)),
-            group("Quality", self.strip, self.one_label, self.next_button, self.hint),
+            group("Quality", self.strip, self.next_button, self.hint, self.one_label),
             group(
                 "Files",
                 self.save_button,
