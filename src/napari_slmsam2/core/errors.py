@@ -12,7 +12,7 @@ class SlmSam2Error(Exception):
 
 
 class SlmSam2Warning(UserWarning):
-    """Something was done, but not all of what might be expected of it."""
+    """Something was done, but not completely or not as expected."""
 
 
 class InputError(SlmSam2Error):
@@ -88,7 +88,7 @@ class SessionFileError(InputError):
 
 
 class DeviceError(InputError):
-    """The requested device is not there or cannot do the work."""
+    """The requested device is missing or cannot do the work."""
 
 
 class DeviceMemoryError(DeviceError):

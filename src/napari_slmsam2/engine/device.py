@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
-from typing import ParamSpec, TypeVar
 
 import torch
 
 from napari_slmsam2.core.errors import DeviceError, DeviceMemoryError
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-_THREAD_NAME = "slmsam2-inference"
-
-#: All inference runs on this one thread: cuDNN keeps its plans per thread, so that a fresh thread
-#: per call can cost ten times a persistent one.
-_INFERENCE_THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix=_THREAD_NAME)
-
 #: From this input size on, bfloat16 pays on a CPU (benchmarks/README.md).
 _LARGE_INPUT = 256
 
 _OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
-
-
-def on_inference_thread(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Make a function run on the one inference thread, whoever calls it."""
-
-    @wraps(function)
-    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        if threading.current_thread().name.startswith(_THREAD_NAME):
-            return function(*args, **kwargs)
-        return _INFERENCE_THREAD.submit(function, *args, **kwargs).result()
-
-    return call
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -50,7 +26,7 @@ def choose_device(name: str = "auto") -> torch.device:
     Raises
     ------
     DeviceError
-        The device is not known or not there.
+        The device is not known or not found.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -66,11 +42,11 @@ def choose_device(name: str = "auto") -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise DeviceError(
-                "device", "is not there", expected=_available(), found=name, hint="Use auto."
+                "device", "not found", expected=_available(), found=name, hint="Use auto."
             )
     elif device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError(
-            "device", "is not there", expected=_available(), found=name, hint="Use auto."
+            "device", "not found", expected=_available(), found=name, hint="Use auto."
         )
     elif device.type not in ("cpu", "cuda", "mps"):
         raise DeviceError("device", "is not supported", expected=_available(), found=name)
@@ -127,13 +103,17 @@ def computing(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise DeviceMemoryError(
-            f"device {device}", "ran out of memory", hint="Use a smaller batch or another device."
-        ) from error
+        raise out_of_memory(f"device {device}") from error
+
+
+def out_of_memory(what: str) -> DeviceMemoryError:
+    """The error of this package for exhausted memory."""
+    hint = "Use a smaller batch or another device."
+    return DeviceMemoryError(what, "ran out of memory", hint=hint)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on any device."""
+    """Whether an error means that memory ran out, on any device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(
@@ -141,8 +121,23 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def move_to_cpu(network: torch.nn.Module, device: torch.device) -> str | None:
+    """Move a network off a device whose memory is exhausted.
+
+    Returns
+    -------
+    str or None
+        A message for the user; None where the network is on the CPU already.
+    """
+    if device.type == "cpu":
+        return None
+    network.to("cpu")
+    free_cached_memory(device)
+    return f"{device} ran out of memory: the run continues, more slowly, on the CPU"
+
+
 def free_cached_memory(device: torch.device) -> None:
-    """Give back what the allocator of a device keeps for later."""
+    """Release memory that the allocator of a device keeps for later."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":

@@ -15,7 +15,7 @@ def test_a_device_that_is_not_there_is_told(bench, messages):
     bench.panel.model._devices.setCurrentText(missing)
     bench.run()
     [message] = messages
-    assert f"is not there; expected {'cpu | ' if torch.cuda.is_available() else 'cpu'}" in message
+    assert f"not found; expected {'cpu | ' if torch.cuda.is_available() else 'cpu'}" in message
     assert "Use auto." in message
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 
-from napari_slmsam2.core.errors import PromptError
+from napari_slmsam2.core.errors import PromptError, SlmSam2Warning
 from napari_slmsam2.core.intensity import IntensityWindow
 from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
 from napari_slmsam2.core.segmenter import SliceSegmenter
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
+from napari_slmsam2.engine.propagation.memory_fallback import MemoryFallback
 from napari_slmsam2.engine.propagation.slice_encoding import encode_slice
 
 
@@ -38,14 +40,27 @@ class PromptSolver:
         ------
         PromptError
             It does not fit the volume, or the model finds nothing there.
+
+        Warns
+        -----
+        SlmSam2Warning
+            Memory ran out, and the model was moved to the CPU.
         """
         volume, shape = self.volume, self.volume.slice_shape
         PromptSet().with_prompt(prompt).check(volume.n_slices, shape)
         where = f"{prompt.kind.value} of label {prompt.label} on slice {prompt.index}"
         if prompt.kind is not PromptKind.POINTS:
             raise PromptError(where, "has no points and no box", expected="points or a box")
-        embedding = encode_slice(self.segmenter, volume, self.window, prompt.index, self.embeddings)
-        found = self.segmenter.encode_seed(embedding, prompt.unanswered(), shape)
+        fallback = MemoryFallback(self.segmenter, self.embeddings, batch_size=1)
+        embedding = encode_slice(
+            self.segmenter, volume, self.window, prompt.index, self.embeddings, fallback.call
+        )
+        found = fallback.call(
+            lambda: self.segmenter.encode_seed(embedding, prompt.unanswered(), shape)
+        )
+        notes = fallback.take_notes()
+        if notes:
+            warnings.warn(f"{'; '.join(notes)}.", SlmSam2Warning, stacklevel=2)
         mask = found.logits > 0
         if not mask.any():
             raise PromptError(

@@ -33,7 +33,7 @@ from napari_slmsam2.engine.compact.sweep import (
     split,
     sweep_step,
 )
-from napari_slmsam2.engine.device import computing
+from napari_slmsam2.engine.device import computing, move_to_cpu
 from napari_slmsam2.engine.features.contrast import Contrast
 from napari_slmsam2.engine.features.taper import find_taper
 from napari_slmsam2.engine.raw_slice_segmenter import Image, RawSliceSegmenter
@@ -123,6 +123,12 @@ class CompactSegmenter(RawSliceSegmenter):
         """The mask of the seed, see `seed_mask`."""
         return super().encode_seed(embedding.cpu().numpy(), prompt, shape)
 
+    def free_memory(self) -> str | None:
+        """Compute on the CPU."""
+        note = move_to_cpu(self._network, self._device)
+        self._device, self._dtype = torch.device("cpu"), torch.float32
+        return note
+
     def _remembered(self, image: Image, mask: npt.NDArray[np.bool_]) -> SeedState:
         return SeedState(mask, int(mask.sum()), SeedCrop.measure(image, mask, self.config))
 
@@ -143,11 +149,12 @@ class CompactSegmenter(RawSliceSegmenter):
                 slices[2] = context.embedding_of(following)
         with computing(self._device, self._dtype):
             tracked = self._tracked(index, direction, banks, context)
-            state = join([one.state for one in tracked])
+            # After a move to the CPU some states are still on the device.
+            state = join([self._on_device(one.state) for one in tracked])
             output, state = sweep_step(
                 self._network,
-                join([one.memory for one in tracked]),
-                join([one.seed for one in tracked]),
+                join([self._on_device(one.memory) for one in tracked]),
+                join([self._on_device(one.seed) for one in tracked]),
                 state,
                 self._step(slices, index, direction, banks, context, tracked, state),
                 threshold=self._threshold,
@@ -226,7 +233,7 @@ class CompactSegmenter(RawSliceSegmenter):
                 pixels[number, place] = crop.pixels[0]
                 logits[number, place] = crop.logits[0]
                 known[number, place] = True
-        contrast = join([contrast for *_, contrast in reads])
+        contrast = join([self._on_device(contrast) for *_, contrast in reads])
         images = contrast.apply(self._on_device(pixels)) * self._on_device(known)[..., None, None]
         return self._network.read_seeds(images, *self._on_device((logits, known)))
 
@@ -249,7 +256,7 @@ class CompactSegmenter(RawSliceSegmenter):
             travel.append(taper.travel(index))
             within = extent is not None and extent[0] <= index <= extent[1]
             certain.append(taper.between or within)
-        previous, current, following = (one[None] for one in slices)
+        previous, current, following = (self._on_device(one)[None] for one in slices)
         return StepInput(
             previous,
             current,

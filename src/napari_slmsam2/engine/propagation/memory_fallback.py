@@ -1,12 +1,14 @@
-"""What a run does when the memory of its device is exhausted."""
+"""How models are called: on the inference thread, with less when memory is exhausted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from napari_slmsam2.core.errors import DeviceMemoryError
 from napari_slmsam2.core.segmenter import SliceSegmenter
+from napari_slmsam2.engine.inference_thread import run_on_inference_thread
 from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
 
 _T = TypeVar("_T")
@@ -14,7 +16,10 @@ _R = TypeVar("_R")
 
 
 class MemoryFallback:
-    """Repeats a computation with less: smaller batches, no stored embeddings, another device.
+    """Calls a model; repeats the call with smaller batches, without stored embeddings, on the CPU.
+
+    Every call of a model by a run or a prompt goes through here, so that these rules hold for all
+    models.
 
     Parameters
     ----------
@@ -44,7 +49,7 @@ class MemoryFallback:
         """
         while True:
             try:
-                return compute()
+                return _compute(compute)
             except DeviceMemoryError as error:
                 self._free(error)
 
@@ -61,7 +66,7 @@ class MemoryFallback:
         while True:
             batch = items[: self._batch_size]
             try:
-                return compute(batch)
+                return _compute(partial(compute, batch))
             except DeviceMemoryError as error:
                 if len(batch) > 1:
                     self._halve(len(batch))
@@ -84,3 +89,15 @@ class MemoryFallback:
         if note is None:
             raise error
         self._notes.append(note)
+
+
+def _compute(compute: Callable[[], _R]) -> _R:
+    try:
+        return run_on_inference_thread(compute)
+    except (RuntimeError, MemoryError) as error:
+        # torch is imported here only: models without weights do not need it.
+        from napari_slmsam2.engine.device import is_out_of_memory, out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        raise out_of_memory("model") from error

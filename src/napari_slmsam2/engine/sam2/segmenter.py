@@ -13,7 +13,7 @@ from torch import Tensor
 from napari_slmsam2.core.memory import MemoryBank
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.core.segmenter import SegmentedSlice, SweepContext
-from napari_slmsam2.engine.device import computing, free_cached_memory, on_inference_thread
+from napari_slmsam2.engine.device import computing, free_cached_memory, move_to_cpu
 from napari_slmsam2.engine.sam2.memory import (
     ConfidentMemory,
     LongTermMemory,
@@ -99,7 +99,6 @@ class NetworkSegmenter:
         self.device = device
         self.preprocessor = SlicePreprocessor(self.network.config.image_size, device)
 
-    @on_inference_thread
     def encode_image(self, image: npt.NDArray[np.float32]) -> ImageEmbedding:
         """See `SliceSegmenter.encode_image`."""
         with computing(self.device, self.dtype):
@@ -107,7 +106,6 @@ class NetworkSegmenter:
             embedding = self.network.encode_image(torch.cat(slices))
             return embedding.to(self._storage)
 
-    @on_inference_thread
     def encode_seed(
         self, embedding: ImageEmbedding, prompt: SlicePrompt, shape: tuple[int, int]
     ) -> SegmentedSlice:
@@ -120,7 +118,6 @@ class NetworkSegmenter:
             result.logits = np.where(prompt.mask, np.float32(10), np.float32(-10))
         return result
 
-    @on_inference_thread
     def segment(
         self,
         embedding: ImageEmbedding,
@@ -147,12 +144,10 @@ class NetworkSegmenter:
             self._storage = torch.device("cpu")
             free_cached_memory(self.device)
             return f"{self.device} is short of memory: stored features were moved off it"
-        previous = self.device
-        self.network.to("cpu")
+        note = move_to_cpu(self.network, self.device)
         self._use_device(torch.device("cpu"))
         self.dtype = torch.float32
-        free_cached_memory(previous)
-        return f"{previous} ran out of memory: the run goes on, more slowly, on the CPU"
+        return note
 
     def answer(
         self,
