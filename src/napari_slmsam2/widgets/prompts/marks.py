@@ -1,4 +1,4 @@
-"""Clicks and boxes on the canvas, in layers of their own."""
+"""Layers that show clicks and boxes on the canvas."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LINE_ON_SCREEN = 2.0
 
 
 class PromptMarks:
-    """Shows prompts while a person clicks; the layers come and go with them.
+    """Shows prompts in a Points and a Vectors layer, which exist only while there are any.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class PromptMarks:
         prompts: Iterable[SlicePrompt],
         drawn: SlicePrompt | None = None,
     ) -> None:
-        """Show the clicks and boxes of some prompts, and of one that is being drawn."""
+        """Show the clicks and boxes of prompts, and of one that is being drawn."""
         clicks: list[npt.NDArray[np.float64]] = []
         signs: list[int] = []
         lines: list[npt.NDArray[np.float64]] = []
@@ -71,7 +71,7 @@ class PromptMarks:
         self._layers.clear()
 
     def _layer(self, image: Image, kind: type[Layer], data: list[Any]) -> Layer | None:
-        """The layer of a kind with other data; None where there is nothing to show."""
+        """The layer of a kind with new data; None where there is nothing to show."""
         self._layers = [x for x in self._layers if x in self._viewer.layers]
         for layer in self._layers:
             if isinstance(layer, kind):
@@ -118,7 +118,7 @@ def in_layer(
 
 
 def _outline(view: SliceView, ndim: int, prompt: SlicePrompt) -> list[npt.NDArray[np.float64]]:
-    """The four sides of a box, each with start and direction, shape (2, ndim)."""
+    """The four sides of a box, each as start and direction, shape (2, ndim)."""
     assert prompt.box is not None
     top, left, bottom, right = prompt.box
     corners = [
