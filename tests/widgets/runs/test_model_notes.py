@@ -12,7 +12,7 @@ def test_a_device_that_is_not_there_is_told(bench, messages):
     bench.panel.runner.models = Models()
     bench.panel.model.choose("compact")
     bench.paint(5)
-    bench.panel.model._devices.setCurrentText(missing)
+    bench.panel.model.devices.setCurrentText(missing)
     bench.run()
     [message] = messages
     assert f"not found; expected {'cpu | ' if torch.cuda.is_available() else 'cpu'}" in message

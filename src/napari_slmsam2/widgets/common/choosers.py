@@ -202,7 +202,7 @@ class ModelChooser(QWidget):
             self._models.insertItem(index, Path(model).name, model)
         self._models.setCurrentIndex(index)
 
-    def say_ready(self, model: str, device: str, precision: str) -> None:
+    def show_ready(self, model: str, device: str, precision: str) -> None:
         """Show on which device the model runs."""
         self._about.setText(f"{model} runs on {device} in {precision}.")
 

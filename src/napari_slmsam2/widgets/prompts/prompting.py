@@ -32,8 +32,8 @@ Place = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
-    """A click, or a box, on the slice on screen; ``inside`` is None for a box."""
+class _CanvasPrompt:
+    """A click or a box on the slice on screen; ``inside`` is None for a box."""
 
     inside: bool | None
     start: Place
@@ -45,7 +45,7 @@ class _Wish:
         return self.inside is None and 0.0 in np.subtract(self.end, self.start)
 
     def added_to(self, seed: SlicePrompt | None, label: int, index: int) -> SlicePrompt:
-        """The prompt that asks for it, together with the clicks so far."""
+        """The prompt for the model, together with the clicks so far."""
         if self.inside is None:
             (top, bottom), (left, right) = (
                 sorted(pair) for pair in zip(self.start, self.end, strict=True)
@@ -67,7 +67,7 @@ class Prompting(QObject):
     models : callable
         Gives the `Models` to ask.
     request : callable
-        Gives the `RunRequest` that the controls stand for, or says in words why there is none.
+        Gives the `RunRequest` that the controls stand for, or a text why there is none.
     """
 
     def __init__(
@@ -89,8 +89,8 @@ class Prompting(QObject):
         self._watched: Labels | None = None
         self._mode_before = "pan_zoom"
         self._double_clicks: list[Callable[..., None]] = []
-        self._wishes: deque[_Wish] = deque()
-        self._asked: object | None = None
+        self._pending: deque[_CanvasPrompt] = deque()
+        self._current: object | None = None
         self._working = False
         self._closed = False
         bar.chosen.connect(self.set_mode)
@@ -102,7 +102,7 @@ class Prompting(QObject):
         self._watch()
 
     def close_connections(self) -> None:
-        """Let go of viewer and layers."""
+        """Disconnect from viewer and layers."""
         self._closed = True
         self._control.stop()
         self.set_mode(OFF)
@@ -117,7 +117,7 @@ class Prompting(QObject):
 
     @property
     def busy(self) -> bool:
-        """Whether an answer is on its way."""
+        """Whether the model is computing a mask."""
         return self._working
 
     def toggle(self, mode: str) -> None:
@@ -205,7 +205,7 @@ class Prompting(QObject):
         self.set_mode(OFF)
 
     def _on_layer_mode(self, event: Any = None) -> None:
-        """The person took up the brush, or another tool of napari's."""
+        """The user took the brush, or another tool of napari."""
         if self._layer is not None and str(self._layer.mode) != "pan_zoom":
             self.set_mode(OFF)
 
@@ -229,26 +229,26 @@ class Prompting(QObject):
             dragged = dragged or float(np.hypot(*(event.pos - pressed))) > _SLACK
             here = self._place(event.position, clip=True) or here
             if dragged and self._mode == BOX:
-                self._show(_Wish(None, place, here))
+                self._show(_CanvasPrompt(None, place, here))
             yield
         if not dragged:
-            self._wish(click)
+            self._enqueue(click)
         elif self._mode == BOX:
-            self._wish(_Wish(None, place, here))
+            self._enqueue(_CanvasPrompt(None, place, here))
 
     def _on_double_click(self, viewer: Any, event: Any) -> None:
         """The second of two fast clicks; its press comes as this."""
         click = self._clicked(event)
         if click is not None:
-            self._wish(click)
+            self._enqueue(click)
 
-    def _clicked(self, event: Any) -> _Wish | None:
-        """What a press asks for, if it becomes no drag; None where it is not ours."""
+    def _clicked(self, event: Any) -> _CanvasPrompt | None:
+        """The click of a press that does not become a drag; None where it is not for this panel."""
         place = self._place(event.position)
         if place is None or event.button != 1 or {"Alt", "Control"} & set(event.modifiers):
             return None
         inside = ("Shift" in event.modifiers) == self._bar.outside.isChecked()
-        return _Wish(inside, place, place)
+        return _CanvasPrompt(inside, place, place)
 
     def _place(self, position: Any, *, clip: bool = False) -> Place | None:
         """``(row, column)`` on the slice on screen; None outside of it and in 3D."""
@@ -268,20 +268,20 @@ class Prompting(QObject):
             return None
         return float(row), float(column)
 
-    # -- one wish at a time
+    # -- one prompt at a time
 
-    def _wish(self, wish: _Wish) -> None:
-        if wish.empty:
+    def _enqueue(self, pointed: _CanvasPrompt) -> None:
+        if pointed.empty:
             return
-        self._wishes.append(wish)
+        self._pending.append(pointed)
         if not self._working:
-            self._ask()
+            self._solve_next()
 
-    def _ask(self) -> None:
+    def _solve_next(self) -> None:
         stack = self._workspace.stack
-        if not self._wishes or stack is None or self._closed:
+        if not self._pending or stack is None or self._closed:
             return
-        wish = self._wishes.popleft()
+        pointed = self._pending.popleft()
         self._tracker.flush()
         annotation, label, index = stack.annotation, self._workspace.label, self._workspace.index
         seed = annotation.prompts.get(label, index)
@@ -292,17 +292,17 @@ class Prompting(QObject):
             )
             return
         clicked = seed if seed is not None and seed.kind is PromptKind.POINTS else None
-        if clicked is None and wish.inside is False:
+        if clicked is None and pointed.inside is False:
             self._refuse("Click on the object first.")
             return
         request = self._request()
         if isinstance(request, str):
             self._refuse(request)
             return
-        prompt = wish.added_to(clicked, label, index)
-        token = self._asked = object()
+        prompt = pointed.added_to(clicked, label, index)
+        token = self._current = object()
         self._working = True
-        self._show(wish)
+        self._show(pointed)
         self._bar.set_hint(f"Asking {request.model} ...")
         worker = create_worker(
             self._finder.find,
@@ -319,7 +319,7 @@ class Prompting(QObject):
         worker.start()
 
     def _refuse(self, why: str) -> None:
-        self._wishes.clear()
+        self._pending.clear()
         self._show()
         self._bar.set_hint(why)
 
@@ -334,8 +334,8 @@ class Prompting(QObject):
         self._working = False
         if self._closed:
             return
-        if token is self._asked:
-            self._asked = None
+        if token is self._current:
+            self._current = None
             self._tracker.flush()
             self._bar.set_hint("")
             if isinstance(found, Failed):
@@ -344,10 +344,10 @@ class Prompting(QObject):
                 # napari shows it with its traceback.
                 error = found.error
                 notification_manager.receive_error(type(error), error, error.__traceback__)
-                self._refuse("This click could not be answered.")
+                self._refuse("No mask could be computed for this click.")
             elif annotation.prompts.get(found.label, found.index) is seed:
                 self._take(found)
-        self._ask()
+        self._solve_next()
 
     def _take(self, found: SlicePrompt) -> None:
         try:
@@ -356,23 +356,23 @@ class Prompting(QObject):
             self._refuse(str(error))
 
     def _drop(self, *_: object) -> None:
-        """What is on its way is of another slice or label now."""
-        self._wishes.clear()
-        if self._asked is not None:
-            self._asked = None
+        """Discard pending clicks: they are of another slice or label."""
+        self._pending.clear()
+        if self._current is not None:
+            self._current = None
             if not self._closed:
                 self._bar.set_hint("")
         if self._mode != OFF:
             self._show()
 
-    def _show(self, wish: _Wish | None = None) -> None:
-        """Show all clicks of the stack, and the one on its way."""
+    def _show(self, pointed: _CanvasPrompt | None = None) -> None:
+        """Show all clicks of the stack, and the pending one."""
         space = self._workspace
         annotation, view, image = space.annotation, space.view, space.image
         if self._mode == OFF or annotation is None or view is None or image is None:
             return
         drawn = None
-        if wish is not None and not wish.empty:
-            drawn = wish.added_to(None, space.label, space.index)
+        if pointed is not None and not pointed.empty:
+            drawn = pointed.added_to(None, space.label, space.index)
         prompts = [p for p in annotation.prompts if p.kind is PromptKind.POINTS]
         self._marks.show(image, view, prompts, drawn)

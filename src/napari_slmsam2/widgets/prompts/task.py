@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Finder:
-    """Asks the model of the panel; what was encoded is kept as long as nothing else is asked.
+    """Finds masks with the model of the panel; encoded slices are kept while model and image stay.
 
     Only one thread may use it at a time.
     """

@@ -171,7 +171,7 @@ class Runs(QObject):
         request = self.runner.request
         assert request is not None
         self._device = ready.device
-        self._view.model.say_ready(ready.model, ready.device, ready.precision)
+        self._view.model.show_ready(ready.model, ready.device, ready.precision)
         note = slow_device(request, ready)
         if note and note not in self._notes_shown:
             self._notes_shown.add(note)
