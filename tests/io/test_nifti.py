@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from napari_slmsam2.core.errors import GridMismatchError, OutputError, VolumeError
+from napari_slmsam2.core.errors import GridMismatchError, OutputError, SlmSam2Warning, VolumeError
 from napari_slmsam2.io import read_image, read_labels, write_labels
 
 GRID_FIELDS = (
@@ -47,6 +47,7 @@ def rotated(orientation, spacing, shear=0.0):
 
 
 @pytest.mark.parametrize(("qform_code", "sform_code"), [*itertools.product(range(5), range(5))])
+@pytest.mark.filterwarnings("ignore:.*sform:napari_slmsam2.core.errors.SlmSam2Warning")
 def test_labels_take_over_both_transforms_and_their_codes(nifti, tmp_path, qform_code, sform_code):
     path = nifti()
     image = nib.load(path)
@@ -95,7 +96,9 @@ def test_negative_qfac_and_voxel_sizes(nifti, tmp_path):
 
 def test_the_affine_decides_where_the_header_contradicts_itself(nifti):
     path = nifti(affine=np.diag([1, 1, 4, 1]), pixdim=[1, 1, 1, 1, 0, 0, 0, 0])
-    assert read_image(path).volume.spacing == pytest.approx((1, 1, 4))
+    with pytest.warns(SlmSam2Warning, match="1 x 1 x 1, but 1 x 1 x 4 in the affine"):
+        image = read_image(path)
+    assert image.volume.spacing == pytest.approx((1, 1, 4))
 
 
 @MANY
@@ -271,6 +274,4 @@ def test_labels_that_cannot_be_written(nifti, tmp_path):
         write_labels(tmp_path / "x.nii", zeros.astype(int) - 1, loaded)
     with pytest.raises(VolumeError, match=r"found 0\.5 at voxel"):
         write_labels(tmp_path / "x.nii", zeros + 0.5, loaded)
-    with pytest.raises(VolumeError, match="found 4294967296"):
-        write_labels(tmp_path / "x.nii", zeros + np.uint64(2**32), loaded)
     assert not (tmp_path / "x.nii").exists()

@@ -11,7 +11,7 @@ import zarr
 
 from napari_slmsam2.core.errors import GridMismatchError, OutputError, SlmSam2Warning
 from napari_slmsam2.io import check_same_grid, read_image, read_labels, write_labels
-from napari_slmsam2.io.units import IN_MM
+from napari_slmsam2.io.units import IN_MM, NGFF_NAMES
 
 SHAPE = (5, 6, 4)
 SCALE = (1 / 3, 0.1, 1e-7)
@@ -96,12 +96,12 @@ def test_the_metadata_are_those_of_the_specification(tmp_path, version):
 
 @pytest.mark.parametrize("unit", [*IN_MM, None])
 def test_units_come_back(tmp_path, unit):
-    long = {"pm": "picometer", "nm": "nanometer", "um": "micrometer", "mm": "millimeter",
-            "cm": "centimeter", "m": "meter"}.get(unit, unit)  # fmt: skip
+    long = NGFF_NAMES.get(unit)
     image = read_image(image_store(tmp_path / "image.zarr", unit=long))
     out = write_labels(tmp_path / "organ.zarr", label_array(), image)
-    assert read_image(out).geometry.unit == (unit or "pixel")
-    assert attributes(out)["multiscales"][0]["axes"][0].get("unit") == long
+    kept = "inch" if unit == "line" else unit
+    assert read_image(out).geometry.unit == (kept or "pixel")
+    assert attributes(out)["multiscales"][0]["axes"][0].get("unit") == NGFF_NAMES.get(kept)
 
 
 def test_without_a_translation_none_is_made_up(tmp_path):

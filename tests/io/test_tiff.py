@@ -175,9 +175,9 @@ def test_colours_are_channels(tmp_path, rng):
 
 def test_a_single_plane_is_no_volume(tmp_path):
     path = tmp_path / "plane.tif"
-    for shape in ((6, 5), (6, 5, 3)):
+    for shape, problem in (((6, 5), "not a 3D volume"), ((6, 5, 3), "has one slice and 3 chan")):
         tifffile.imwrite(path, np.zeros(shape, np.uint8))
-        with pytest.raises(VolumeError, match="not a 3D volume"):
+        with pytest.raises(VolumeError, match=problem):
             read_image(path)
 
 

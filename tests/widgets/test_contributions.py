@@ -345,6 +345,7 @@ def assert_same_grid(written: Path, image: Path) -> None:
     np.testing.assert_array_equal(ours["pixdim"][:4], theirs["pixdim"][:4])
 
 
+@pytest.mark.filterwarnings("ignore:.*sform:napari_slmsam2.core.errors.SlmSam2Warning")
 def test_labels_get_the_header_of_their_scan(window, tmp_path):
     scan(tmp_path / "scan.nii.gz", qform_code=2, sform_code=4, qoffset_x=1.25)
     labels = labels_on(window, open_one(window, tmp_path / "scan.nii.gz"))

@@ -7,13 +7,17 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.core.errors import VolumeError
 from napari_slmsam2.io.layer_grid import METADATA_KEY, grid_of, layer_geometry
+
+if TYPE_CHECKING:
+    from napari_slmsam2.core.label_table import LabelTable
+    from napari_slmsam2.io.raw import RawImage
 
 LayerData = tuple[Any, dict[str, Any], str]
 PathOrPaths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -54,9 +58,10 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]] | 
 def read(path: PathOrPaths) -> list[LayerData]:
     """Open a file as a Labels layer if it holds a label map, else as an Image layer.
 
-    A file is a label map if its name (``scan_seg.nii.gz``, ``labels.nrrd``), its NIfTI header or
-    its OME-Zarr metadata marks it as one, and it contains whole numbers only. The axes are those
-    of the file; time and unknown axes come first, each channel becomes a layer.
+    A file is a label map if its name (``scan_seg.nii.gz``, ``labels.nrrd``), its NIfTI header, its
+    OME-Zarr metadata or its segments mark it as one, and it contains whole numbers only. The axes
+    are those of the file; time and unknown axes come first. Each channel, and each image of a file
+    with several, becomes a layer.
 
     Parameters
     ----------
@@ -74,44 +79,67 @@ def read(path: PathOrPaths) -> list[LayerData]:
     if not isinstance(path, str | os.PathLike):
         raise VolumeError(str(path), "is not one file")
     file = Path(path)
-    from napari_slmsam2.core.errors import SlmSam2Error
     from napari_slmsam2.io.formats import format_to_read
+    from napari_slmsam2.io.images import explained
+    from napari_slmsam2.io.selection import Selection
 
-    try:
-        raw = format_to_read(file).load(file).read(file)
-        layer = _labels(raw, file) if _is_marked_as_labels(raw, file) else None
-        return [layer or _image(raw, file)]
-    except SlmSam2Error:
-        raise
-    except Exception as error:
-        raise VolumeError(
-            str(file), "cannot be read as an image", found=f"{type(error).__name__}: {error}",
-            hint="The file may be damaged or of another format than its suffix.",
-        ) from error  # fmt: skip
+    with explained(file):
+        known = format_to_read(file)
+        layers: list[LayerData] = []
+        names = known.images(file)
+        for number, name in enumerate(names):
+            raw = known.read(file, Selection(image=number))
+            found = _labels(raw, file) if _is_marked_as_labels(raw, file) else None
+            for data, attributes, kind in found or [_image(raw, file)]:
+                if len(names) > 1:
+                    attributes |= {"name": _with_suffix(attributes["name"], name or str(number))}
+                layers.append((data, attributes, kind))
+        return layers
 
 
-def _is_marked_as_labels(raw: Any, file: Path) -> bool:
+def _with_suffix(name: str | list[str], suffix: str) -> str | list[str]:
+    if isinstance(name, str):
+        return f"{name} {suffix}"
+    return [f"{one} {suffix}" for one in name]
+
+
+def _is_marked_as_labels(raw: RawImage, file: Path) -> bool:
     header = raw.template
     if raw.format.startswith("NIfTI") and int(header["intent_code"]) == _NIFTI_INTENT_LABEL:
         return True
     if raw.format == "OME-Zarr" and header["holds_labels"]:
         return True
     words = re.split(r"[^a-z]+", file.name.lower())
-    return not _LABEL_WORDS.isdisjoint(words)
+    return bool(raw.label_tables) or not _LABEL_WORDS.isdisjoint(words)
 
 
-def _labels(raw: Any, file: Path) -> LayerData | None:
-    """A Labels layer; None if a voxel is not a whole number."""
-    from napari_slmsam2.io import read_labels
+def _labels(raw: RawImage, file: Path) -> list[LayerData] | None:
+    """One layer, or one per layer of overlapping segments; None where a voxel is no label."""
+    from napari_slmsam2.io.labels import labels_of
+    from napari_slmsam2.io.selection import Selection
 
-    try:
-        data = read_labels(file)
-    except VolumeError:
-        return None
-    return data, _attributes(raw, file), "labels"
+    layers: list[LayerData] = []
+    n_layers = len(raw.label_tables)
+    channels = range(n_layers) if n_layers > 1 else (None,)
+    for channel in channels:
+        try:
+            found = labels_of(raw, file, Selection(channel=channel))
+        except VolumeError:
+            return None
+        attributes = _attributes(raw, file, found.table)
+        if channel is not None:
+            attributes["name"] += f" {raw.channel_names[channel] or channel}"
+        if found.table.names:
+            labels = sorted(found.table.names)
+            names = [found.table.names[label] for label in labels]
+            attributes["features"] = {
+                "index": [0, *labels], "label_name": ["background", *names]
+            }  # fmt: skip
+        layers.append((found.array, attributes, "labels"))
+    return layers
 
 
-def _image(raw: Any, file: Path) -> LayerData:
+def _image(raw: RawImage, file: Path) -> LayerData:
     data, roles = raw.data, raw.roles
     attributes = _attributes(raw, file)
     colours = np.dtype(data.dtype).names
@@ -164,7 +192,7 @@ def _transposed(data: Any, roles: str, order: list[int]) -> Any:
     return data.transpose([kept.index(i) for i in order])
 
 
-def _attributes(raw: Any, file: Path) -> dict[str, Any]:
+def _attributes(raw: RawImage, file: Path, table: LabelTable | None = None) -> dict[str, Any]:
     spatial = [n for n, role in zip(raw.data.shape, raw.roles, strict=True) if role == "s"]
     if not 2 <= len(spatial) <= 3:
         raise VolumeError(
@@ -176,7 +204,7 @@ def _attributes(raw: Any, file: Path) -> dict[str, Any]:
     if len(spatial) == 3:
         grid = grid_of(
             tuple(spatial), raw.geometry, order=raw.order, path=str(file.resolve()),
-            file_format=raw.format, template=raw.template,
+            file_format=raw.format, template=raw.template, table=table,
         )  # fmt: skip
         attributes["metadata"] = {METADATA_KEY: grid}
     return attributes

@@ -49,7 +49,7 @@ def _scan(sample: Sample) -> LayerData:
 
 
 def _attributes(sample: Sample, name: str) -> dict[str, Any]:
-    from napari_slmsam2.io.raw import Geometry
+    from napari_slmsam2.io.geometry import Geometry
 
     volume = sample.volume
     geometry = Geometry(volume.spacing, volume.unit, volume.affine)

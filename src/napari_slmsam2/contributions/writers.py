@@ -19,7 +19,8 @@ def write_labels(path: str, data: Any, attributes: Mapping[str, Any]) -> list[st
     A layer on the grid of an image file gets the geometry of that file, and its header if the
     format is the same. Other layers are written to TIFF and OME-Zarr only, with the scale, units
     and (in OME-Zarr) translation of the layer, because the other formats require a position in
-    the patient or specimen that is not known. OME-Zarr also stores the colours.
+    the patient or specimen that is not known. OME-Zarr and
+    ``.seg.nrrd`` also store names and colours of the labels.
 
     Parameters
     ----------
@@ -59,7 +60,9 @@ def write_labels(path: str, data: Any, attributes: Mapping[str, Any]) -> list[st
         _check(name, data.shape, attributes, grid)
     colormap = attributes.get("colormap")
     colours = None if colormap is None else colours_of(colormap)
-    return [str(write(path, data, loaded_image(grid, data), overwrite=True, colours=colours))]
+    image = loaded_image(grid, data)
+    written = write(path, data, image, overwrite=True, colours=colours, table=image.label_table)
+    return [str(written)]
 
 
 def _check(
@@ -84,7 +87,7 @@ def _grid_of_layer(
 ) -> dict[str, Any]:
     """The grid of a layer that was not opened by this plugin."""
     from napari_slmsam2.io.formats import format_to_write
-    from napari_slmsam2.io.raw import Geometry
+    from napari_slmsam2.io.geometry import Geometry
     from napari_slmsam2.io.units import NO_UNIT, unit_name
 
     if format_to_write(Path(path)).order != "zyx":
@@ -104,8 +107,8 @@ def _grid_of_layer(
         )  # fmt: skip
     x, y, z = spacing
     i, j, k = (float(t) for t in attributes.get("translate", (0.0,) * 3))
-    labels = [str(label) for label in attributes.get("axis_labels", ())]
-    order = "xyz" if labels == ["x", "y", "z"] else "zyx"
+    labels = "".join(str(label) for label in attributes.get("axis_labels", ()))
+    order = labels if sorted(labels) == ["x", "y", "z"] else "zyx"
     geometry = Geometry((x, y, z), units.pop(), origin=(i, j, k))
     return grid_of(tuple(shape), geometry, order=order)
 

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_slmsam2.io.raw import Geometry, RawImage, default_roles
+from napari_slmsam2.io.geometry import Geometry, default_axes
+from napari_slmsam2.io.raw import RawImage
+from napari_slmsam2.io.selection import Selection, choose_image
 
 
-def read(path: Path) -> RawImage:
+def read(path: Path, selection: Selection) -> RawImage:
     """Open an array; it stays in the file."""
+    choose_image(str(path), selection, ("",))
     data = np.load(path, mmap_mode="r", allow_pickle=False)
-    return RawImage(data, default_roles(data.ndim), "zyx", "NPY")
+    return RawImage(data, default_axes(data.ndim), "NPY", named=False)
 
 
 def write(path: Path, labels: npt.NDArray[Any], geometry: Geometry, template: Any) -> None:

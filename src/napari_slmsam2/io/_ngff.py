@@ -1,4 +1,8 @@
-"""The metadata of OME-Zarr (OME-NGFF 0.4 and 0.5): axes, placement, labels."""
+"""The metadata of OME-Zarr (OME-NGFF 0.1 to 0.5): axes, placement, labels.
+
+Read and written here with zarr alone: ome-zarr-py and ngff-zarr make dask a dependency, and
+versions 0.1 to 0.5 with any order of axes are a page of code.
+"""
 
 from __future__ import annotations
 
@@ -13,38 +17,35 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.core.errors import SlmSam2Warning
-from napari_slmsam2.io.raw import Geometry, default_roles
-from napari_slmsam2.io.units import IN_MM, NO_UNIT, unit_name
+from napari_slmsam2.core.label_table import RGBA, LabelTable
+from napari_slmsam2.io.geometry import Geometry, default_axes, name_axes
+from napari_slmsam2.io.units import IN_MM, NGFF_NAMES, common_unit, unit_name
 
 _VERSIONS = ("0.4", "0.5")
 _ROLES = {"space": "s", "channel": "c", "time": "t"}
 _ROLES_BY_NAME = {"c": "c", "t": "t", "z": "s", "y": "s", "x": "s"}
-_LONG_NAMES = {
-    "pm": "picometer",
-    "nm": "nanometer",
-    "um": "micrometer",
-    "mm": "millimeter",
-    "cm": "centimeter",
-    "m": "meter",
-    "inch": "inch",
-}
+_FIVE = "tczyx"
+"""The axes of versions 0.1 and 0.2, which name none."""
+
 _LABELS = "image-label"
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What the attributes of a group say about its image.
+    """The description of one image in the attributes of a group.
 
     Attributes
     ----------
     image : mapping
-        The first of the multiscale images.
+        One of the multiscale images.
     axes : sequence of mapping
         Empty where the file names none.
     version : str
     holds_labels : bool
     channel_names : tuple of str
         May be empty.
+    table : LabelTable
+        Names and colours of labels.
     """
 
     image: Mapping[str, Any]
@@ -52,56 +53,69 @@ class Metadata:
     version: str
     holds_labels: bool
     channel_names: tuple[str, ...]
+    table: LabelTable
 
     @classmethod
-    def of(cls, attributes: Mapping[str, Any]) -> Metadata | None:
-        """Read the attributes of a group; None where they speak of no image."""
+    def all_of(cls, attributes: Mapping[str, Any]) -> list[Metadata]:
+        """Read the attributes of a group: one entry per image; empty where there is none."""
         ome = attributes.get("ome", attributes)
-        if not ome.get("multiscales"):
-            return None
-        image = ome["multiscales"][0]
-        axes = [a if isinstance(a, Mapping) else {"name": a} for a in image.get("axes", ())]
         channels = ome.get("omero", {}).get("channels", ())
-        return cls(
-            image,
-            axes,
-            str(ome.get("version", image.get("version", ""))),
-            _LABELS in ome,
-            tuple(str(c.get("label", i)) for i, c in enumerate(channels)),
-        )
+        table = _table(ome[_LABELS]) if _LABELS in ome else LabelTable()
+        return [
+            cls(
+                image,
+                [a if isinstance(a, Mapping) else {"name": a} for a in image.get("axes", ())],
+                str(ome.get("version", image.get("version", ""))),
+                _LABELS in ome,
+                tuple(str(c.get("label", i)) for i, c in enumerate(channels)),
+                table,
+            )
+            for image in ome.get("multiscales") or ()
+        ]
+
+    @property
+    def name(self) -> str:
+        """The name of the image, which may be empty."""
+        return str(self.image.get("name") or "")
 
     @property
     def finest(self) -> str:
         """The path of the array of the finest level."""
         return str(self.image["datasets"][0]["path"])
 
-    @property
-    def template(self) -> dict[str, Any]:
-        """What `label_attributes` keeps of it, and whether it is a label map."""
-        return {"ngff": self.version, "holds_labels": self.holds_labels}
+    def template(self, n_dims: int) -> dict[str, Any]:
+        """What `label_attributes` keeps of the image, and whether it is a label map."""
+        found: dict[str, Any] = {"ngff": self.version, "holds_labels": self.holds_labels}
+        letters = self.letters(n_dims)
+        order = "".join(letter for letter in letters if letter in "xyz")
+        if len(self.axes) == n_dims and len(order) == 3:
+            names = [str(a.get("name")) for a, x in zip(self.axes, letters, strict=True)
+                     if x in "xyz"]  # fmt: skip
+            found |= {"order": order, "names": names}
+        return found
 
-    def roles(self, n_dims: int) -> str:
+    def letters(self, n_dims: int) -> str:
         """One letter per dimension, see `RawImage`."""
         if len(self.axes) != n_dims:
-            return default_roles(n_dims)
-        return "".join(_role(axis) for axis in self.axes)
+            return _FIVE if n_dims == len(_FIVE) and not self.axes else default_axes(n_dims)
+        roles = "".join(_role(axis) for axis in self.axes)
+        return name_axes(roles, [axis.get("name") for axis in self.axes], "zyx")
 
     def geometry(self, n_dims: int) -> Geometry:
         """Spacing and origin in one unit, which is that of the last axis."""
-        roles = self.roles(n_dims)
-        if len(self.axes) != n_dims or roles.count("s") != 3:
+        letters = self.letters(n_dims)
+        spatial = [i for i, letter in enumerate(letters) if letter in "xyz"]
+        if len(self.axes) != n_dims or len(spatial) != 3:
             return Geometry()
-        spatial = [i for i, role in enumerate(roles) if role == "s"]
         units = [unit_name(self.axes[i].get("unit")) for i in spatial]
-        unit = units[-1] if all(u in IN_MM for u in units) else NO_UNIT
-        factors = [1.0 if unit in (u, NO_UNIT) else IN_MM[u] / IN_MM[unit] for u in units]
+        unit, factors = common_unit(units)
         scale, translation = self._placement(n_dims)
-        z, y, x = (float(scale[i]) * f for i, f in zip(spatial, factors, strict=True))
+        first, second, third = (float(scale[i]) * f for i, f in zip(spatial, factors, strict=True))
         origin = None
         if translation is not None:
-            k, j, i = (float(translation[i]) * f for i, f in zip(spatial, factors, strict=True))
-            origin = k, j, i
-        return Geometry((z, y, x), unit, origin=origin)
+            i, j, k = (float(translation[i]) * f for i, f in zip(spatial, factors, strict=True))
+            origin = i, j, k
+        return Geometry((first, second, third), unit, origin=origin)
 
     def _placement(
         self, n_dims: int
@@ -120,9 +134,37 @@ class Metadata:
         return scale, translation
 
 
+def _table(description: Mapping[str, Any]) -> LabelTable:
+    """Names and colours in the metadata of a label image."""
+    names: dict[int, str] = {}
+    colours: dict[int, RGBA] = {}
+    for entry in description.get("properties") or ():
+        name = entry.get("name", entry.get("class"))
+        if name is not None and "label-value" in entry:
+            names[int(entry["label-value"])] = str(name)
+    for entry in description.get("colors") or ():
+        if entry.get("rgba") is not None:
+            red, green, blue, alpha = (float(part) / 255 for part in entry["rgba"])
+            colours[int(entry["label-value"])] = red, green, blue, alpha
+    return LabelTable(names, colours)
+
+
 def _role(axis: Mapping[str, Any]) -> str:
     by_type = _ROLES.get(str(axis.get("type", "")))
-    return by_type or _ROLES_BY_NAME.get(str(axis.get("name")), "?")
+    return by_type or _ROLES_BY_NAME.get(str(axis.get("name")).lower(), "?")
+
+
+def axis_names(template: Any) -> tuple[str, list[str]]:
+    """The order of the axes of labels, and their names: those of the image if it has some.
+
+    Parameters
+    ----------
+    template : object
+        Of `Metadata.template`, or of another format.
+    """
+    if isinstance(template, dict) and "ngff" in template and "order" in template:
+        return template["order"], template["names"]
+    return "zyx", list("zyx")
 
 
 def version_for(template: Any) -> str:
@@ -134,29 +176,32 @@ def version_for(template: Any) -> str:
 def label_attributes(
     path: Path,
     geometry: Geometry,
-    version: str,
+    template: Any,
     factors: Sequence[Sequence[int]],
-    colours: Mapping[int, Sequence[int]],
+    table: LabelTable,
 ) -> dict[str, Any]:
-    """The attributes of a group with label arrays ``0``, ``1`` ... of axes (z, y, x).
+    """The attributes of a group with label arrays ``0``, ``1`` ...
 
     Parameters
     ----------
     path : Path
     geometry : Geometry
-        Of array ``0``.
-    version : str
+        Of array ``0``, along the axes of `axis_names`.
+    template : object
+        Of the image.
     factors : sequence of sequence of int
         By which the voxels of each array are larger than those of array ``0``.
-    colours : mapping of label to RGBA from 0 to 255
-        May be empty.
+    table : LabelTable
+        Names and colours.
 
     Warns
     -----
     SlmSam2Warning
-        The image is rotated, sheared or reflected in its world, which OME-Zarr cannot say.
+        The image is rotated, sheared or reflected in its world, which OME-Zarr cannot represent.
     """
-    origin = geometry.origin_along("zyx")
+    version = version_for(template)
+    order, names = axis_names(template)
+    origin = geometry.origin_along(order)
     if geometry.affine is not None and origin is None:
         warnings.warn(
             f"{path.name}: OME-Zarr keeps the voxel size and the unit of the image, but not its "
@@ -165,11 +210,11 @@ def label_attributes(
             stacklevel=2,
         )
     axis = {"type": "space"}
-    if geometry.unit in _LONG_NAMES:
-        axis["unit"] = _LONG_NAMES[geometry.unit]
+    if geometry.unit in IN_MM:
+        axis["unit"] = NGFF_NAMES[geometry.unit]
     image: dict[str, Any] = {
         "name": path.name.removesuffix(".zarr").removesuffix(".ome"),
-        "axes": [{"name": name, **axis} for name in "zyx"],
+        "axes": [{"name": name, **axis} for name in names],
         "datasets": [
             {
                 "path": str(level),
@@ -180,15 +225,25 @@ def label_attributes(
     }
     if len(factors) > 1:
         image["type"] = "mode"
-    labels: dict[str, Any] = {}
-    if colours:
-        labels["colors"] = [
-            {"label-value": label, "rgba": list(rgba)} for label, rgba in colours.items()
-        ]
+    labels = _label_description(table)
     if version == "0.4":
         multiscales = [{"version": version, **image}]
         return {"multiscales": multiscales, _LABELS: {"version": version, **labels}}
     return {"ome": {"version": version, "multiscales": [image], _LABELS: labels}}
+
+
+def _label_description(table: LabelTable) -> dict[str, Any]:
+    labels: dict[str, Any] = {}
+    if table.colours:
+        labels["colors"] = [
+            {"label-value": label, "rgba": [round(255 * part) for part in table.colours[label]]}
+            for label in sorted(table.colours)
+        ]
+    if table.names:
+        labels["properties"] = [
+            {"label-value": label, "name": table.names[label]} for label in sorted(table.names)
+        ]
+    return labels
 
 
 def _placement(
@@ -208,14 +263,14 @@ def _placement(
 
 
 def is_label_store(folder: Path) -> bool:
-    """Whether a folder is an OME-Zarr of labels, which may be replaced by others."""
+    """Whether a folder is an OME-Zarr of labels, which other labels may replace."""
     for name, key in ((".zattrs", None), ("zarr.json", "attributes")):
         try:
             content = json.loads((folder / name).read_bytes())
             attributes = content if key is None else content[key]
-            metadata = Metadata.of(attributes)
+            found = Metadata.all_of(attributes)
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             continue
-        if metadata is not None:
-            return metadata.holds_labels
+        if found:
+            return found[0].holds_labels
     return False

@@ -1,7 +1,8 @@
-"""NIfTI, MGH, MINC and what else nibabel reads as a spatial image."""
+"""NIfTI, MGH, MINC and the other spatial images that nibabel reads."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,18 @@ import numpy.typing as npt
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.openers import ImageOpener
 
-from napari_slmsam2.core.errors import OutputError, VolumeError
+from napari_slmsam2.core.errors import OutputError, SlmSam2Warning, VolumeError
+from napari_slmsam2.io.geometry import Geometry, name_axes
 from napari_slmsam2.io.raw import (
     MAX_GZIP_RATIO,
     ArrayLike,
-    Geometry,
     RawImage,
     ScaledArray,
     check_size,
     raw_array,
     read_stream,
 )
+from napari_slmsam2.io.selection import Selection, choose_image
 from napari_slmsam2.io.units import IN_MM, NO_UNIT
 
 _UNITS = {1: "m", 2: "mm", 3: "um"}
@@ -49,24 +51,41 @@ class _Proxied:
         return np.asarray(self.proxy[key])
 
 
-def read(path: Path) -> RawImage:
-    """Open an image; uncompressed data stay in the file."""
+_SAME_PLACE = 0.05
+"""Voxel sizes by which two transforms of one header may differ."""
+
+
+def read(path: Path, selection: Selection) -> RawImage:
+    """Open an image; uncompressed data stay in the file.
+
+    Warns
+    -----
+    SlmSam2Warning
+        The header contradicts itself: sform and qform, or the affine and the voxel size.
+    """
+    choose_image(str(path), selection, ("",))
     image: Any = nib.load(path)
     if not hasattr(image, "header") or not hasattr(image, "affine"):
         raise VolumeError(str(path), "is not an image", found=type(image).__name__)
     data = _data(image, path)
-    roles = "ssstc??"[: len(data.shape)]
-    if type(image).__name__.startswith("Minc"):
-        roles = ("t" * (len(data.shape) - 3) + "sss")[: len(data.shape)]  # MINC keeps time first.
+    axes = _axes(image, len(data.shape))
     return RawImage(
         data=data,
-        roles=roles,
-        order="xyz",
+        axes=axes,
         format=_FORMATS.get(type(image).__name__, type(image).__name__.removesuffix("Image")),
-        geometry=_geometry(image, roles),
+        geometry=_geometry(image, axes, path),
         template=image.header.copy(),
         stored_dtype=np.dtype(image.get_data_dtype()),
     )
+
+
+def _axes(image: Any, n_dims: int) -> str:
+    """The letters of the dimensions; MINC names them, all others begin with x, y, z."""
+    if not type(image).__name__.startswith("Minc"):
+        return "xyztc??"[:n_dims]
+    names = list(image.dataobj.minc_file._dim_names)
+    roles = ["s" if name.endswith("space") else "t" if name == "time" else "?" for name in names]
+    return name_axes("".join(roles), [name.removesuffix("space") for name in names], "zyx")
 
 
 def _data(image: Any, path: Path) -> ArrayLike:
@@ -87,43 +106,78 @@ def _data(image: Any, path: Path) -> ArrayLike:
             check_size(file, needed, compressed=True, ratio=MAX_GZIP_RATIO)
         with ImageOpener(str(file)) as stream:
             stream.seek(offset)
-            stored = read_stream(stream, shape, dtype, str(file))
+            stored, _ = read_stream(stream, shape, dtype, str(file))
     slope, intercept = float(proxy.slope), float(proxy.inter)
     if (slope, intercept) == (1.0, 0.0) or dtype.names:
         return stored
     return ScaledArray(stored, slope, intercept)
 
 
-def _geometry(image: Any, roles: str) -> Geometry:
+def _geometry(image: Any, axes: str, path: Path) -> Geometry:
     header = image.header
     affine = None
     unit = "mm"
     if isinstance(header, nib.Nifti1Header):
         unit = _UNITS.get(int(header["xyzt_units"]) & 7, NO_UNIT)
         has_affine = int(header["qform_code"]) > 0 or int(header["sform_code"]) > 0
+        _report_two_places(header, image.shape, path)
     else:
-        # Analyze has no orientation; nibabel would make one up.
+        # Analyze has no orientation; nibabel would invent one.
         has_affine = not isinstance(header, nib.AnalyzeHeader)
     if has_affine and image.affine is not None:
         affine = np.array(image.affine, np.float64)
         if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) == 0:
             affine = None
     zooms = [float(abs(z)) for z in header.get_zooms()]
-    zooms = (zooms[-3:] if roles.endswith("sss") else zooms[:3]) + [1.0] * (3 - len(zooms))
-    return Geometry(_spacing(zooms, affine), unit, affine)
+    first = min(i for i, axis in enumerate(axes) if axis in "xyz")
+    return Geometry(_spacing(zooms[first : first + 3], affine, path), unit, affine)
+
+
+def _report_two_places(header: Any, shape: tuple[int, ...], path: Path) -> None:
+    """Warn where sform and qform place the voxels differently."""
+    codes = int(header["sform_code"]), int(header["qform_code"])
+    if min(codes) <= 0:
+        return
+    sform, qform = header.get_sform(), header.get_qform()
+    sizes = np.sqrt((sform[:3, :3] ** 2).sum(axis=0))
+    if not np.isfinite([sform, qform]).all() or sizes.min() <= 0:
+        return
+    ends = [(0, max(n - 1, 1)) for n in (*shape[:3], 1, 1)[:3]]
+    corners = np.array(np.meshgrid(*ends, [1.0])).reshape(4, -1)
+    shift = ((sform - qform) @ corners)[:3]
+    distance = float(np.sqrt((shift**2).sum(axis=0)).max())
+    if distance > _SAME_PLACE * sizes.min():
+        warnings.warn(
+            f"{path.name}: its sform (code {codes[0]}) and qform (code {codes[1]}) place the "
+            f"voxels up to {distance:.3g} apart. The sform is used; labels get both.",
+            SlmSam2Warning,
+            stacklevel=4,
+        )
 
 
 def _spacing(
-    zooms: list[float], affine: npt.NDArray[np.float64] | None
+    zooms: list[float], affine: npt.NDArray[np.float64] | None, path: Path
 ) -> tuple[float, float, float]:
-    """The header's voxel size, unless the affine that viewers follow says otherwise."""
-    x, y, z = zooms
+    """The header's voxel size, unless it contradicts the affine, which viewers follow."""
+    n = len(zooms)
+    x, y, z = (*zooms, 1.0, 1.0)[:3]
     if affine is not None:
         sizes = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-        if not np.allclose(sizes, zooms, rtol=1e-3, atol=0):
+        if not np.allclose(sizes[:n], zooms, rtol=1e-3, atol=0):
             x, y, z = sizes.tolist()
+        if not np.allclose(sizes[:n], zooms, rtol=_SAME_PLACE, atol=0):
+            warnings.warn(
+                f"{path.name}: its header contradicts itself: the voxel size is "
+                f"{_listed(zooms)}, but {_listed([x, y, z])} in the affine, which is used.",
+                SlmSam2Warning,
+                stacklevel=4,
+            )
     x, y, z = (s if np.isfinite(s) and s > 0 else 1.0 for s in (x, y, z))
     return x, y, z
+
+
+def _listed(sizes: list[float]) -> str:
+    return " x ".join(f"{size:.4g}" for size in sizes)
 
 
 def write(path: Path, labels: npt.NDArray[Any], geometry: Geometry, template: Any) -> None:
@@ -132,7 +186,7 @@ def write(path: Path, labels: npt.NDArray[Any], geometry: Geometry, template: An
     Parameters
     ----------
     path : Path
-    labels : ndarray of uint8, uint16 or uint32, shape (I, J, K)
+    labels : ndarray of unsigned int, shape (I, J, K)
     geometry : Geometry
     template : header or None
         Of an image of this module.
@@ -169,11 +223,12 @@ def _nifti_like(path: Path, labels: npt.NDArray[Any], template: Any) -> Any:
 
 
 def _new_nifti(path: Path, labels: npt.NDArray[Any], geometry: Geometry) -> Any:
-    # NIfTI knows three units; others are converted.
-    unit = geometry.unit
-    known = unit if unit in _UNIT_CODES else {"nm": "um", "pm": "um"}.get(unit, "mm")
-    factor = IN_MM[unit] / IN_MM[known] if unit in IN_MM else 1.0
-    image = _nifti_class(path, max(labels.shape) > 32767)(labels, None)
+    # NIfTI has three units; others are converted to the nearest of them.
+    unit, known, factor = geometry.unit, geometry.unit, 1.0
+    if unit in IN_MM and unit not in _UNIT_CODES:
+        known = "um" if IN_MM[unit] < IN_MM["um"] else "mm" if IN_MM[unit] < IN_MM["m"] else "m"
+        factor = IN_MM[unit] / IN_MM[known]
+    image = _nifti_class(path, max(labels.shape) > 32767)(labels, None, dtype=labels.dtype)
     header = image.header
     header.set_data_dtype(labels.dtype)
     header["xyzt_units"] = _UNIT_CODES[known] if unit in IN_MM else 0

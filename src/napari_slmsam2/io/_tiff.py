@@ -7,6 +7,7 @@ import struct
 import weakref
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from napari_slmsam2.core.errors import VolumeError
-from napari_slmsam2.io.raw import ArrayLike, Geometry, RawImage, check_size, raw_array
-from napari_slmsam2.io.units import IN_MM, NO_UNIT, unit_name
+from napari_slmsam2.core.errors import OutputError, VolumeError
+from napari_slmsam2.io.geometry import Geometry
+from napari_slmsam2.io.raw import ArrayLike, RawImage, check_size, raw_array
+from napari_slmsam2.io.selection import Selection, choose_image
+from napari_slmsam2.io.units import OME_SYMBOLS, common_unit, unit_name
 
 MAX_IN_MEMORY = 2**30
 """Bytes up to which a compressed stack is read at once; larger ones are read page by page."""
@@ -25,7 +28,6 @@ _MAX_RATIO = 20_000
 _MAX_TAGS = 4096
 _IMAGEJ_LIMIT = 2**32 - 2**25
 _IMAGEJ_DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16))
-_OME_UNITS = {"um": "µm", "inch": "in"}
 _STACK_AXES = "IQRT"  # Pages without a stated meaning; ImageJ often says time for depth.
 _DAMAGED = "The file is damaged or was not copied completely."
 
@@ -60,16 +62,17 @@ class PageStack:
         return np.asarray(self.series.pages[index].asarray()).reshape(self.page_shape)
 
 
-def read(path: Path) -> RawImage:
-    """Open the first image series of a file."""
+def read(path: Path, selection: Selection) -> RawImage:
+    """Open an image series of a file."""
     tif = tifffile.TiffFile(path)
     try:
         _check_directories(tif, path)
-        series = tif.series[0]
+        number = choose_image(str(path), selection, _series_names(tif))
+        series = tif.series[number]
         axes, shape = _dimensions(series)
-        geometry, template = _voxel_size(tif)
+        geometry, template = _voxel_size(tif, number)
         data, keep_open = _data(tif, series, shape, path)
-        names = _ome_channel_names(tif) if tif.is_ome else ()
+        names = _ome_channel_names(tif, number) if tif.is_ome else ()
     except BaseException:
         tif.close()
         raise
@@ -78,8 +81,29 @@ def read(path: Path) -> RawImage:
     else:
         tif.close()
     kind = "OME-TIFF" if tif.is_ome else "ImageJ TIFF" if tif.is_imagej else "TIFF"
-    return RawImage(
-        data, _roles(axes), "zyx", kind, geometry=geometry, template=template, channel_names=names
+    letters = _letters(axes, shape)
+    raw = RawImage(data, letters, kind, geometry=geometry, template=template, channel_names=names)
+    if raw.order == "zyx":
+        return raw
+    return replace(raw, geometry=geometry.reordered("zyx", raw.order))
+
+
+def images(path: Path) -> tuple[str, ...]:
+    """Names of the image series of a file."""
+    with tifffile.TiffFile(path) as tif:
+        _check_directories(tif, path)
+        return _series_names(tif)
+
+
+def _series_names(tif: Any) -> tuple[str, ...]:
+    """The name of every series, and its shape where there are several."""
+    if len(tif.series) == 1:
+        return ("",)
+    names = [str(series.name or "") for series in tif.series]
+    unique = len(set(names)) == len(names) and all(names)
+    return tuple(
+        name if unique else f"{name} {' x '.join(map(str, series.shape))}".strip()
+        for name, series in zip(names, tif.series, strict=True)
     )
 
 
@@ -148,58 +172,56 @@ def _data(tif: Any, series: Any, shape: tuple[int, ...], path: Path) -> tuple[Ar
     return PageStack(series, shape), True
 
 
-def _roles(axes: str) -> str:
-    """Which dimensions are space, channel, time.
+def _letters(axes: str, shape: tuple[int, ...]) -> str:
+    """The letters of the dimensions, see `RawImage`.
 
     Without a Z dimension the last stack of pages is taken as the slices.
     """
-    spatial = {"Z", "Y", "X"}
-    stack = [a for a in axes if a in _STACK_AXES]
-    if "Z" not in axes and stack:
-        position = max(i for i, a in enumerate(axes) if a in _STACK_AXES)
-    else:
-        position = -1
-    letters = {"C": "c", "S": "c", "T": "t"}
-    return "".join(
-        "s" if a in spatial or i == position else letters.get(a, "?") for i, a in enumerate(axes)
-    )
+    position = -1
+    if "Z" not in axes:
+        position = max((i for i, a in enumerate(axes) if a in _STACK_AXES), default=-1)
+    letters = {"T": "t", "Z": "z", "Y": "y", "X": "x"}
+    # Channels, or the samples of a colour picture where there are no channels.
+    several = [a for a in "CS" if a in axes and shape[axes.index(a)] > 1]
+    letters[several[0] if several else "C"] = "c"
+    return "".join("z" if i == position else letters.get(a, "?") for i, a in enumerate(axes))
 
 
-def _voxel_size(tif: Any) -> tuple[Geometry, dict[str, Any]]:
-    """The geometry, and the metadata that give labels the same one."""
+def _voxel_size(tif: Any, number: int) -> tuple[Geometry, dict[str, Any]]:
+    """The geometry in the order z, y, x, and the metadata that give labels the same one."""
     if tif.is_ome:
-        return _ome_voxel_size(tif.ome_metadata)
+        pixels = _ome_pixels(tif, number)
+        return _physical_size({} if pixels is None else pixels.attrib), {"flavour": "ome"}
     if tif.is_imagej:
         return _imagej_voxel_size(tif.pages[0].tags, tif.imagej_metadata)
+    if tif.is_shaped:
+        return _physical_size(tif.shaped_metadata[0]), {}
     return Geometry(), {}
 
 
-def _ome_pixels(xml: str) -> Any:
-    for element in ElementTree.fromstring(xml).iter():
-        if element.tag.rpartition("}")[2] == "Pixels":
-            return element
-    return None
+def _ome_pixels(tif: Any, number: int) -> Any:
+    """The element that describes the pixels of a series."""
+    found = [
+        element
+        for element in ElementTree.fromstring(tif.ome_metadata).iter()
+        if element.tag.rpartition("}")[2] == "Pixels"
+    ]
+    return found[number] if number < len(found) else None
 
 
-def _ome_voxel_size(xml: str) -> tuple[Geometry, dict[str, Any]]:
-    pixels = _ome_pixels(xml)
-    attributes: Mapping[str, str] = {} if pixels is None else pixels.attrib
+def _physical_size(attributes: Mapping[str, Any]) -> Geometry:
+    """The geometry that attributes in the words of OME describe."""
     sizes = [attributes.get(f"PhysicalSize{a}") for a in "ZYX"]
     if sizes[1] is None or sizes[2] is None:
-        return Geometry(), {"flavour": "ome"}
+        return Geometry()
     units = [unit_name(attributes.get(f"PhysicalSize{a}Unit", "µm")) for a in "ZYX"]
-    unit = units[2]
-    if not all(u in IN_MM for u in units):
-        units, unit = [NO_UNIT] * 3, NO_UNIT
-    z, y, x = (
-        float(s) * (IN_MM[u] / IN_MM[unit] if u != unit else 1.0) if s is not None else 1.0
-        for s, u in zip(sizes, units, strict=True)
-    )
-    return _usable(z, y, x, unit), {"flavour": "ome"}
+    unit, factors = common_unit(units)
+    z, y, x = (float(s) * f if s is not None else 1.0 for s, f in zip(sizes, factors, strict=True))
+    return _usable(z, y, x, unit)
 
 
-def _ome_channel_names(tif: Any) -> tuple[str, ...]:
-    pixels = _ome_pixels(tif.ome_metadata)
+def _ome_channel_names(tif: Any, number: int) -> tuple[str, ...]:
+    pixels = _ome_pixels(tif, number)
     if pixels is None:
         return ()
     channels = [e for e in pixels if e.tag.rpartition("}")[2] == "Channel"]
@@ -227,7 +249,13 @@ def _usable(z: float, y: float, x: float, unit: str) -> Geometry:
 def write(path: Path, labels: npt.NDArray[Any], geometry: Geometry, template: Any) -> None:
     """Write labels as an ImageJ stack if the image is one and can be, else as OME-TIFF.
 
-    OME-TIFF holds every label dtype, any size and the voxel size to the last digit.
+    OME-TIFF holds every size and the voxel size to the last digit, but no labels of 64 bits: these
+    are written as plain TIFF, with the voxel size in the words of OME in its description.
+
+    Raises
+    ------
+    OutputError
+        Labels of 64 bits, to a name that ends in ``.ome.tif``.
     """
     if _as_imagej(path, labels, template):
         tifffile.imwrite(
@@ -238,10 +266,15 @@ def write(path: Path, labels: npt.NDArray[Any], geometry: Geometry, template: An
     metadata: dict[str, Any] = {"axes": "ZYX"}
     for axis, size in zip("ZYX", geometry.spacing, strict=True):
         metadata[f"PhysicalSize{axis}"] = size
-        unit = _OME_UNITS.get(geometry.unit, geometry.unit)
-        metadata[f"PhysicalSize{axis}Unit"] = unit
+        metadata[f"PhysicalSize{axis}Unit"] = OME_SYMBOLS.get(geometry.unit, geometry.unit)
+    is_ome = labels.dtype.itemsize < 8
+    if not is_ome and ".ome." in path.name.lower():
+        raise OutputError(
+            str(path), "cannot hold these labels", expected="labels up to 2**32 - 1 in OME-TIFF",
+            found=int(labels.max()), hint="Write .tif, .nii.gz, .nrrd or .ome.zarr.",
+        )  # fmt: skip
     tifffile.imwrite(
-        path, labels, ome=True, photometric="minisblack", compression="zlib",
+        path, labels, ome=is_ome, photometric="minisblack", compression="zlib",
         bigtiff=labels.nbytes > _IMAGEJ_LIMIT, metadata=metadata,
     )  # fmt: skip
 

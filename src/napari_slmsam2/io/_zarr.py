@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numcodecs  # type: ignore[import-untyped]
-import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import BloscCodec
 
 from napari_slmsam2.core.errors import VolumeError
+from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.io import _ngff
 from napari_slmsam2.io._pyramid import levels
-from napari_slmsam2.io.raw import Colours, Geometry, RawImage, default_roles
+from napari_slmsam2.io.geometry import Geometry, default_axes, name_axes
+from napari_slmsam2.io.raw import RawImage
+from napari_slmsam2.io.selection import Selection, choose_image
 
 _CHUNK = 128
-_MOST_COLOURS = 1024
-"""So many labels have been counted, not named: nobody chose their colours."""
+_ROLES = {"z": "s", "y": "s", "x": "s", "c": "c", "channel": "c", "t": "t", "time": "t"}
 
 
-def read(path: Path) -> RawImage:
+def read(path: Path, selection: Selection) -> RawImage:
     """Open an array, or the finest level of an OME-Zarr image, lazily."""
     node: Any = zarr.open(str(path), mode="r")
     if isinstance(node, zarr.Array):
-        return RawImage(node, default_roles(node.ndim), "zyx", "Zarr")
-    metadata = _ngff.Metadata.of(dict(node.attrs))
-    if metadata is None:
+        choose_image(str(path), selection, ("",))
+        axes, named = _letters(node)
+        return RawImage(node, axes, "Zarr", named=named)
+    found = _images(node)
+    if not found:
         raise VolumeError(
             str(path),
             "is a group without an image",
@@ -35,16 +39,64 @@ def read(path: Path) -> RawImage:
             found=", ".join(sorted(node.keys())) or "nothing",
             hint="Give the path of the array within it.",
         )
-    data: Any = node[metadata.finest]
+    place, metadata = found[choose_image(str(path), selection, _names(found))]
+    data: Any = node[f"{place}{metadata.finest}"]
     return RawImage(
         data,
-        metadata.roles(data.ndim),
-        "zyx",
+        metadata.letters(data.ndim),
         "OME-Zarr",
         geometry=metadata.geometry(data.ndim),
-        template=metadata.template,
+        template=metadata.template(data.ndim),
         channel_names=metadata.channel_names,
+        label_tables=(metadata.table,) if metadata.table else (),
     )
+
+
+def images(path: Path) -> tuple[str, ...]:
+    """Names of the images in a store."""
+    node: Any = zarr.open(str(path), mode="r")
+    found = [] if isinstance(node, zarr.Array) else _images(node)
+    return _names(found) if found else ("",)
+
+
+def kept_order(template: Any) -> str | None:
+    """The axis order of the image, if it is an OME-Zarr with named axes."""
+    return _ngff.axis_names(template)[0]
+
+
+def _images(group: Any) -> list[tuple[str, _ngff.Metadata]]:
+    """Every image of a group: where its arrays are, and its metadata.
+
+    Groups that hold a series of images (bioformats2raw) or the wells of a plate name none
+    themselves: their images are in the groups below.
+    """
+    own = _ngff.Metadata.all_of(dict(group.attrs))
+    if own:
+        return [("", metadata) for metadata in own]
+    found: list[tuple[str, _ngff.Metadata]] = []
+    for name, child in sorted(group.groups(), key=lambda item: _numeric(item[0])):
+        for metadata in _ngff.Metadata.all_of(dict(child.attrs)):
+            named = replace(metadata, image={**metadata.image, "name": metadata.name or name})
+            found.append((f"{name}/", named))
+    return found
+
+
+def _numeric(name: str) -> tuple[int, str]:
+    return (int(name) if name.isdecimal() else -1), name
+
+
+def _names(found: list[tuple[str, _ngff.Metadata]]) -> tuple[str, ...]:
+    return tuple(metadata.name for _, metadata in found) if len(found) > 1 else ("",)
+
+
+def _letters(array: Any) -> tuple[str, bool]:
+    """The letters of the dimensions of a plain array, and whether it names them."""
+    names = getattr(array.metadata, "dimension_names", None)
+    names = names or array.attrs.get("_ARRAY_DIMENSIONS")  # xarray
+    letters = [str(name).strip().lower() for name in names or ()]
+    if len(letters) != array.ndim or not all(letter in _ROLES for letter in letters):
+        return default_axes(array.ndim), False
+    return name_axes("".join(_ROLES[letter] for letter in letters), letters, "zyx"), True
 
 
 def write(
@@ -52,15 +104,15 @@ def write(
     labels: npt.NDArray[Any],
     geometry: Geometry,
     template: Any,
-    colours: Colours | None = None,
+    table: LabelTable | None = None,
 ) -> None:
     """Write labels as an OME-Zarr label image, in the version of the image if it is one.
 
-    There are coarser levels, down to one of at most 256 voxels along each axis. Empty chunks
-    take no room.
+    The axes have the names and the order of the image. There are coarser levels, down to one of at
+    most 256 voxels along each axis. Empty chunks take no space.
     """
-    version = _ngff.version_for(template)
-    is_old = version == "0.4"
+    is_old = _ngff.version_for(template) == "0.4"
+    _, names = _ngff.axis_names(template)
     codec = numcodecs.Blosc("zstd") if is_old else BloscCodec(cname="zstd")
     group = zarr.open_group(str(path), mode="w-", zarr_format=2 if is_old else 3)
     factors = []
@@ -74,23 +126,9 @@ def write(
             compressors=codec,
             fill_value=0,
             chunk_key_encoding={"name": "v2" if is_old else "default", "separator": "/"},
-            dimension_names=None if is_old else list("zyx"),
+            dimension_names=None if is_old else names,
         )
         stored[...] = array
     group.attrs.update(
-        _ngff.label_attributes(path, geometry, version, factors, _colours(labels, colours))
+        _ngff.label_attributes(path, geometry, template, factors, table or LabelTable())
     )
-
-
-def _colours(
-    labels: npt.NDArray[Any], colours: Colours | None
-) -> dict[int, tuple[int, int, int, int]]:
-    """RGBA, 0 to 255, of every label that is there; nothing where there are too many."""
-    if colours is None:
-        return {}
-    found = np.unique(np.concatenate([np.unique(plane) for plane in labels]))
-    found = found[found > 0]
-    if not 0 < len(found) <= _MOST_COLOURS:
-        return {}
-    rgba = np.rint(255 * np.clip(colours(found), 0, 1)).astype(int).tolist()
-    return {label: (r, g, b, a) for label, (r, g, b, a) in zip(found.tolist(), rgba, strict=True)}

@@ -1,13 +1,18 @@
-"""Which module reads and writes a file, by its suffix."""
+"""The table of file formats: which module reads and writes a file, by its suffix."""
 
 from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_slmsam2.core.errors import OutputError, VolumeError
+from napari_slmsam2.io.unreadable import refuse_known, refuse_remote
+
+if TYPE_CHECKING:
+    from napari_slmsam2.io.raw import RawImage
+    from napari_slmsam2.io.selection import Selection
 
 
 @dataclass(frozen=True)
@@ -17,16 +22,17 @@ class FileFormat:
     Attributes
     ----------
     module : str
-        Module beside this one with ``read(path)`` and ``write(path, labels, geometry, template)``.
-        Imported on use only.
+        Module beside this one with ``read(path, selection)`` and ``write(path, labels, geometry,
+        template)``; of formats with several images in one file also ``images(path)``, and of those
+        that keep the order of axes ``kept_order(template)``. Imported on use only.
     package : str
         The package to install where the import fails.
     order : {"xyz", "zyx"}
         The order in which arrays of this format are written.
     readable, writable : tuple of str
         Suffixes, lower case.
-    coloured : bool
-        Whether ``write`` takes the colours of the labels as well.
+    described : bool
+        Whether ``write`` takes names and colours of the labels as well.
     """
 
     module: str
@@ -34,7 +40,7 @@ class FileFormat:
     order: str
     readable: tuple[str, ...]
     writable: tuple[str, ...]
-    coloured: bool = False
+    described: bool = False
 
     def load(self, path: Path) -> Any:
         """The module.
@@ -52,6 +58,30 @@ class FileFormat:
                 hint=f"Install {self.package}.",
             ) from error  # fmt: skip
 
+    def read(self, path: Path, selection: Selection) -> RawImage:
+        """Open one image of a file."""
+        raw: RawImage = self.load(path).read(path, selection)
+        return raw
+
+    def images(self, path: Path) -> tuple[str, ...]:
+        """Names of the images in a file, which may be empty strings."""
+        module = self.load(path)
+        names: tuple[str, ...] = module.images(path) if hasattr(module, "images") else ("",)
+        return names
+
+    def order_to_write(self, path: Path, template: Any) -> str:
+        """Names of the axes in which labels are written.
+
+        Parameters
+        ----------
+        path : Path
+        template : object
+            Of the image, which may be of another format.
+        """
+        kept_order = getattr(self.load(path), "kept_order", None)
+        kept: str | None = None if kept_order is None else kept_order(template)
+        return kept or self.order
+
 
 _NIFTI = (".nii", ".nii.gz", ".img", ".hdr", ".img.gz", ".hdr.gz")
 FORMATS = (
@@ -61,10 +91,11 @@ FORMATS = (
          ".brik.gz", ".par", ".rec"),
         (*_NIFTI, ".mgh", ".mgz"),
     ),
-    FileFormat("_nrrd", "pynrrd", "xyz", (".nrrd", ".nhdr"), (".nrrd", ".nhdr")),
+    FileFormat("_nrrd", "pynrrd", "xyz", (".nrrd", ".nhdr"), (".nrrd", ".nhdr"),
+               described=True),
     FileFormat("_tiff", "tifffile", "zyx", (".tif", ".tiff", ".btf"), (".tif", ".tiff", ".btf")),
     FileFormat("_arrays", "numpy", "zyx", (".npy",), (".npy",)),
-    FileFormat("_zarr", "zarr", "zyx", (".zarr",), (".zarr",), coloured=True),
+    FileFormat("_zarr", "zarr", "zyx", (".zarr",), (".zarr",), described=True),
 )  # fmt: skip
 
 
@@ -76,14 +107,18 @@ def format_to_read(path: Path) -> FileFormat:
     Raises
     ------
     VolumeError
-        No such file, or no known format.
+        No such file, or no format that is read. Formats that are known but not read are named,
+        with a converter.
     """
+    refuse_remote(path)
     if not path.exists():
         raise VolumeError(str(path), "does not exist")
     if path.is_dir():
         if any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup")):
             return FORMATS[-1]
+        refuse_known(path)
         raise VolumeError(str(path), "is a folder that is no Zarr image", expected="an image file")
+    refuse_known(path)
     for known in FORMATS:
         if path.name.lower().endswith(known.readable) and path.suffix.lower() != ".zarr":
             return known

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,9 +18,12 @@ from napari_slmsam2.core.intensity import (
     parse_window,
     sample_finite,
 )
+from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.core.volume import Volume, default_axis
 from napari_slmsam2.io.formats import format_to_read
-from napari_slmsam2.io.raw import Geometry, RawImage, pick_volume
+from napari_slmsam2.io.geometry import Geometry
+from napari_slmsam2.io.raw import RawImage
+from napari_slmsam2.io.selection import PickedVolume, Selection, pick_volume
 from napari_slmsam2.io.units import NO_UNIT
 
 
@@ -29,8 +34,8 @@ class LoadedImage:
     Attributes
     ----------
     volume : Volume
-        In the axis order of the file: (x, y, z) for NIfTI, MGH and NRRD, (z, y, x) for TIFF, NPY
-        and Zarr; MINC as nibabel orders it.
+        In the axis order of the file: (x, y, z) for NIfTI, MGH and most NRRD, (z, y, x) for NPY
+        and most TIFF, Zarr and MINC; see ``order``.
     path : Path
     format : str
         ``NIfTI-1``, ``OME-TIFF``, ...
@@ -38,10 +43,19 @@ class LoadedImage:
         As stored in the file.
     axis_reason : str
         One sentence: which propagation axis and why.
-    order : {"xyz", "zyx"}
+    order : str
+        Names of the axes: ``"xyz"`` in some order.
     geometry : Geometry
     template : object
         What the writer of the same format needs to give labels the same header.
+    selection : Selection
+        Which volume of the file it is.
+    n_times : int
+        Time points of the file.
+    named : bool
+        Whether the file or its format specifies which axis is which.
+    label_table : LabelTable
+        Names and colours of labels, where the file has some.
     """
 
     volume: Volume
@@ -52,14 +66,21 @@ class LoadedImage:
     order: str
     geometry: Geometry
     template: Any
+    selection: Selection = field(default_factory=Selection)
+    n_times: int = 1
+    named: bool = True
+    label_table: LabelTable = field(default_factory=LabelTable)
 
 
 def read_image(
     path: str | os.PathLike[str],
     *,
     axis: int | None = None,
+    image: int | str | None = None,
     channel: int | str | None = None,
     time: int | None = None,
+    stack: Literal["channel", "time"] | None = None,
+    option_prefix: str = "",
 ) -> LoadedImage:
     """Open a 3D image.
 
@@ -74,10 +95,17 @@ def read_image(
     axis : int, optional
         Propagation axis, 0 to 2. Default: the one with the coarsest spacing; of equal ones the
         axis along which the file stacks slices.
+    image : int or str, optional
+        Number or name of the image, for files with several.
     channel : int or str, optional
         Number or name of the channel, for images with several.
     time : int, optional
         Number of the time point, for images with several.
+    stack : {"channel", "time"}, optional
+        Take the channels, or the time points, as the slices, for images whose slices were saved
+        as such.
+    option_prefix : str
+        Of the command line options that messages name, ``"seeds-"`` for instance.
 
     Returns
     -------
@@ -87,38 +115,80 @@ def read_image(
     ------
     VolumeError
         The file is missing, damaged, of no known format or not a 3D image, or it has several
-        channels or time points and none was picked (the message lists them).
+        images, channels or time points and none was chosen (the message lists them).
+
+    Warns
+    -----
+    SlmSam2Warning
+        The header contradicts itself, or there are more data than it specifies.
     """
-    path = Path(path)
+    selection = Selection(image, channel, time, stack, option_prefix)
+    with explained(Path(path)):
+        raw = format_to_read(Path(path)).read(Path(path), selection)
+        return load_volume(raw, Path(path), selection, axis)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn any error of a reader into one that names the file.
+
+    Raises
+    ------
+    VolumeError
+    """
     try:
-        raw: RawImage = format_to_read(path).load(path).read(path)
-        data = pick_volume(raw, str(path), channel=channel, time=time)
-        return _loaded(raw, data, path, axis)
-    except SlmSam2Error:
+        yield
+    except (SlmSam2Error, Warning):
         raise
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise VolumeError(
             str(path), "cannot be read as an image", found=f"{type(error).__name__}: {reason}",
-            hint="The file may be damaged or of another format than its name says.",
+            hint="The file may be damaged or of another format than its name suggests.",
         ) from error  # fmt: skip
 
 
-def _loaded(raw: RawImage, data: Any, path: Path, axis: int | None) -> LoadedImage:
-    dtype = np.dtype(data.dtype)
+def load_volume(
+    raw: RawImage, path: Path, selection: Selection, axis: int | None = None
+) -> LoadedImage:
+    """The volume of an opened file that the options name.
+
+    Raises
+    ------
+    VolumeError
+        See `read_image`.
+    """
+    picked = pick_volume(raw, str(path), selection)
+    dtype = np.dtype(picked.data.dtype)
     if dtype.kind not in "buif":
         raise VolumeError(
             str(path), "does not hold real numbers", expected="integers or floats", found=dtype
         )
-    geometry = raw.geometry
+    geometry = picked.geometry
     reason = "Chosen by the user."
     if axis is None:
-        ties = "last" if raw.order == "xyz" else "first"
-        axis = default_axis(geometry.spacing, ties=ties)  # type: ignore[arg-type]
+        axis = _default_axis(picked)
         reason = _axis_reason(axis, geometry)
-    volume = Volume(data, axis, geometry.spacing, geometry.unit, geometry.affine, name=str(path))
+    volume = Volume(
+        picked.data, axis, geometry.spacing, geometry.unit, geometry.affine, name=str(path)
+    )
     stored = dtype if raw.stored_dtype is None or raw.stored_dtype.names else raw.stored_dtype
-    return LoadedImage(volume, path, raw.format, stored, reason, raw.order, geometry, raw.template)
+    tables = raw.label_tables
+    table = LabelTable()
+    if tables:
+        table = tables[picked.channel or 0] if len(tables) > 1 else tables[0]
+    return LoadedImage(
+        volume, path, raw.format, stored, reason, picked.order, geometry, raw.template,
+        selection, picked.n_times, raw.named, table,
+    )  # fmt: skip
+
+
+def _default_axis(picked: PickedVolume) -> int:
+    """The axis with the coarsest spacing; of equally coarse ones the z axis, if it is one."""
+    spacing, stacked = picked.geometry.spacing, picked.order.index("z")
+    if spacing[stacked] >= 0.99 * max(spacing):
+        return stacked
+    return default_axis(spacing, ties="last" if stacked == 2 else "first")
 
 
 def _axis_reason(axis: int, geometry: Geometry) -> str:
@@ -135,7 +205,7 @@ def _axis_reason(axis: int, geometry: Geometry) -> str:
 
 
 def describe(image: LoadedImage) -> dict[str, Any]:
-    """What there is to know about an image, in plain values.
+    """The properties of an image in plain values.
 
     Parameters
     ----------
@@ -146,7 +216,7 @@ def describe(image: LoadedImage) -> dict[str, Any]:
     dict
         ``orientation`` is the anatomical direction in which each axis grows (``LPS``), None where
         the file has no affine. ``intensity_range`` is that of the finite voxels, None if there
-        are none; ``intensity_sampled`` tells that a very large volume was not read completely.
+        are none; ``intensity_sampled`` is true where a very large volume was not read completely.
     """
     volume = image.volume
     values = sample_finite(volume)

@@ -3,57 +3,153 @@
 from __future__ import annotations
 
 import os
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.core.atomic_write import atomic_write, check_writable
-from napari_slmsam2.core.errors import GridMismatchError, VolumeError
+from napari_slmsam2.core.errors import GridMismatchError, SlmSam2Warning, VolumeError
+from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.io._ngff import is_label_store
-from napari_slmsam2.io.formats import format_to_write
-from napari_slmsam2.io.images import LoadedImage, read_image
-from napari_slmsam2.io.raw import Colours, Geometry
-from napari_slmsam2.io.units import IN_MM
-
-GRID_TOLERANCE = 0.05
-"""How far a voxel of the labels may lie from its voxel of the image, in voxel sizes."""
+from napari_slmsam2.io.alignment import align
+from napari_slmsam2.io.formats import format_to_read, format_to_write
+from napari_slmsam2.io.geometry import transposition
+from napari_slmsam2.io.images import LoadedImage, explained, load_volume
+from napari_slmsam2.io.raw import Colours, RawImage
+from napari_slmsam2.io.selection import Selection
 
 _WHOLE = 1e-3
 """How far a float label may be from a whole number: scaled files are not exact."""
 
+_HIGHEST_FLOAT = 2**32 - 1
+_MOST_DESCRIBED = 1024
+"""More labels than these have been counted, not named: their colours are not chosen."""
 
-def read_labels(path: str | os.PathLike[str], like: LoadedImage | None = None) -> npt.NDArray[Any]:
-    """Read a label volume.
+
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """Labels from a file.
+
+    Attributes
+    ----------
+    array : ndarray of uint8, uint16, uint32 or uint64, shape (I, J, K)
+        The smallest of these dtypes that holds all labels.
+    table : LabelTable
+        Names and colours, where the file has some.
+    """
+
+    array: npt.NDArray[Any]
+    table: LabelTable
+
+
+def read_labels(
+    path: str | os.PathLike[str],
+    like: LoadedImage | None = None,
+    *,
+    image: int | str | None = None,
+    channel: int | str | None = None,
+    time: int | None = None,
+    stack: Literal["channel", "time"] | None = None,
+    trust_voxels: bool = False,
+    option_prefix: str = "",
+) -> npt.NDArray[Any]:
+    """Read a label volume; see `read_label_map`, which gives names and colours as well."""
+    return read_label_map(
+        path, like, image=image, channel=channel, time=time, stack=stack,
+        trust_voxels=trust_voxels, option_prefix=option_prefix,
+    ).array  # fmt: skip
+
+
+def read_label_map(
+    path: str | os.PathLike[str],
+    like: LoadedImage | None = None,
+    *,
+    image: int | str | None = None,
+    channel: int | str | None = None,
+    time: int | None = None,
+    stack: Literal["channel", "time"] | None = None,
+    trust_voxels: bool = False,
+    option_prefix: str = "",
+) -> LabelMap:
+    """Read a label volume, with the names and colours of its labels.
 
     Parameters
     ----------
     path : path-like
-        Whole numbers, 0 for background; floats are fine if they are whole.
+        Whole numbers, 0 for background; floats are accepted if they are whole.
     like : LoadedImage, optional
-        The image that the labels belong to. Their grids must agree; labels in a file of the other
-        axis order come out in the order of the image.
-
-    Returns
-    -------
-    ndarray of uint8, uint16 or uint32, shape (I, J, K)
-        The smallest of these that holds all labels.
+        The image that the labels belong to. Their grids must agree. Labels whose axes are in
+        another order, flipped, or a part of the grid, come out on the grid of the image. Labels of
+        a time series of the same length are taken at the time point of the image.
+    image, channel, time, stack : optional
+        Which volume of the file, see `read_image`. A layer of a ``.seg.nrrd`` is a channel, which
+        has the names of its segments.
+    trust_voxels : bool
+        The arrays line up, whatever the files specify about the place of their voxels.
+    option_prefix : str
+        Of the command line options that messages name, ``"seeds-"`` for instance.
 
     Raises
     ------
     VolumeError
-        The file cannot be read, or a voxel is negative, NaN or not a whole number; the message
-        names the first one.
+        The file cannot be read, holds several volumes and none was chosen, or a voxel is
+        negative, NaN or not a whole number; the message names the first one.
     GridMismatchError
         The grids differ.
+
+    Warns
+    -----
+    SlmSam2Warning
+        The labels were reordered, or taken at the time point of the image.
     """
-    labels = read_image(path, axis=0)
-    if like is not None:
-        check_same_grid(like, labels)
-    array = _whole_numbers(labels.volume)
-    return array.T if like is not None and like.order != labels.order else array
+    path = Path(path)
+    selection = Selection(image, channel, time, stack, option_prefix)
+    with explained(path):
+        raw = format_to_read(path).read(path, selection)
+        selection = selection if like is None else _followed(raw, path, selection, like)
+        return labels_of(raw, path, selection, like, trust_voxels=trust_voxels)
+
+
+def labels_of(
+    raw: RawImage,
+    path: Path,
+    selection: Selection,
+    like: LoadedImage | None = None,
+    *,
+    trust_voxels: bool = False,
+) -> LabelMap:
+    """The labels of an opened file; see `read_label_map`."""
+    found = load_volume(raw, path, selection, axis=0)
+    alignment = None if like is None else align(like, found, trust_voxels=trust_voxels)
+    array = _whole_numbers(found.volume)
+    if alignment is not None:
+        array = alignment.apply(array, str(path))
+    return LabelMap(array, found.label_table)
+
+
+def _followed(raw: RawImage, path: Path, selection: Selection, like: LoadedImage) -> Selection:
+    """The selection, with the time point and the stack of the image where labels have the same."""
+    shape = dict(zip(raw.axes, raw.data.shape, strict=False))
+    theirs = like.selection
+    if selection.stack is None and theirs.stack is not None and shape.get("z", 1) == 1:
+        letter = theirs.stack[0]
+        if shape.get(letter, 1) > 1 or "?" in raw.axes:
+            return replace(selection, stack=theirs.stack)
+    n_times = shape.get("t", shape.get("?", 1) if raw.axes.count("?") == 1 else 1)
+    if selection.time is None and theirs.time is not None and 1 < n_times == like.n_times:
+        warnings.warn(
+            f"{path.name}: its labels are taken at time point {theirs.time}, that of the image. "
+            f"Choose another one with {selection.advice('time')}.",
+            SlmSam2Warning,
+            stacklevel=3,
+        )
+        return replace(selection, time=theirs.time)
+    return selection
 
 
 def write_labels(
@@ -63,13 +159,14 @@ def write_labels(
     *,
     overwrite: bool = False,
     colours: Colours | None = None,
+    table: LabelTable | None = None,
 ) -> Path:
     """Write a label volume on the grid of its image.
 
     The suffix of the path decides the format. In the format of the image the header is the
     image's own (affine, sform and qform with their codes, voxel size, units); in another format
-    the geometry is kept as far as that format can say it, and arrays are transposed between
-    (x, y, z) and (z, y, x) formats.
+    the geometry is kept as far as that format can represent it, and arrays are transposed between
+    (x, y, z) and (z, y, x) formats. OME-Zarr and NRRD keep the axis order of an image of theirs.
 
     Parameters
     ----------
@@ -81,8 +178,10 @@ def write_labels(
     overwrite : bool
         Whether an existing file, or OME-Zarr of labels, may be replaced.
     colours : callable, optional
-        Of the labels: gets an array of n of them, gives RGBA from 0 to 1, shape (n, 4). Kept by
-        OME-Zarr.
+        Of the labels: gets an array of n of them, gives RGBA from 0 to 1, shape (n, 4).
+    table : LabelTable, optional
+        Names and colours of labels; where ``colours`` is given too, that has precedence. OME-Zarr
+        and ``.seg.nrrd`` keep both.
 
     Returns
     -------
@@ -111,11 +210,14 @@ def write_labels(
             expected=like.volume.shape, found=array.shape,
         )  # fmt: skip
     array = _smallest(_whole(array, str(path), {}))
-    geometry = like.geometry
-    if target.order != like.order:
-        array, geometry = array.T, geometry.reversed()
+    geometry, options = like.geometry, {}
+    if target.described:
+        options["table"] = _described(array, table or LabelTable(), colours)
+    order = target.order_to_write(path, like.template)
+    if order != like.order:
+        array = array.transpose(transposition(like.order, order))
+        geometry = geometry.reordered(like.order, order)
     module = target.load(path)
-    options = {"colours": colours} if target.coloured else {}
     return atomic_write(
         path,
         lambda file: module.write(file, array, geometry, like.template, **options),
@@ -124,12 +226,21 @@ def write_labels(
     )
 
 
-def check_same_grid(image: LoadedImage, labels: LoadedImage) -> None:
-    """Refuse labels that do not lie on the voxels of the image.
+def _described(labels: npt.NDArray[Any], table: LabelTable, colours: Colours | None) -> LabelTable:
+    """Names and colours of the labels in an array; no colours of more than 1024 labels."""
+    if colours is None:
+        return table
+    found = np.unique(np.concatenate([np.unique(plane) for plane in labels]))
+    found = found[found > 0]
+    if not 0 < len(found) <= _MOST_DESCRIBED:
+        return table
+    rgba = np.clip(colours(found), 0, 1).tolist()
+    shown = {label: (r, g, b, a) for label, (r, g, b, a) in zip(found.tolist(), rgba, strict=True)}
+    return table.updated(LabelTable(colours=shown))
 
-    Shapes must be equal. Where both files have an affine, no corner of the volume may be off by
-    more than `GRID_TOLERANCE` voxels; else, where both have a voxel size with a unit, these must
-    agree to one part in a thousand, and, where both have one, the first voxels in their place.
+
+def check_same_grid(image: LoadedImage, labels: LoadedImage) -> None:
+    """Refuse labels that do not lie on the voxels of the image, see `align`.
 
     Parameters
     ----------
@@ -140,67 +251,7 @@ def check_same_grid(image: LoadedImage, labels: LoadedImage) -> None:
     GridMismatchError
         Names what differs.
     """
-    name = f"{labels.path} on {image.path}"
-    transposed = image.order != labels.order
-    shape = labels.volume.shape[::-1] if transposed else labels.volume.shape
-    geometry = labels.geometry.reversed() if transposed else labels.geometry
-    if shape != image.volume.shape:
-        raise GridMismatchError(
-            name, "the shapes differ", expected=f"shape {image.volume.shape}",
-            found=f"shape {shape}",
-        )  # fmt: skip
-    ours, theirs = image.geometry, geometry
-    known = ours.unit in IN_MM and theirs.unit in IN_MM
-    factor = IN_MM[theirs.unit] / IN_MM[ours.unit] if known else 1.0
-    if ours.affine is not None and theirs.affine is not None:
-        _check_affine(name, ours, theirs.affine * np.array([[factor]] * 3 + [[1.0]]), shape)
-    elif known:
-        spacing = tuple(s * factor for s in theirs.spacing)
-        if not np.allclose(spacing, ours.spacing, rtol=1e-3, atol=0):
-            raise GridMismatchError(
-                name, "the voxel sizes differ", expected=f"{ours.spacing} {ours.unit}",
-                found=f"{spacing} {ours.unit}",
-            )  # fmt: skip
-        _check_origin(name, ours, geometry.origin_along(image.order), factor, image.order)
-
-
-def _check_origin(
-    name: str,
-    image: Geometry,
-    theirs: tuple[float, float, float] | None,
-    factor: float,
-    order: str,
-) -> None:
-    ours = image.origin_along(order)
-    if ours is None or theirs is None:
-        return
-    found = tuple(p * factor for p in theirs)
-    shift = max(abs(o - p) / s for o, p, s in zip(ours, found, image.spacing, strict=True))
-    if shift > GRID_TOLERANCE:
-        raise GridMismatchError(
-            name, f"the first voxels lie {shift:.3g} voxels apart",
-            expected=f"{ours} {image.unit}", found=f"{found} {image.unit}",
-            hint="Resample the labels to the grid of the image.",
-        )  # fmt: skip
-
-
-def _check_affine(
-    name: str, image: Geometry, affine: npt.NDArray[np.float64], shape: tuple[int, int, int]
-) -> None:
-    assert image.affine is not None
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], [1.0])).reshape(4, -1)
-    shift = np.sqrt((((affine - image.affine) @ corners)[:3] ** 2).sum(axis=0)).max()
-    sizes = np.sqrt((image.affine[:3, :3] ** 2).sum(axis=0))
-    if not shift <= GRID_TOLERANCE * sizes.min():
-        raise GridMismatchError(
-            name, f"the affines differ by up to {shift / sizes.min():.3g} voxels",
-            expected=f"affine {_rows(image.affine)}", found=f"affine {_rows(affine)}",
-            hint="Resample the labels to the grid of the image.",
-        )  # fmt: skip
-
-
-def _rows(affine: npt.NDArray[np.float64]) -> str:
-    return str([[float(f"{v:.6g}") for v in row] for row in affine[:3]])
+    align(image, labels)
 
 
 def _whole_numbers(volume: Volume) -> npt.NDArray[Any]:
@@ -220,7 +271,7 @@ def _whole(array: npt.NDArray[Any], what: str, fixed: dict[int, int]) -> npt.NDA
 
     ``fixed`` gives the axes, and the index along them, that the array was cut from.
     """
-    highest = np.iinfo(np.uint32).max
+    highest = _HIGHEST_FLOAT if array.dtype.kind == "f" else 2**64 - 1
     if array.dtype.kind not in "buif":
         raise VolumeError(
             what, "does not hold labels", expected="whole numbers", found=f"dtype {array.dtype}"
@@ -232,10 +283,10 @@ def _whole(array: npt.NDArray[Any], what: str, fixed: dict[int, int]) -> npt.NDA
         array = np.rint(found)
         wrong = ~((array >= 0) & (array <= highest))
         wrong[~wrong] = np.abs(found[~wrong] - array[~wrong]) > _WHOLE
-    elif array.min() >= 0 and array.max() <= highest:
+    elif array.min() >= 0:
         return array
     else:
-        found, wrong = array, (array < 0) | (array > highest)
+        found, wrong = array, array < 0
     if not wrong.any():
         return array
     first = np.unravel_index(int(wrong.argmax()), array.shape)
@@ -245,11 +296,11 @@ def _whole(array: npt.NDArray[Any], what: str, fixed: dict[int, int]) -> npt.NDA
     raise VolumeError(
         what, "does not hold labels", expected=f"whole numbers from 0 to {highest}",
         found=f"{found[first].item()} at voxel {tuple(voxel)}",
-        hint="Is this the image instead of its labels?" if found.dtype.kind == "f" else None,
+        hint="Is this the image instead of its labels?",
     )  # fmt: skip
 
 
 def _smallest(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The same labels, 0 to 2**32 - 1, in the smallest unsigned dtype that holds them."""
+    """The same labels in the smallest unsigned dtype that holds them."""
     dtype = np.min_scalar_type(int(array.max(initial=0)))
     return array.astype(dtype, copy=False)

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.io import LoadedImage
-from napari_slmsam2.io.raw import Colours, Geometry
+from napari_slmsam2.io.geometry import Geometry
+from napari_slmsam2.io.raw import Colours
 
 METADATA_KEY = "napari_slmsam2"
 """Where `Layer.metadata` holds a grid. A layer on the same grid has a copy of it."""
@@ -24,21 +26,24 @@ def grid_of(
     path: str | None = None,
     file_format: str = "",
     template: Any = None,
+    table: LabelTable | None = None,
 ) -> dict[str, Any]:
-    """Describe a grid in plain values, but for the header of the file.
+    """Describe a grid in plain values, but for the header of the file and the label table.
 
     Parameters
     ----------
     shape : tuple of int
         Of the three spatial axes.
     geometry : Geometry
-    order : {"xyz", "zyx"}
-        Of the spatial axes, in the file and in the layer.
+    order : str
+        Names of the spatial axes, in the file and in the layer: ``"xyz"`` in some order.
     path : str, optional
         The file.
     file_format : str
     template : object
         What the writer of the same format needs to give labels the same header.
+    table : LabelTable, optional
+        Names and colours of labels.
 
     Returns
     -------
@@ -54,11 +59,12 @@ def grid_of(
         "affine": geometry.affine,
         "origin": geometry.origin,
         "template": template,
+        "label_table": table or LabelTable(),
     }
 
 
 def loaded_image(grid: Mapping[str, Any], data: Any) -> LoadedImage:
-    """The image of a grid as `io.write_labels` wants it; its voxels are those of ``data``."""
+    """The image of a grid as `io.write_labels` takes it; its voxels are those of ``data``."""
     geometry = Geometry(tuple(grid["spacing"]), grid["unit"], grid["affine"], grid["origin"])
     path = Path(grid["path"] or "image")
     volume = Volume(data, 0, geometry.spacing, geometry.unit, geometry.affine, name=str(path))
@@ -71,6 +77,7 @@ def loaded_image(grid: Mapping[str, Any], data: Any) -> LoadedImage:
         grid["order"],
         geometry,
         grid["template"],
+        label_table=grid.get("label_table") or LabelTable(),
     )
 
 
@@ -97,11 +104,11 @@ def layer_geometry(geometry: Geometry, n_dims: int, order: str) -> dict[str, Any
 
     A rotation or a reflection of the file is not shown: slices stay slices. It stays in the grid.
     """
-    part = slice(None, n_dims) if order == "xyz" else slice(3 - n_dims, None)
-    origin = list(geometry.origin_along(order) or (0.0, 0.0, 0.0))
+    kept = [i for i, axis in enumerate(order) if n_dims == 3 or axis != "z"]
+    origin = geometry.origin_along(order) or (0.0, 0.0, 0.0)
     return {
-        "scale": [*geometry.spacing][part],
-        "translate": origin[part],
+        "scale": [geometry.spacing[i] for i in kept],
+        "translate": [origin[i] for i in kept],
         "units": [geometry.unit] * n_dims,
-        "axis_labels": list(order[part]),
+        "axis_labels": [order[i] for i in kept],
     }

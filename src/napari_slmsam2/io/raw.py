@@ -1,4 +1,4 @@
-"""What a file holds, before one volume of it is picked."""
+"""The content of a file before one volume of it is chosen, and lazy arrays in files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.core.errors import VolumeError
-from napari_slmsam2.io.units import NO_UNIT
+from napari_slmsam2.core.label_table import LabelTable
+from napari_slmsam2.io.geometry import Geometry
 
 Colours = Callable[[npt.NDArray[np.integer]], npt.NDArray[np.floating]]
 """From n labels to their colours: RGBA from 0 to 1, shape (n, 4)."""
@@ -24,63 +25,6 @@ MAX_GZIP_RATIO = 1032
 
 
 @dataclass(frozen=True, eq=False)
-class Geometry:
-    """Where the voxels of a 3D array lie.
-
-    Attributes
-    ----------
-    spacing : tuple of float
-        Distance of voxel centres along the three axes, in ``unit``.
-    unit : str
-        ``um``, ``mm``, ...; ``pixel`` where it is not known.
-    affine : ndarray of float64, shape (4, 4), or None
-        Voxel indices to world coordinates (x to the right, y anterior, z superior) in ``unit``.
-        None where the file does not say.
-    origin : tuple of float or None
-        Where the first voxel lies along the three axes, in ``unit``, in a file that says this but
-        not in which directions of the world the axes run.
-    """
-
-    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    unit: str = NO_UNIT
-    affine: npt.NDArray[np.float64] | None = None
-    origin: tuple[float, float, float] | None = None
-
-    def reversed(self) -> Geometry:
-        """The geometry of the transposed array."""
-        z, y, x = self.spacing
-        affine = None if self.affine is None else self.affine[:, [2, 1, 0, 3]]
-        origin = None if self.origin is None else self.origin[::-1]
-        return Geometry((x, y, z), self.unit, affine, origin)
-
-    def origin_along(self, order: str) -> tuple[float, float, float] | None:
-        """Where the first voxel lies along the axes of the array.
-
-        Parameters
-        ----------
-        order : {"xyz", "zyx"}
-            Of the axes.
-
-        Returns
-        -------
-        tuple of float or None
-            None where it is not known, or the axes do not run along those of the world.
-        """
-        if self.affine is None:
-            return self.origin
-        affine = self.affine if order == "xyz" else self.affine[[2, 1, 0, 3]]
-        if not np.allclose(affine[:3, :3], np.diag(self.spacing), rtol=1e-4, atol=1e-6):
-            return None
-        first, second, third = affine[:3, 3].tolist()
-        return first, second, third
-
-
-def default_roles(n_dims: int) -> str:
-    """Roles of the dimensions of an array without a description: the last three are space."""
-    return "?" * (n_dims - 3) + "s" * min(n_dims, 3)
-
-
-@dataclass(frozen=True, eq=False)
 class RawImage:
     """The array of a file and the meaning of its dimensions.
 
@@ -88,30 +32,49 @@ class RawImage:
     ----------
     data : array_like
         May be lazy. A structured dtype holds channels by name.
-    roles : str
-        One letter per dimension of ``data``: ``s`` space, ``c`` channel, ``t`` time, ``?``
-        something else.
-    order : {"xyz", "zyx"}
-        Whether slices are stacked along the last or the first spatial dimension.
+    axes : str
+        One letter per dimension of ``data``: ``x``, ``y`` and ``z``, ``c`` channel, ``t`` time,
+        ``?`` not known.
     format : str
     geometry : Geometry
-        Of the spatial dimensions.
+        Along `order`.
     template : object
         What the writer of the same format needs to give labels the same header.
     channel_names : tuple of str
         May be empty.
+    aliases : tuple of tuple of str
+        Other names of every channel.
+    label_tables : tuple of LabelTable
+        Names and colours of the labels: one table, or one per channel; empty where there are none.
     stored_dtype : dtype or None
         Of the file, where ``data`` yields another one because it is scaled.
+    named : bool
+        Whether the format or the file specifies which axis is which. A bare array does not.
     """
 
     data: Any
-    roles: str
-    order: Literal["xyz", "zyx"]
+    axes: str
     format: str
     geometry: Geometry = field(default_factory=Geometry)
     template: Any = None
     channel_names: tuple[str, ...] = ()
+    aliases: tuple[tuple[str, ...], ...] = ()
+    label_tables: tuple[LabelTable, ...] = ()
     stored_dtype: np.dtype[Any] | None = None
+    named: bool = True
+
+    @property
+    def order(self) -> str:
+        """The spatial axes in the order of the array; a missing z is where slices would be."""
+        found = "".join(axis for axis in self.axes if axis in "xyz")
+        if len(found) == 3:
+            return found
+        return {"xy": "xyz", "yx": "zyx"}.get(found, "zyx")
+
+    @property
+    def roles(self) -> str:
+        """The dimensions with one letter for all spatial ones: ``s``."""
+        return "".join("s" if axis in "xyz" else axis for axis in self.axes)
 
 
 class ArrayLike(Protocol):
@@ -181,101 +144,32 @@ class IndexedView:
         return part if self.name is None else part[self.name]
 
 
-def pick_volume(
-    raw: RawImage, what: str, *, channel: int | str | None = None, time: int | None = None
-) -> Any:
-    """The 3D array that the options name.
+class SlabFiles:
+    """An array whose parts along the last axis are arrays of their own, in files.
 
     Parameters
     ----------
-    raw : RawImage
-    what : str
-        The file, for messages.
-    channel : int or str, optional
-        Number or name of a channel.
-    time : int, optional
-
-    Returns
-    -------
-    array_like
-        As many dimensions as there are spatial ones.
-
-    Raises
-    ------
-    VolumeError
-        There are several channels or time points and no option says which one; the message lists
-        them. Or the one asked for does not exist.
+    parts : sequence of array_like
+        Of one shape and dtype.
     """
-    if raw.roles.count("s") != 3:
-        raise VolumeError(
-            what, "is not a 3D volume", expected="3 spatial dimensions",
-            found=f"{raw.roles.count('s')} of shape {tuple(raw.data.shape)}",
-        )  # fmt: skip
-    dtype = np.dtype(raw.data.dtype)
-    names = raw.channel_names or tuple(dtype.names or ())
-    field_name: str | None = None
-    if dtype.names:
-        field_name = dtype.names[_choose(what, "channel", channel, len(dtype.names), names)]
-    fixed: list[int | None] = []
-    for size, role in zip(raw.data.shape, raw.roles, strict=True):
-        if role == "s":
-            fixed.append(None)
-        elif role == "c":
-            fixed.append(_choose(what, "channel", channel, size, names))
-        elif role == "t":
-            fixed.append(_choose(what, "time", time, size))
-        elif size == 1:
-            fixed.append(0)
-        else:
-            raise VolumeError(
-                what,
-                "has too many dimensions",
-                expected="3D, channels, time",
-                found=f"shape {tuple(raw.data.shape)}",
-                hint="Save one volume of it as a file.",
-            )
-    _refuse_idle_options(what, raw.roles + ("c" if names else ""), channel, time)
-    if field_name is None and not any(index is not None for index in fixed):
-        return raw.data
-    view = IndexedView(raw.data, fixed, field_name)
-    if type(raw.data) is not np.ndarray:
-        return view
-    part = view[()]
-    # A copy of one of several, so that the others do not stay in memory.
-    return part if part.nbytes == raw.data.nbytes else np.array(part, order="K")
 
+    def __init__(self, parts: Sequence[ArrayLike]) -> None:
+        self.parts = parts
+        first = parts[0]
+        self.per_part = int(first.shape[-1])
+        self.shape = (*first.shape[:-1], self.per_part * len(parts))
+        self.dtype = np.dtype(first.dtype)
 
-def _refuse_idle_options(
-    what: str, roles: str, channel: int | str | None, time: int | None
-) -> None:
-    """Options that ask for more than the only one there is."""
-    for option, value, letter in (("channel", channel, "c"), ("time", time, "t")):
-        if value not in (None, 0) and letter not in roles:
-            raise VolumeError(what, f"has only one {option}", found=f"{option} {value}")
-
-
-def _choose(
-    what: str, option: str, value: int | str | None, size: int, names: Sequence[str] = ()
-) -> int:
-    """The index that an option means."""
-    if value is None and size == 1:
-        return 0
-    choices = [f"{i} ({n})" for i, n in enumerate(names)] if len(names) == size else []
-    listed = ", ".join(choices) if choices else f"0 to {size - 1}"
-    noun = {"channel": "channels", "time": "time points"}[option]
-    if value is None:
-        raise VolumeError(
-            what,
-            f"has {size} {noun}",
-            expected=f"one {option}: {listed}",
-            hint=f"Pick one with the option {option}.",
-        )
-    index = names.index(value) if isinstance(value, str) and value in names else value
-    if isinstance(index, str) and index.strip().isdecimal():
-        index = int(index)
-    if isinstance(index, str) or not 0 <= index < size:
-        raise VolumeError(what, f"has no such {option}", expected=listed, found=value)
-    return index
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        keys = key if isinstance(key, tuple) else (key,)
+        keys += (slice(None),) * (len(self.shape) - len(keys))
+        wanted = np.arange(self.shape[-1])[keys[-1]]
+        planes = [
+            np.asarray(self.parts[i // self.per_part][(*keys[:-1], i % self.per_part)])
+            for i in np.atleast_1d(wanted).tolist()
+        ]
+        stacked: npt.NDArray[Any] = np.stack(planes, axis=-1) if planes else np.empty(0, self.dtype)
+        return stacked if np.ndim(wanted) else stacked[..., 0]
 
 
 def check_size(path: Path, needed: int, *, compressed: bool = False, ratio: int = 1) -> None:
@@ -306,11 +200,19 @@ def check_size(path: Path, needed: int, *, compressed: bool = False, ratio: int 
         )
 
 
-def read_stream(stream: Any, shape: Sequence[int], dtype: np.dtype[Any], what: str) -> np.ndarray:
+def read_stream(
+    stream: Any, shape: Sequence[int], dtype: np.dtype[Any], what: str
+) -> tuple[np.ndarray, int]:
     """Read an array of Fortran order from a decompressing stream.
 
     Memory is touched only as data arrive, and the stream is read to its end, where gzip checks its
     checksum.
+
+    Returns
+    -------
+    array : ndarray
+    surplus : int
+        Bytes that follow the array.
 
     Raises
     ------
@@ -327,9 +229,10 @@ def read_stream(stream: Any, shape: Sequence[int], dtype: np.dtype[Any], what: s
                 what, "is truncated", expected=f"{n_bytes} bytes of data", found=f"{position}"
             )
         position += count
-    while stream.read(_CHUNK):
-        pass
-    return buffer.view(dtype).reshape(tuple(shape), order="F")
+    surplus = 0
+    while rest := stream.read(_CHUNK):
+        surplus += len(rest)
+    return buffer.view(dtype).reshape(tuple(shape), order="F"), surplus
 
 
 def raw_array(

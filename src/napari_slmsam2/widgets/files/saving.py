@@ -15,8 +15,9 @@ from napari_slmsam2.core.errors import SessionFileError, SlmSam2Error
 from napari_slmsam2.core.prompts import PromptSet
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.io import LoadedImage, read_image, write_labels
+from napari_slmsam2.io.geometry import Geometry
 from napari_slmsam2.io.layer_grid import METADATA_KEY, loaded_image
-from napari_slmsam2.io.raw import Colours, Geometry
+from napari_slmsam2.io.raw import Colours
 from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.session.run_records import RunRecord
 from napari_slmsam2.widgets.runs.task import RunRequest

@@ -1,0 +1,327 @@
+"""From the voxels of a label file to those of its image, where that is exact."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_slmsam2.core.errors import GridMismatchError, SlmSam2Warning
+from napari_slmsam2.io.geometry import Geometry, transposition
+from napari_slmsam2.io.images import LoadedImage
+from napari_slmsam2.io.units import IN_MM
+
+GRID_TOLERANCE = 0.05
+"""How far a voxel of the labels may lie from its voxel of the image, in voxel sizes."""
+
+_Shape = tuple[int, ...]
+_Affine = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How label voxels are brought onto the grid of an image.
+
+    Attributes
+    ----------
+    axes : tuple of int
+        Argument of ``transpose``, first.
+    flipped : tuple of bool
+        Axes of the transposed array that are reversed, second.
+    offset : tuple of int
+        Place of its first voxel in the image, third.
+    shape : tuple of int
+        Of the image.
+    """
+
+    axes: tuple[int, int, int]
+    flipped: tuple[bool, bool, bool]
+    offset: tuple[int, int, int]
+    shape: tuple[int, int, int]
+
+    def apply(self, labels: npt.NDArray[np.integer], what: str) -> npt.NDArray[np.integer]:
+        """The labels on the grid of the image; nothing where the file has no voxels.
+
+        Raises
+        ------
+        GridMismatchError
+            A label lies outside the image.
+        """
+        array = labels.transpose(self.axes)
+        array = array[tuple(slice(None, None, -1 if f else 1) for f in self.flipped)]
+        if array.shape == self.shape and not any(self.offset):
+            return array
+        inside = tuple(
+            slice(max(-o, 0), max(min(n, size - o), 0))
+            for o, n, size in zip(self.offset, array.shape, self.shape, strict=True)
+        )
+        lost = int(np.count_nonzero(array)) - int(np.count_nonzero(array[inside]))
+        if lost:
+            raise GridMismatchError(
+                what, f"{lost} labelled voxels lie outside the image",
+                expected=f"voxels (0, 0, 0) to {tuple(n - 1 for n in self.shape)}",
+                found=f"an array of shape {array.shape} from voxel {self.offset}",
+                hint="Are these the labels of another image?",
+            )  # fmt: skip
+        result = np.zeros(self.shape, array.dtype)
+        target = tuple(
+            slice(max(o, 0), max(o, 0) + max(s.stop - s.start, 0))
+            for o, s in zip(self.offset, inside, strict=True)
+        )
+        result[target] = array[inside]
+        return result
+
+
+def align(image: LoadedImage, labels: LoadedImage, *, trust_voxels: bool = False) -> Alignment:
+    """Find how the voxels of a label file become those of its image.
+
+    Axes are matched by their names. Where both files place their voxels in the world, labels whose
+    grid is that of the image in another order of axes, flipped, cropped or extended by whole
+    voxels are brought onto it exactly. Else shapes must be equal, voxel sizes with a unit must
+    agree to one part in a thousand and first voxels to `GRID_TOLERANCE` voxels.
+
+    Parameters
+    ----------
+    image, labels : LoadedImage
+    trust_voxels : bool
+        Ignore what the files specify about the place and the size of voxels: arrays of the same
+        shape line up.
+
+    Raises
+    ------
+    GridMismatchError
+        Names what differs, and what can be done.
+
+    Warns
+    -----
+    SlmSam2Warning
+        Labels were reordered, or the order of the axes of an array without names is a guess.
+    """
+    name = f"{labels.path} on {image.path}"
+    by_name = _transposed(image.order, labels.order)
+    shape = tuple(labels.volume.shape[i] for i in by_name)
+    if trust_voxels:
+        return _trusted(name, image, labels, by_name)
+    ours, theirs = image.geometry, labels.geometry.transposed(by_name)
+    known = ours.unit in IN_MM and theirs.unit in IN_MM
+    factor = IN_MM[theirs.unit] / IN_MM[ours.unit] if known else 1.0
+    if ours.affine is not None and theirs.affine is not None:
+        scaled = theirs.affine * np.array([[factor]] * 3 + [[1.0]])
+        return _by_affine(name, image, ours.affine, scaled, shape, by_name)
+    if known:
+        _check_spacing(name, image, theirs, factor)
+        found = _by_origin(name, image, theirs, factor, shape, by_name)
+        if found is not None:
+            return found
+    return _by_shape(name, image, labels, by_name)
+
+
+def _transposed(order: str, found: str) -> tuple[int, int, int]:
+    i, j, k = transposition(found, order)
+    return i, j, k
+
+
+def _plain(axes: tuple[int, int, int], shape: tuple[int, int, int]) -> Alignment:
+    return Alignment(axes, (False,) * 3, (0, 0, 0), shape)
+
+
+def _trusted(
+    name: str, image: LoadedImage, labels: LoadedImage, by_name: tuple[int, int, int]
+) -> Alignment:
+    target, shape = image.volume.shape, labels.volume.shape
+    candidates = [by_name, (0, 1, 2)]
+    for axes in candidates if labels.named else candidates[::-1]:
+        if tuple(shape[i] for i in axes) == target:
+            return _plain(axes, target)
+    raise GridMismatchError(
+        name, "the shapes differ", expected=f"shape {target}", found=f"shape {shape}",
+        hint=_shape_hint(target, shape),
+    )  # fmt: skip
+
+
+def _by_shape(
+    name: str, image: LoadedImage, labels: LoadedImage, by_name: tuple[int, int, int]
+) -> Alignment:
+    """Labels that no file places in the world."""
+    target, found = image.volume.shape, labels.volume.shape
+    fits_by_name = tuple(found[i] for i in by_name) == target
+    fits_as_is = found == target and by_name != (0, 1, 2)
+    if fits_by_name:
+        if fits_as_is and not labels.named:
+            warnings.warn(
+                f"{labels.path.name}: its axes have no names and are taken as {labels.order}, "
+                f"which are reversed to {image.order}. If they have the order of the image, "
+                "use --trust-voxels (trust_voxels=True in Python).",
+                SlmSam2Warning,
+                stacklevel=4,
+            )
+        return _plain(by_name, target)
+    if fits_as_is and not labels.named:
+        warnings.warn(
+            f"{labels.path.name}: its axes have no names; by its shape they are those of "
+            f"{image.path.name} ({image.order}).",
+            SlmSam2Warning,
+            stacklevel=4,
+        )
+        return _plain((0, 1, 2), target)
+    raise GridMismatchError(
+        name, "the shapes differ", expected=f"shape {target} (axes {image.order})",
+        found=f"shape {tuple(found[i] for i in by_name)}", hint=_shape_hint(target, found),
+    )  # fmt: skip
+
+
+def _shape_hint(target: _Shape, found: _Shape) -> str:
+    if found == target:
+        return (
+            "The arrays have the same shape if their axes are taken as they are: if they line up "
+            "voxel by voxel, use --trust-voxels (trust_voxels=True in Python)."
+        )
+    if sorted(found) == sorted(target):
+        return "The sizes are those of the image in another order: transpose the array first."
+    return "These are the labels of another image, or of a part of it."
+
+
+def _grid_hint(shapes_equal: bool) -> str:
+    resample = (
+        "resample the labels onto the image with nearest-neighbour interpolation (3D Slicer: "
+        "Resample Scalar/Vector/DWI Volume; ANTs: antsApplyTransforms -n GenericLabel)."
+    )
+    if shapes_equal:
+        return (
+            "If the arrays line up voxel by voxel and only the headers differ, use --trust-voxels "
+            f"(trust_voxels=True in Python). Else {resample}"
+        )
+    return resample.capitalize()
+
+
+def _check_spacing(name: str, image: LoadedImage, theirs: Geometry, factor: float) -> None:
+    ours = image.geometry
+    spacing = tuple(s * factor for s in theirs.spacing)
+    if not np.allclose(spacing, ours.spacing, rtol=1e-3, atol=0):
+        raise GridMismatchError(
+            name, "the voxel sizes differ", expected=f"{ours.spacing} {ours.unit}",
+            found=f"{spacing} {ours.unit}", hint=_grid_hint(True),
+        )  # fmt: skip
+
+
+def _by_origin(
+    name: str,
+    image: LoadedImage,
+    theirs: Geometry,
+    factor: float,
+    shape: _Shape,
+    axes: tuple[int, int, int],
+) -> Alignment | None:
+    """Labels in a file that specifies the place of the first voxel only; None where one does not.
+
+    ``theirs`` and ``shape`` are already in the axis order of the image.
+    """
+    ours = image.geometry.origin_along(image.order)
+    first = theirs.origin_along(image.order)
+    if ours is None or first is None:
+        return None
+    found = tuple(p * factor for p in first)
+    steps = np.subtract(found, ours) / image.geometry.spacing
+    offset = np.rint(steps)
+    same_shape = shape == image.volume.shape
+    if np.abs(steps - offset).max() > GRID_TOLERANCE or (same_shape and offset.any()):
+        raise GridMismatchError(
+            name, f"the first voxels lie {np.abs(steps).max():.3g} voxels apart",
+            expected=f"{ours} {image.geometry.unit}", found=f"{found} {image.geometry.unit}",
+            hint=_grid_hint(same_shape),
+        )  # fmt: skip
+    return _placed(name, image, axes, (False,) * 3, offset.astype(int), shape)
+
+
+def _by_affine(
+    name: str,
+    image: LoadedImage,
+    ours: _Affine,
+    theirs: _Affine,
+    shape: _Shape,
+    axes: tuple[int, int, int],
+) -> Alignment:
+    """Labels that lie on the grid of the image, in another arrangement maybe."""
+    sizes = np.sqrt((ours[:3, :3] ** 2).sum(axis=0))
+    mapping = np.linalg.solve(ours, theirs)  # from label voxels to image voxels
+    turn = np.rint(mapping[:3, :3])
+    is_turn = bool((np.abs(turn).sum(axis=0) == 1).all() and (np.abs(turn).sum(axis=1) == 1).all())
+    if not is_turn:
+        turn = np.eye(3)
+    middle = (np.array(shape) - 1) / 2
+    shift = np.rint((mapping[:3, :3] - turn) @ middle + mapping[:3, 3])
+    exact = np.eye(4)
+    exact[:3, :3], exact[:3, 3] = turn, shift
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], [1.0])).reshape(4, -1)
+    apart = np.sqrt((((theirs - ours @ exact) @ corners)[:3] ** 2).sum(axis=0)).max()
+    order = [int(np.flatnonzero(row)[0]) for row in turn]
+    signs = [turn[i, j] for i, j in enumerate(order)]
+    turned = tuple(shape[j] for j in order)
+    offset = [
+        int(s) if sign > 0 else int(s) - (n - 1)
+        for s, sign, n in zip(shift, signs, turned, strict=True)
+    ]
+    # Of the same size, a grid that is shifted is a mismatch, not a part of the other one.
+    if not apart <= GRID_TOLERANCE * sizes.min() or (turned == image.volume.shape and any(offset)):
+        apart = np.sqrt((((theirs - ours) @ corners)[:3] ** 2).sum(axis=0)).max()
+        raise GridMismatchError(
+            name, f"the affines differ by up to {apart / sizes.min():.3g} voxels",
+            expected=f"affine {_rows(ours)}", found=f"affine {_rows(theirs)}",
+            hint=_grid_hint(shape == image.volume.shape),
+        )  # fmt: skip
+    flipped = (bool(signs[0] < 0), bool(signs[1] < 0), bool(signs[2] < 0))
+    i, j, k = (axes[index] for index in order)
+    return _placed(name, image, (i, j, k), flipped, np.array(offset), turned, order=order)
+
+
+def _placed(
+    name: str,
+    image: LoadedImage,
+    axes: tuple[int, int, int],
+    flipped: tuple[bool, bool, bool],
+    offset: npt.NDArray[np.integer],
+    shape: _Shape,
+    order: list[int] | None = None,
+) -> Alignment:
+    """An exact alignment, of which the user is informed where it is not the plain one."""
+    target = image.volume.shape
+    overlap = [
+        min(o + n, size) - max(o, 0) for o, n, size in zip(offset, shape, target, strict=True)
+    ]
+    if min(overlap) <= 0:
+        raise GridMismatchError(
+            name, "the labels lie outside the image",
+            expected=f"voxels (0, 0, 0) to {tuple(n - 1 for n in target)}",
+            found=f"an array of shape {shape} from voxel {tuple(offset.tolist())}",
+            hint=_grid_hint(shape == target),
+        )  # fmt: skip
+    inside = all(o >= 0 and o + n <= size for o, n, size in zip(offset, shape, target, strict=True))
+    around = all(o <= 0 and o + n >= size for o, n, size in zip(offset, shape, target, strict=True))
+    if not inside and not around:
+        raise GridMismatchError(
+            name, "the shapes differ", expected=f"shape {target}, or a part of it",
+            found=f"shape {shape} from voxel {tuple(offset.tolist())}",
+            hint="These are the labels of another image.",
+        )  # fmt: skip
+    done = []
+    if order is not None and order != [0, 1, 2]:
+        done.append("in another order of axes")
+    if any(flipped):
+        done.append("reversed along axis " + ", ".join(str(i) for i in range(3) if flipped[i]))
+    if shape != target or offset.any():
+        done.append(f"as an array of shape {shape} from voxel {tuple(offset.tolist())}")
+    if done:
+        warnings.warn(
+            f"{name}: the labels lie on the grid of the image {', '.join(done)}; they were "
+            "brought onto it exactly.",
+            SlmSam2Warning,
+            stacklevel=5,
+        )
+    first, second, third = offset.tolist()
+    return Alignment(axes, flipped, (first, second, third), target)
+
+
+def _rows(affine: _Affine) -> str:
+    return str([[float(f"{v:.6g}") for v in row] for row in affine[:3]])
