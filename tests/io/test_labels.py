@@ -81,6 +81,38 @@ def test_labels_that_were_scaled_on_the_way_are_rounded(tmp_path):
     np.testing.assert_array_equal(read_labels(tmp_path / "a.nii"), np.arange(60).reshape(3, 4, 5))
 
 
+@pytest.mark.filterwarnings("ignore::napari_slmsam2.core.errors.SlmSam2Warning")
+@pytest.mark.parametrize(
+    "suffix", [".nii", ".nii.gz", ".img", ".nrrd", ".seg.nrrd", ".tif", ".npy", ".zarr"]
+)
+@pytest.mark.parametrize("source", [".nii", ".tif"])
+def test_ids_of_64_bits(tmp_path, suffix, source):
+    """Instances of connectomics."""
+    ids = np.zeros((3, 4, 5), np.uint64)
+    ids[1, 2, 3], ids[0, 0, 1] = 2**64 - 1, 2**56 + 5
+    path = save(tmp_path / "image.nii", np.zeros((3, 4, 5), np.uint8))
+    image = read_image(path)
+    if source == ".tif":
+        path = write_labels(tmp_path / "image.ome.tif", np.zeros((3, 4, 5), int), image)
+        image, ids = read_image(path), ids.T
+    out = write_labels(tmp_path / f"out{suffix}", ids, image)
+    found = read_labels(out, image)
+    assert found.dtype == np.uint64
+    np.testing.assert_array_equal(found, ids)
+    if suffix != ".npy":
+        np.testing.assert_allclose(
+            sorted(read_image(out).volume.spacing), sorted(image.volume.spacing), rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("name", ["out.mgz", "out.ome.tif"])
+def test_formats_without_64_bits_are_named(tmp_path, name):
+    image = read_image(save(tmp_path / "image.nii", np.zeros((3, 4, 5), np.uint8)))
+    with pytest.raises(OutputError, match="cannot hold these labels"):
+        write_labels(tmp_path / name, np.full((3, 4, 5), 2**40), image)
+    assert not (tmp_path / name).exists()
+
+
 def moved(rows, columns, shift):
     affine = AFFINE.copy()
     affine[rows, columns] += shift

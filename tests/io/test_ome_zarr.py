@@ -10,7 +10,14 @@ import pytest
 import zarr
 
 from napari_slmsam2.core.errors import GridMismatchError, OutputError, SlmSam2Warning
-from napari_slmsam2.io import check_same_grid, read_image, read_labels, write_labels
+from napari_slmsam2.core.label_table import LabelTable
+from napari_slmsam2.io import (
+    check_same_grid,
+    read_image,
+    read_label_map,
+    read_labels,
+    write_labels,
+)
 from napari_slmsam2.io.units import IN_MM, NGFF_NAMES
 
 SHAPE = (5, 6, 4)
@@ -256,6 +263,19 @@ def test_colours_are_kept(tmp_path, version):
     ]
     assert found.get("version") == ("0.4" if version == "0.4" else None)
     np.testing.assert_array_equal(read_labels(out, image), label_array())
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_names_are_kept(tmp_path, version):
+    image = read_image(image_store(tmp_path / "image.zarr", version))
+    table = LabelTable({1: "Größe", 9: "not drawn"}, {2: (1.0, 0.0, 0.2, 0.4)})
+    out = write_labels(tmp_path / "organ.zarr", label_array(), image, table=table)
+    assert attributes(out)["image-label"]["properties"] == [
+        {"label-value": 1, "name": "Größe"}, {"label-value": 9, "name": "not drawn"}
+    ]  # fmt: skip
+    found = read_label_map(out, image)
+    assert found.table == table
+    np.testing.assert_array_equal(found.array, label_array())
 
 
 def test_nothing_is_left_where_a_coarser_level_cannot_be_written(tmp_path, monkeypatch):

@@ -25,6 +25,9 @@ from napari_slmsam2.contributions.writers import write_labels
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.errors import GridMismatchError, OutputError, VolumeError
 from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL, list_models
+from napari_slmsam2.io import LabelTable, read_image, read_label_map
+from napari_slmsam2.io import write_labels as save_labels_of
+from napari_slmsam2.io.formats import FORMATS
 from napari_slmsam2.io.layer_grid import METADATA_KEY
 from napari_slmsam2.sample import make_sample
 from napari_slmsam2.widgets.files.saving import describe_image, save_labels
@@ -100,6 +103,16 @@ def test_every_command_resolves(manifest):
     assert len(manifest.contributions.commands) >= 5
     for command in manifest.contributions.commands:
         assert callable(npe2.manifest.utils.import_python_name(command.python_name)), command.id
+
+
+def test_the_window_has_the_formats_of_the_command_line(manifest):
+    contributions = manifest.contributions
+    patterns = {pattern for reader in contributions.readers for pattern in reader.filename_patterns}
+    assert patterns == {f"*{suffix}" for known in FORMATS for suffix in known.readable}
+    offered = {ext for writer in contributions.writers for ext in writer.filename_extensions}
+    writable = {suffix for known in FORMATS for suffix in known.writable}
+    # Names of which the last suffix decides the format, and what is in the file.
+    assert offered == writable | {".ome.tif", ".ome.zarr", ".seg.nrrd"}
 
 
 def test_npe2_finds_nothing_wrong(repository):
@@ -380,6 +393,23 @@ def test_an_edited_label_map_is_saved_as_it_was_opened(viewer, tmp_path):
     labels.save(str(tmp_path / "new.nii.gz"), plugin=PLUGIN)
     assert np.asarray(nib.load(tmp_path / "new.nii.gz").dataobj)[0, 0, 0] == 44
     assert_same_grid(tmp_path / "new.nii.gz", tmp_path / "seg.nii.gz")
+
+
+@pytest.mark.parametrize("name", ["new.seg.nrrd", "new.ome.zarr"])
+def test_names_of_labels_travel_through_a_layer(viewer, tmp_path, name):
+    scan(tmp_path / "scan.nii", affine=STRAIGHT)
+    image = read_image(tmp_path / "scan.nii")
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[1:3, 2:4, 1] = 2
+    table = LabelTable({2: "liver"}, {2: (1.0, 0.5, 0.0, 1.0)})
+    save_labels_of(tmp_path / "first.seg.nrrd", labels, image, table=table)
+    layer = open_one(viewer, tmp_path / "first.seg.nrrd")
+    assert list(layer.features["label_name"]) == ["background", "liver"]
+    layer.save(str(tmp_path / name), plugin=PLUGIN)
+    found = read_label_map(tmp_path / name, image)
+    np.testing.assert_array_equal(found.array, labels)
+    assert found.table.names == {2: "liver"}
+    np.testing.assert_allclose(found.table.colours[2][:3], layer.get_color(2)[:3], atol=0.01)
 
 
 def test_the_scan_of_one_format_gives_labels_of_another(viewer, tmp_path):

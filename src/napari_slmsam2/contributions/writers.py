@@ -19,8 +19,8 @@ def write_labels(path: str, data: Any, attributes: Mapping[str, Any]) -> list[st
     A layer on the grid of an image file gets the geometry of that file, and its header if the
     format is the same. Other layers are written to TIFF and OME-Zarr only, with the scale, units
     and (in OME-Zarr) translation of the layer, because the other formats require a position in
-    the patient or specimen that is not known. OME-Zarr and
-    ``.seg.nrrd`` also store names and colours of the labels.
+    the patient or specimen that is not known. OME-Zarr and ``.seg.nrrd`` also store names and
+    colours of the labels.
 
     Parameters
     ----------
