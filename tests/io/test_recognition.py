@@ -9,7 +9,7 @@ import pytest
 from napari_slmsam2.core.errors import SlmSam2Warning, VolumeError
 from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.core.volume import Volume
-from napari_slmsam2.io import check_roles, read_image, read_label_names, write_label_names
+from napari_slmsam2.io import read_image, read_label_names, warn_of_few_values, write_label_names
 from napari_slmsam2.io.formats import FORMATS
 from napari_slmsam2.io.unreadable import FORMATS as UNREADABLE
 
@@ -106,59 +106,26 @@ def test_transforms_that_agree_are_not(tmp_path, shift, codes):
     read_image(two_transforms(tmp_path / "a.nii", shift, codes))
 
 
-# Images and labels.
+# Images that are labels.
 
 SHAPE = (12, 40, 40)
 
 
-def noise(dtype=np.uint16):
-    smooth = np.indices(SHAPE).sum(axis=0) * 20
-    return (smooth + np.random.default_rng(0).normal(500, 30, SHAPE)).astype(dtype)
+def noise(dtype):
+    return (np.random.default_rng(0).normal(500, 30, SHAPE)).astype(dtype)
 
 
-def many_cells():
-    """Dense instances of 4 x 4 pixels, each with an id of its own on every slice."""
-    z, y, x = np.indices(SHAPE)
-    return (1 + x // 4 + 10 * (y // 4) + 100 * z).astype(np.uint32)
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, bool])
+def test_labels_given_as_the_image(dtype):
+    labels = np.zeros(SHAPE, dtype)
+    labels[:, 5:20, 3:9], labels[:, 5:20, 9:12] = 1, 7
+    with pytest.warns(SlmSam2Warning, match=r"scan\.nii: it has only [23] different values"):
+        warn_of_few_values(Volume(labels, name="scan.nii"))
 
 
-def labels(values=(1, 2)):
-    found = np.zeros(SHAPE, np.uint8)
-    for i, value in enumerate(values):
-        found[:, 5:20, 3 + 2 * i] = value
-    return found
-
-
-def check(image, seeds):
-    check_roles(Volume(image), seeds, Path("scan.nii"), Path("seeds.nii"))
-
-
-@pytest.mark.parametrize("image", [noise(), (noise() // 8).astype(np.uint8)])
-def test_an_image_given_as_labels(image):
-    with pytest.raises(VolumeError, match=r"seeds\.nii: looks like an image, not like labels; "):
-        check(image, image)
-
-
-def test_swapped_files():
-    with pytest.raises(VolumeError, match=r"scan\.nii looks like labels: swap the two files"):
-        check(labels(), noise())
-
-
-def test_labels_given_as_the_image():
-    with pytest.warns(SlmSam2Warning, match=r"scan\.nii: .* looks like a label map"):
-        check(labels(), labels())
-
-
-@pytest.mark.parametrize("seeds", [labels(), labels((7,)), many_cells(), np.zeros(SHAPE, int)])
-@pytest.mark.parametrize("image", [noise(), noise(np.float32), noise(np.int16) - 900])
-def test_an_image_and_its_labels(image, seeds):
-    check(image, seeds)
-
-
-def test_one_annotated_slice_of_many_cells():
-    seeds = np.zeros(SHAPE, np.uint32)
-    seeds[4] = many_cells()[4]
-    check(noise(), seeds)
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.int16])
+def test_images_are_not(dtype):
+    warn_of_few_values(Volume(noise(dtype)))
 
 
 # Label descriptions of ITK-SNAP.

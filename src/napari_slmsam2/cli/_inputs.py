@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from napari_slmsam2.cli._console import show_note
@@ -35,14 +36,41 @@ def open_inputs(
     """
     from napari_slmsam2.core.input_checks import check_image, check_labels
     from napari_slmsam2.core.intensity import DEFAULT_WINDOW, check_contrast, parse_window
-    from napari_slmsam2.io import read_image, read_labels, with_seed_axis
+    from napari_slmsam2.io import (
+        read_image,
+        read_label_map,
+        read_label_names,
+        warn_of_few_values,
+        with_seed_axis,
+    )
     from napari_slmsam2.session.session import SegmentationSession
 
-    image = read_image(options.image, axis=options.axis, channel=options.channel, time=options.time)
-    seeds = read_labels(options.seeds, like=image)
+    image = read_image(
+        options.image,
+        axis=options.axis,
+        image=options.image_number,
+        channel=options.channel,
+        time=options.time,
+        stack=options.stack,
+    )
+    label_map = read_label_map(
+        options.seeds,
+        like=image,
+        image=options.seeds_image,
+        channel=options.seeds_channel,
+        time=options.seeds_time,
+        stack=options.seeds_stack,
+        trust_voxels=options.trust_voxels,
+        option_prefix="seeds-",
+    )
+    seeds, table = label_map.array, label_map.table
+    if options.label_names is not None:
+        table = table.updated(read_label_names(options.label_names))
+    image = replace(image, label_table=table)
     check_labels(seeds, str(options.seeds))
     check_image(image.volume, seeds)
     check_contrast(image.volume)
+    warn_of_few_values(image.volume)
     if options.axis is None:
         image = with_seed_axis(image, seeds)
     stage_done("read_s")

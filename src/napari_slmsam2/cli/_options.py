@@ -218,6 +218,67 @@ Time = Annotated[
         help="Number of the time point, for images with several.",
     ),
 ]
+_VOLUME = "Which volume of a file"
+ImageNumber = Annotated[
+    Any,
+    typer.Option(
+        "--image",
+        parser=parse_channel,
+        metavar="NUMBER|NAME",
+        help="Number or name of the image, for files with several.",
+    ),
+]
+FileImage = Annotated[
+    Any,
+    typer.Option(
+        parser=parse_channel,
+        metavar="NUMBER|NAME",
+        help="The image, for files with several.",
+        rich_help_panel=_VOLUME,
+    ),
+]
+FileChannel = Annotated[
+    Any,
+    typer.Option(
+        parser=parse_channel,
+        metavar="NUMBER|NAME",
+        help="The channel, or the layer or segment of a .seg.nrrd.",
+        rich_help_panel=_VOLUME,
+    ),
+]
+FileTime = Annotated[
+    int | None,
+    typer.Option(
+        parser=whole_number(0),
+        metavar="NUMBER",
+        help="The time point.",
+        rich_help_panel=_VOLUME,
+    ),
+]
+FileStack = Annotated[
+    Any,
+    typer.Option(
+        parser=_one_of(("channel", "time")),
+        metavar="channel|time",
+        help="Take these as the slices.",
+        rich_help_panel=_VOLUME,
+    ),
+]
+Stack = Annotated[
+    Any,
+    typer.Option(
+        parser=_one_of(("channel", "time")),
+        metavar="channel|time",
+        help="Take the channels or the time points as the slices, where they were saved as such.",
+    ),
+]
+TrustVoxels = Annotated[
+    bool,
+    typer.Option(
+        "--trust-voxels",
+        help="The arrays line up voxel by voxel, whatever the headers specify about their place.",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist already.")]
 Quiet = Annotated[
     bool,

@@ -124,6 +124,7 @@ def _outputs(options: PropagateOptions) -> dict[str, Path | None]:
         "--report": options.report,
         "--qc": options.qc,
         "--session": options.session,
+        "--save-label-names": options.save_label_names,
     }
 
 
@@ -132,6 +133,8 @@ def _check(options: PropagateOptions) -> None:
     from napari_slmsam2.io.formats import format_to_write
 
     inputs = [options.image, options.seeds]
+    if options.label_names is not None:
+        inputs.append(options.label_names)
     if not is_weights_file(options.model):
         get_model(options.model, options.models_folder)
     elif Path(options.model).is_file():
@@ -160,7 +163,9 @@ def _announce(options: PropagateOptions, image: LoadedImage, session: Segmentati
         known = "" if extent is None else f"; from slice {extent[0]} to {extent[1]}"
         indices = session.prompts.seeds(label)
         several = "s" if len(indices) > 1 else ""
-        log("Seeds", f"label {label} on slice{several} {listed(indices)}{known}")
+        name = image.label_table.names.get(label)
+        named = f"label {label}" + ("" if name is None else f" ({name})")
+        log("Seeds", f"{named} on slice{several} {listed(indices)}{known}")
 
     for seed in find_stray_seeds(session.prompts):
         show_note(
@@ -184,7 +189,7 @@ def _write(
     stages: _Stages,
 ) -> list[Written]:
     """Write all files: the labels first, the report, which lists what was written, last."""
-    from napari_slmsam2.io import write_labels
+    from napari_slmsam2.io import named_labels, write_label_names, write_labels
     from napari_slmsam2.session.file import ImageSource, save_session
 
     force, done = options.force, list[Written]()
@@ -200,7 +205,9 @@ def _write(
         write_json(path, content, force=force)
 
     out, qc, saved, report = options.out, options.qc, options.session, options.report
-    source = ImageSource(options.image, options.channel, options.time)
+    source = ImageSource(
+        options.image, options.channel, options.time, options.image_number, options.stack
+    )
     write(
         *("write_s", "--out", out),
         write=lambda: write_labels(out, session.labels, image, overwrite=force),
@@ -210,6 +217,13 @@ def _write(
         write(
             *("session_s", "--session", saved),
             write=lambda: save_session(session, saved, image=source, overwrite=force),
+        )
+    names = options.save_label_names
+    if names is not None:
+        table = named_labels(image.label_table, session.prompts.labels)
+        write(
+            *("names_s", "--save-label-names", names),
+            write=lambda: write_label_names(names, table, overwrite=force),
         )
     if qc is not None:
         write("qc_s", "--qc", qc, write=lambda: _write_sheet(qc, session, force=force))

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_slmsam2.cli._options import Axis, Force, LabelSlice, parse_label_slice
+from napari_slmsam2.cli._options import (
+    Axis,
+    FileChannel,
+    FileImage,
+    FileStack,
+    FileTime,
+    Force,
+    LabelSlice,
+    TrustVoxels,
+    parse_label_slice,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -56,6 +66,15 @@ def evaluate(
             help="An annotated slice to leave out. May be repeated.",
         ),
     ] = None,
+    prediction_image: FileImage = None,
+    prediction_channel: FileChannel = None,
+    prediction_time: FileTime = None,
+    prediction_stack: FileStack = None,
+    reference_image: FileImage = None,
+    reference_channel: FileChannel = None,
+    reference_time: FileTime = None,
+    reference_stack: FileStack = None,
+    trust_voxels: TrustVoxels = False,
     seeds: Annotated[
         Path | None,
         typer.Option(help="Leave out the slices on which this label map is annotated."),
@@ -92,12 +111,31 @@ def evaluate(
     check_suffix("--plot", plot, ".png")
     check_outputs({"--json": json_file, "--plot": plot}, inputs, force=force)
     wanted = None if labels is None else parse_labels(labels)
-    grid = read_image(reference, axis=axis)
-    seeded = None if seeds is None else read_labels(seeds, like=grid)
+    truth_options: dict[str, Any] = {
+        "image": reference_image,
+        "channel": reference_channel,
+        "time": reference_time,
+        "stack": reference_stack,
+        "option_prefix": "reference-",
+    }
+    predicted_options: dict[str, Any] = {
+        "image": prediction_image,
+        "channel": prediction_channel,
+        "time": prediction_time,
+        "stack": prediction_stack,
+        "option_prefix": "prediction-",
+        "trust_voxels": trust_voxels,
+    }
+    grid = read_image(reference, axis=axis, **truth_options)
+    predicted = read_labels(prediction, like=grid, **predicted_options)
+    truth = read_labels(reference, like=grid, **truth_options)
+    seeded = None
+    if seeds is not None:
+        seeded = read_labels(seeds, like=grid, trust_voxels=trust_voxels)
     if seeded is not None and axis is None:
         grid = with_seed_axis(grid, seeded)
     left_out = _left_out(grid.volume, seeded, exclude or ())
-    report = _scores(grid, prediction, reference, wanted, left_out, tolerance)
+    report = _scores(grid, predicted, truth, wanted, left_out, tolerance)
     show(render_table(report))
     if json_file is not None:
         paths = {"prediction": str(prediction), "reference": str(reference)}
@@ -127,20 +165,17 @@ def _left_out(
 
 def _scores(
     grid: LoadedImage,
-    prediction: Path,
-    reference: Path,
+    predicted: npt.NDArray[Any],
+    truth: npt.NDArray[Any],
     labels: list[int] | None,
     left_out: dict[int, set[int]],
     tolerance: float | None,
 ) -> EvaluationReport:
     from napari_slmsam2.core.errors import VolumeError
     from napari_slmsam2.evaluate import evaluate_labels
-    from napari_slmsam2.io import read_labels
 
-    predicted = read_labels(prediction, like=grid)
-    truth = read_labels(reference, like=grid)
     if not truth.any() and not predicted.any():
-        raise VolumeError(str(reference), "holds no label, and neither does the prediction")
+        raise VolumeError(str(grid.path), "holds no label, and neither does the prediction")
     return evaluate_labels(
         predicted,
         truth,

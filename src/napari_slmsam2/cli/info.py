@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from napari_slmsam2.cli._options import Axis, Channel, Time
+from napari_slmsam2.cli._options import Axis, Channel, ImageNumber, Stack, Time
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -24,8 +24,10 @@ def info(
         typer.Argument(metavar="IMAGE", help="The scan: NIfTI, MGH, NRRD, TIFF, NPY, Zarr ..."),
     ],
     axis: Axis = None,
+    image_number: ImageNumber = None,
     channel: Channel = None,
     time: Time = None,
+    stack: Stack = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a scan holds and how it would be propagated."""
@@ -33,7 +35,9 @@ def info(
 
     from napari_slmsam2.io import describe, read_image
 
-    facts = describe(read_image(image, axis=axis, channel=channel, time=time))
+    facts = describe(
+        read_image(image, axis=axis, image=image_number, channel=channel, time=time, stack=stack)
+    )
     if as_json:
         typer.echo(json.dumps(facts, indent=1))
         return

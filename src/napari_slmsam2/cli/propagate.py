@@ -13,7 +13,12 @@ from napari_slmsam2.cli._options import (
     Channel,
     Device,
     Extent,
+    FileChannel,
+    FileImage,
+    FileStack,
+    FileTime,
     Force,
+    ImageNumber,
     LabelSlice,
     LogFile,
     ModelsFolder,
@@ -21,7 +26,9 @@ from napari_slmsam2.cli._options import (
     ProgressFormat,
     Quiet,
     SliceRange,
+    Stack,
     Time,
+    TrustVoxels,
     parse_extent,
     parse_label_slice,
     parse_range,
@@ -109,8 +116,29 @@ class PropagateOptions:
             help="Fill these slices only.",
         ),
     ] = None
+    image_number: ImageNumber = None
     channel: Channel = None
     time: Time = None
+    stack: Stack = None
+    seeds_image: FileImage = None
+    seeds_channel: FileChannel = None
+    seeds_time: FileTime = None
+    seeds_stack: FileStack = None
+    trust_voxels: TrustVoxels = False
+    label_names: Annotated[
+        Path | None,
+        typer.Option(
+            help="Label description file of ITK-SNAP with names and colours, which .seg.nrrd and "
+            "OME-Zarr outputs keep.",
+        ),
+    ] = None
+    save_label_names: Annotated[
+        Path | None,
+        typer.Option(
+            help="Label description file of ITK-SNAP to write, for formats without names.",
+            rich_help_panel=_RESULTS,
+        ),
+    ] = None
     models_folder: ModelsFolder = None
     report: Annotated[
         Path | None,

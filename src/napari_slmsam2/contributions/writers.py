@@ -60,9 +60,7 @@ def write_labels(path: str, data: Any, attributes: Mapping[str, Any]) -> list[st
         _check(name, data.shape, attributes, grid)
     colormap = attributes.get("colormap")
     colours = None if colormap is None else colours_of(colormap)
-    image = loaded_image(grid, data)
-    written = write(path, data, image, overwrite=True, colours=colours, table=image.label_table)
-    return [str(written)]
+    return [str(write(path, data, loaded_image(grid, data), overwrite=True, colours=colours))]
 
 
 def _check(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from napari_slmsam2.core.atomic_write import atomic_write
@@ -71,6 +72,12 @@ def read_label_names(path: str | os.PathLike[str]) -> LabelTable:
             names[label] = match["name"]
             colours[label] = red, green, blue, min(float(match["alpha"]), 1.0)
     return LabelTable(names, colours)
+
+
+def named_labels(table: LabelTable, labels: Iterable[int]) -> LabelTable:
+    """The table with a name for every one of some labels: its number where it has none."""
+    names = {label: f"Label {label}" for label in labels if label not in table.names}
+    return LabelTable({**table.names, **names}, table.colours)
 
 
 def write_label_names(

@@ -181,7 +181,7 @@ def write_labels(
         Of the labels: gets an array of n of them, gives RGBA from 0 to 1, shape (n, 4).
     table : LabelTable, optional
         Names and colours of labels; where ``colours`` is given too, that has precedence. OME-Zarr
-        and ``.seg.nrrd`` keep both.
+        and ``.seg.nrrd`` keep both. Default: those of ``like``.
 
     Returns
     -------
@@ -212,7 +212,7 @@ def write_labels(
     array = _smallest(_whole(array, str(path), {}))
     geometry, options = like.geometry, {}
     if target.described:
-        options["table"] = _described(array, table or LabelTable(), colours)
+        options["table"] = _described(array, table or like.label_table, colours)
     order = target.order_to_write(path, like.template)
     if order != like.order:
         array = array.transpose(transposition(like.order, order))

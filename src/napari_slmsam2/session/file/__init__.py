@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -82,11 +82,16 @@ class ImageSource:
     path : path-like
     channel : int or str or None
     time : int or None
+    image : int or str or None
+    stack : {"channel", "time"} or None
+        See `napari_slmsam2.io.read_image`.
     """
 
     path: str | os.PathLike[str]
     channel: int | str | None = None
     time: int | None = None
+    image: int | str | None = None
+    stack: Literal["channel", "time"] | None = None
 
 
 def save_session(
@@ -294,6 +299,8 @@ def _describe_source(image: ImageSource, path: Path) -> dict[str, Any]:
         "sha256": _sha256(place) if place.is_file() else None,
         "channel": image.channel,
         "time": image.time,
+        "image": image.image,
+        "stack": image.stack,
     }
 
 
@@ -314,7 +321,9 @@ def _open_image(
         source = {"channel": None, "time": None, "sha256": None}
     place = Path(image) if image is not None else _find_image(source, path)
     axis = content["volume"]["axis"]
-    loaded = read_image(place, axis=axis, channel=source["channel"], time=source["time"])
+    # Files of earlier versions have no image and no stack.
+    chosen = {name: source.get(name) for name in ("image", "channel", "time", "stack")}
+    loaded = read_image(place, axis=axis, **chosen)
     _check_volume(content["volume"], loaded.volume, path)
     if source["sha256"] is not None and place.is_file():
         found = _sha256(place)
