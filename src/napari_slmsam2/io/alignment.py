@@ -78,9 +78,10 @@ def align(image: LoadedImage, labels: LoadedImage, *, trust_voxels: bool = False
     """Find how the voxels of a label file become those of its image.
 
     Axes are matched by their names. Where both files place their voxels in the world, labels whose
-    grid is that of the image in another order of axes, flipped, cropped or extended by whole
-    voxels are brought onto it exactly. Else shapes must be equal, voxel sizes with a unit must
-    agree to one part in a thousand and first voxels to `GRID_TOLERANCE` voxels.
+    grid is that of the image in another order of axes or flipped are brought onto it exactly, and
+    segmentations of 3D Slicer that are cropped or extended by whole voxels. Else shapes must be
+    equal, voxel sizes with a unit must agree to one part in a thousand and first voxels to
+    `GRID_TOLERANCE` voxels.
 
     Parameters
     ----------
@@ -102,6 +103,8 @@ def align(image: LoadedImage, labels: LoadedImage, *, trust_voxels: bool = False
     name = f"{labels.path} on {image.path}"
     by_name = _transposed(image.order, labels.order)
     shape = tuple(labels.volume.shape[i] for i in by_name)
+    # 3D Slicer crops segmentations; a label map of another shape is more often a mistake.
+    partial = isinstance(labels.template, dict) and bool(labels.template.get("segments"))
     if trust_voxels:
         return _trusted(name, image, labels, by_name)
     ours, theirs = image.geometry, labels.geometry.transposed(by_name)
@@ -109,10 +112,10 @@ def align(image: LoadedImage, labels: LoadedImage, *, trust_voxels: bool = False
     factor = IN_MM[theirs.unit] / IN_MM[ours.unit] if known else 1.0
     if ours.affine is not None and theirs.affine is not None:
         scaled = theirs.affine * np.array([[factor]] * 3 + [[1.0]])
-        return _by_affine(name, image, ours.affine, scaled, shape, by_name)
+        return _by_affine(name, image, ours.affine, scaled, shape, by_name, partial=partial)
     if known:
         _check_spacing(name, image, theirs, factor)
-        found = _by_origin(name, image, theirs, factor, shape, by_name)
+        found = _by_origin(name, image, theirs, factor, shape, by_name, partial=partial)
         if found is not None:
             return found
     return _by_shape(name, image, labels, by_name)
@@ -213,6 +216,8 @@ def _by_origin(
     factor: float,
     shape: _Shape,
     axes: tuple[int, int, int],
+    *,
+    partial: bool,
 ) -> Alignment | None:
     """Labels in a file that specifies the place of the first voxel only; None where one does not.
 
@@ -232,7 +237,8 @@ def _by_origin(
             expected=f"{ours} {image.geometry.unit}", found=f"{found} {image.geometry.unit}",
             hint=_grid_hint(same_shape),
         )  # fmt: skip
-    return _placed(name, image, axes, (False,) * 3, offset.astype(int), shape)
+    offset = offset.astype(int)
+    return _placed(name, image, axes, (False,) * 3, offset, shape, partial=partial)
 
 
 def _by_affine(
@@ -242,6 +248,8 @@ def _by_affine(
     theirs: _Affine,
     shape: _Shape,
     axes: tuple[int, int, int],
+    *,
+    partial: bool,
 ) -> Alignment:
     """Labels that lie on the grid of the image, in another arrangement maybe."""
     sizes = np.sqrt((ours[:3, :3] ** 2).sum(axis=0))
@@ -273,7 +281,9 @@ def _by_affine(
         )  # fmt: skip
     flipped = (bool(signs[0] < 0), bool(signs[1] < 0), bool(signs[2] < 0))
     i, j, k = (axes[index] for index in order)
-    return _placed(name, image, (i, j, k), flipped, np.array(offset), turned, order=order)
+    return _placed(
+        name, image, (i, j, k), flipped, np.array(offset), turned, partial=partial, order=order
+    )
 
 
 def _placed(
@@ -283,6 +293,8 @@ def _placed(
     flipped: tuple[bool, bool, bool],
     offset: npt.NDArray[np.integer],
     shape: _Shape,
+    *,
+    partial: bool,
     order: list[int] | None = None,
 ) -> Alignment:
     """An exact alignment, of which the user is informed where it is not the plain one."""
@@ -299,11 +311,12 @@ def _placed(
         )  # fmt: skip
     inside = all(o >= 0 and o + n <= size for o, n, size in zip(offset, shape, target, strict=True))
     around = all(o <= 0 and o + n >= size for o, n, size in zip(offset, shape, target, strict=True))
-    if not inside and not around:
+    if shape != target and not (partial and (inside or around)):
         raise GridMismatchError(
-            name, "the shapes differ", expected=f"shape {target}, or a part of it",
-            found=f"shape {shape} from voxel {tuple(offset.tolist())}",
-            hint="These are the labels of another image.",
+            name, "the shapes differ", expected=f"shape {target}",
+            found=f"shape {shape}, which begins at voxel {tuple(offset.tolist())} of the image",
+            hint="If it is a part of the image, pad it with zeros to the shape of the image, or "
+            "crop the image alike. Segmentations of 3D Slicer (.seg.nrrd) are padded.",
         )  # fmt: skip
     done = []
     if order is not None and order != [0, 1, 2]:
