@@ -659,7 +659,10 @@ def test_settings_that_are_built_into_a_model_load_it_anew():
     session.config = session.config.replace(overlap="keep")
     assert session.load_model() is first
     session.config = session.config.replace(precision="float32")
-    assert session.load_model() is not first
+    second = session.load_model()
+    assert second is not first
+    session.config = session.config.replace(memory="confident")
+    assert session.load_model() is not second
     given = make_session(6)
     handed_over = given.load_model()
     given.config = given.config.replace(precision="float32")

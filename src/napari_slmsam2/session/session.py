@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 #: Settings that are built into a loaded model or its stored embeddings.
 _MODEL_SETTINGS = (
     "precision",
+    "memory",
     "memory_dtype",
     "memory_pooling",
     "image_size",

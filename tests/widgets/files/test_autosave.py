@@ -214,6 +214,16 @@ def test_saved_work_is_kept_no_longer(bench, recovery, tmp_path, monkeypatch, wh
     wait_for_file(bench, recovery, [2])
 
 
+def test_work_saved_while_the_panel_closes_is_not_offered_again(bench, recovery):
+    bench.paint(5)
+    wait_for_file(bench, recovery, [1])
+    annotation, keeper = bench.panel.workspace.annotation, bench.panel.files.autosave
+    changes = keeper.changes(annotation)
+    close(bench)
+    keeper.saved(annotation, changes)  # the file was written just after the panel had closed
+    bench.qtbot.waitUntil(lambda: not list(recovery.rglob("*")), timeout=30_000)
+
+
 def test_a_panel_that_closes_with_nothing_unsaved_leaves_nothing(bench, recovery):
     close(bench)
     assert not list(recovery.rglob("*"))

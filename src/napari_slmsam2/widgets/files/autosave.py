@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -118,7 +119,15 @@ class Autosave(QObject):
         work = self._work.get(annotation)
         if work is not None and work.changes == changes:
             work.pending = None
-            self._ask(self._store.remove, work.number)
+            try:
+                self._ask(self._store.remove, work.number)
+            except RuntimeError:  # the panel has closed while the work was being saved
+                name = "napari-slmsam2-autosave-end"
+                Thread(target=self._remove_at_end, args=(work.number,), name=name).start()
+
+    def _remove_at_end(self, number: int) -> None:
+        self._thread.shutdown(wait=True)
+        self._store.remove(number)
 
     def flush(self, then: Callable[[], None] = lambda: None) -> None:
         """Write at once what is to be written.

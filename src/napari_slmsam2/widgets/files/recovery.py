@@ -165,6 +165,9 @@ class RecoveryStore:
         path = self._files.pop(number, None)
         if path is not None:
             path.unlink(missing_ok=True)
+            folder = path.parent
+            if folder not in self._locks:
+                _remove_if_empty(folder)
 
     def discard(self, folder: Path) -> None:
         """Delete the work of a closed panel."""
@@ -174,12 +177,8 @@ class RecoveryStore:
     def close(self) -> None:
         """Release what is left to other panels; folders without a file are removed."""
         for folder, lock in self._locks.items():
-            empty = not any(folder.glob(f"*{_ENDING}"))
             lock.release()
-            if empty:
-                shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # it holds what other panels left
-                folder.parent.rmdir()
+            _remove_if_empty(folder)
         self._locks.clear()
 
     def _lock(self, folder: Path) -> bool:
@@ -190,6 +189,14 @@ class RecoveryStore:
             return False
         self._locks[folder] = lock
         return True
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove a panel's folder that holds no work, and the folder of its image."""
+    if not any(folder.glob(f"*{_ENDING}")):
+        shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # it holds what other panels left
+        folder.parent.rmdir()
 
 
 def _readable(folder: Path) -> tuple[tuple[Path, SessionInfo], ...]:

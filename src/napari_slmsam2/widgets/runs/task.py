@@ -139,7 +139,7 @@ class Models:
         config = request.config
         key = (
             request.model, request.device, request.models_folder, config.precision,
-            config.memory_dtype, config.image_size, config.memory_pooling,
+            config.memory_dtype, config.image_size, config.memory_pooling, config.memory,
         )  # fmt: skip
         with self._lock:
             if self._ready is None or self._key != key:
