@@ -155,12 +155,12 @@ def _tuples(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class PropagationConfig(Settings):
-    """How masks are carried through the volume."""
+    """How masks are propagated through the volume."""
 
     direction: str = setting(
         "both",
         "Direction",
-        "Sweep away from the seeds both ways, or only towards higher (forward) or lower "
+        "Propagate from the seeds in both directions, or only towards higher (forward) or lower "
         "(backward) slice numbers.",
         choices=("both", "forward", "backward"),
     )
@@ -169,16 +169,16 @@ class PropagationConfig(Settings):
         "Merge between seeds",
         "Between two seeds both sweeps are merged, weighted by confidence and by the distance to "
         "their seeds. 'interpolation' adds the shape interpolated between the seeds as a third "
-        "voice. 'auto' takes what suits the model.",
+        "part. 'auto' uses the merge that suits the model.",
         choices=("auto", "sweeps", "interpolation"),
     )
     overlap: str = setting(
         "highest",
         "Overlap",
-        "Where two labels meet: the more probable one wins, which counts the more the nearer its "
-        "seed is ('highest'), the label that is already there stays ('keep'), or the new one "
-        "replaces it ('overwrite'). Seeds always stay. Beyond its outermost seed a label ends "
-        "where others have more than half of its mask.",
+        "Where two labels overlap: 'highest' takes the more probable one, where a label counts "
+        "more the nearer its seed is; 'keep' leaves the existing label; 'overwrite' replaces it by "
+        "the new one. Seeds are always kept. Beyond its outermost seed a label ends where other "
+        "labels have more than half of its mask.",
         choices=("highest", "keep", "overwrite"),
     )
     stop_after_absent: int = setting(
@@ -192,16 +192,16 @@ class PropagationConfig(Settings):
     memory: str = setting(
         "standard",
         "Memory",
-        "Of SAM 2 and SLM-SAM 2: 'standard' reads the seeds and the last slices; 'confident' reads "
-        "the seeds, the last slice and the most similar of the slices that the network was sure "
-        "of (after SAMed-2).",
+        "Memory of SAM 2 and SLM-SAM 2: 'standard' reads the seeds and the last slices; "
+        "'confident' reads the seeds, the last slice and the most similar of the slices with a "
+        "high confidence (after SAMed-2).",
         choices=("standard", "confident"),
         advanced=True,
     )
     batch_size: int = setting(
         8,
         "Labels per batch",
-        "Labels that go through the network at once. Less needs less memory.",
+        "Labels that the network segments at once. A smaller number needs less memory.",
         minimum=1,
         unit="labels",
         advanced=True,
@@ -209,7 +209,8 @@ class PropagationConfig(Settings):
     precision: str = setting(
         "auto",
         "Precision",
-        "'auto': bfloat16 where the device is fast at it, else float32.",
+        "Precision of the computation. 'auto' uses bfloat16 on devices that compute it faster than "
+        "float32, and float32 on others.",
         choices=("auto", "float32", "bfloat16"),
         advanced=True,
     )
@@ -223,8 +224,8 @@ class PropagationConfig(Settings):
     image_size: int | None = setting(
         None,
         "Input size",
-        "Side of the network's input; none: the model's own. A smaller one is faster and sees less "
-        "detail: SAM 2.1 at 512 instead of 1024 takes about an eighth of the time.",
+        "Side of the network's input; none: the model's own. A smaller input is faster and shows "
+        "less detail: SAM 2.1 at 512 instead of 1024 takes about an eighth of the time.",
         minimum=32,
         unit="px",
         advanced=True,
@@ -232,16 +233,16 @@ class PropagationConfig(Settings):
     memory_pooling: int = setting(
         1,
         "Pooling of memory",
-        "1 is exact. 2 averages 2 x 2 neighbouring memory tokens, which makes the memory attention "
-        "of large networks up to four times faster and its result approximate.",
+        "1 is exact. 2 and 4 average 2 x 2 and 4 x 4 neighbouring memory tokens: the memory "
+        "attention of large networks is up to four times faster, and its result is approximate.",
         choices=(1, 2, 4),
         advanced=True,
     )
     embedding_budget: int = setting(
         2048,
         "Memory for image features",
-        "Encoded slices are kept up to this size, so that further labels and corrections need "
-        "not encode them again. 0 keeps none.",
+        "Encoded slices are stored up to this size, so that further labels and corrections do not "
+        "encode them again. 0 stores none.",
         minimum=0,
         unit="MiB",
         advanced=True,
@@ -250,7 +251,7 @@ class PropagationConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Settings):
-    """Every network of this package: SAM 2.1, SLM-SAM 2 on any of its trunks, compact ones.
+    """Networks of the SAM 2 family: SAM 2.1, SAM 2.0, and SLM-SAM 2 on any of their trunks.
 
     Defaults are SAM 2.1 Hiera-T (Ravi et al. 2024, arXiv:2408.00714); the short-term memory is
     SLM-SAM 2's (Chen et al., arXiv:2505.01854).
@@ -394,16 +395,19 @@ class ModelConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class CompactConfig(Settings):
-    """The compact short-long-memory network that sees a window around the object."""
+    """The compact short-long-memory network, which reads an object-centred crop."""
 
     architecture: str = setting(
-        "window", "Architecture", "Tells this network from the others.", choices=("window",)
+        "window",
+        "Architecture",
+        "Name of the architecture in files of weights.",
+        choices=("window",),
     )
     window_size: int = setting(
-        80, "Window", "Side of what the network sees.", minimum=32, unit="px"
+        80, "Window", "Side of the crop that the network reads.", minimum=32, unit="px"
     )
     window_margin: float = setting(
-        2.0, "Margin", "Side of the window over the longer side of the object.", minimum=1.2
+        2.0, "Margin", "Side of the crop over the longer side of the object.", minimum=1.2
     )
     widths: tuple[int, ...] = setting(
         (16, 32, 64, 96), "Widths", "Channels at full, half, quarter and eighth resolution."
@@ -427,22 +431,22 @@ class CompactConfig(Settings):
     follow: str = setting(
         "object",
         "Window follows",
-        "The window stays around the object, or shows the whole slice.",
+        "Whether the crop follows the object or shows the whole slice.",
         choices=("object", "slice"),
     )
     feedback: float = setting(
         0.0,
         "Feedback",
-        "Share of the network's correction that is carried on to the next slice; 0: the optical "
-        "flow alone carries the mask.",
+        "Share of the network's correction that is propagated to the next slice; 0: the mask is "
+        "propagated by the optical flow alone.",
         minimum=0.0,
         maximum=1.0,
     )
     structures: tuple[int, ...] = setting(
         (),
         "Structures",
-        "Label values of structures that the network was adapted to: it is told which one it "
-        "follows.",
+        "Label values of the structures that the network was adapted to; each has an embedding of "
+        "its own.",
     )
 
     def __post_init__(self) -> None:

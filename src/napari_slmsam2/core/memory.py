@@ -17,7 +17,7 @@ class MemoryEntry:
         The slice was annotated (SAM 2: a conditioning frame).
     content : object
         The model's own record: memory map and pointer of a network, mask of a classical model.
-        None where only the fact of the visit is left.
+        None where only the visit itself is recorded.
     confidence : float
     """
 

@@ -1,4 +1,4 @@
-"""Seeds: what a person said about one slice. Immutable; arrays are copied on entry."""
+"""Seeds: the annotation of one slice. Immutable; arrays are copied on entry."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class SlicePrompt:
 
     @classmethod
     def from_mask(cls, label: int, index: int, mask: npt.ArrayLike) -> SlicePrompt:
-        """A painted slice; an empty mask says that the object is absent.
+        """A painted slice; an empty mask marks the object as absent.
 
         Parameters
         ----------

@@ -26,7 +26,7 @@ class SliceQuality:
         Area above the threshold + d over area above the threshold - d, 0 to 1 (SAM's stability
         score).
     agreement : float or None
-        Dice of the forward and the backward mask; None where only one sweep came by.
+        Dice of the forward and the backward mask; None where only one sweep visited the slice.
     area : int
         Pixels of the mask.
     centroid : tuple of float or None
@@ -84,7 +84,7 @@ def mean_quality(first: SliceQuality, second: SliceQuality) -> SliceQuality:
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """One slice worth a look.
+    """One slice to check.
 
     Attributes
     ----------

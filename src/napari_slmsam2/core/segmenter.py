@@ -1,4 +1,4 @@
-"""What the propagator asks of a model, network or not."""
+"""The protocol between the propagator and a model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class SegmentedSlice:
 
 
 class SliceSegmenter(Protocol):
-    """A model that carries masks from slice to slice.
+    """A model that propagates masks from slice to slice.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class SliceSegmenter(Protocol):
         Returns
         -------
         object
-            An embedding; ``nbytes`` says how much memory it takes.
+            An embedding; ``nbytes`` is the memory that it takes.
         """
         ...
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 Nested: TypeAlias = "float | Sequence[Nested]"
 """One value, or groups of groups of ... of values; NaN stands for a value that is not defined."""
 
-_LIMITS = (2.5, 97.5)
+_LEVEL = 0.95
 
 
 def bootstrap_interval(
@@ -34,12 +34,22 @@ def bootstrap_interval(
     low, high : float
         NaN for fewer than two values.
     """
+    # Slow to import.
+    from scipy.stats import bootstrap
+
     sample = np.asarray(values, float)
     sample = sample[~np.isnan(sample)]
     if sample.size < 2:
         return math.nan, math.nan
-    picks = np.random.default_rng(seed).integers(sample.size, size=(n, sample.size))
-    low, high = np.percentile(sample[picks].mean(axis=1), _LIMITS)
+    found = bootstrap(
+        (sample,),
+        np.mean,
+        n_resamples=n,
+        confidence_level=_LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    low, high = found.confidence_interval
     return float(low), float(high)
 
 
@@ -49,7 +59,7 @@ def nested_mean(values: Nested) -> float:
     Parameters
     ----------
     values : nested sequences of float
-        Groups of volumes of labels, say. NaN and empty parts are left out.
+        For example labels within volumes within groups. NaN and empty parts are left out.
 
     Returns
     -------
@@ -68,7 +78,8 @@ def nested_interval(
     """95 % percentile bootstrap interval of `nested_mean`.
 
     Every level is resampled within the part that was drawn (hierarchical bootstrap, Davison and
-    Hinkley 1997, section 3.8): labels of one volume are no independent observations.
+    Hinkley 1997, section 3.8): labels of one volume are no independent observations. Own code,
+    because `scipy.stats.bootstrap` resamples one level only.
 
     Parameters
     ----------
@@ -91,7 +102,7 @@ def nested_interval(
     if not _can_vary(kept, fixed):
         return math.nan, math.nan
     means = _resampled(kept, fixed, n, np.random.default_rng(seed))
-    low, high = np.percentile(means, _LIMITS)
+    low, high = np.percentile(means, (50 - 50 * _LEVEL, 50 + 50 * _LEVEL))
     return float(low), float(high)
 
 

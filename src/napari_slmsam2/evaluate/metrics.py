@@ -196,7 +196,7 @@ def score_extent(
     counts : SliceCounts
     keep : ndarray of bool, shape (n_slices,), optional
         Slices that count in the shares and in presence; all by default. Ends, lengths and gaps
-        are facts about whole volumes and are always taken over all slices.
+        describe whole volumes and are always measured on all slices.
     slice_distance : float
         Spacing along the axis.
     """

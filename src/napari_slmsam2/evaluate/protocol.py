@@ -17,7 +17,7 @@ END_AREA = 0.2
 
 @dataclass(frozen=True, slots=True)
 class AnnotationProtocol:
-    """What a person is taken to say of every object before a model is measured.
+    """Annotations that are taken from the truth before a model is measured.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""A contact sheet: the slices of a result that are worth a look, on one picture."""
+"""A contact sheet: the slices of a result to check, on one picture."""
 
 from __future__ import annotations
 

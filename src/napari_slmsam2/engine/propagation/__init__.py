@@ -1,1 +1,1 @@
-"""The core loop: seeds are carried through a volume along a plan, by any segmenter."""
+"""The core loop: seeds are propagated through a volume along a plan, by any segmenter."""

@@ -1,4 +1,4 @@
-"""Two sweeps that meet between two seeds become one mask."""
+"""Merging of the two sweeps between two seeds."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def sweep_weights(
 ) -> tuple[float, float]:
     """Weights of the forward and the backward sweep on a slice between two seeds.
 
-    Each weighs its confidence times its closeness to the seed that it comes from, so that the
-    result meets both seeds.
+    Each weight is the confidence times the closeness to the seed of the sweep, so that the result
+    agrees with both seeds.
     """
     length = after - before
     forward = max(confidence_before, _EPSILON) * (after - index) / length

@@ -1,4 +1,4 @@
-"""What a propagation run reads, and what it leaves behind."""
+"""The input and the result of a propagation run."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class PropagationInput:
     write_range : tuple of int, optional
         First and last slice to write. Default: all.
     current_prompts : callable, optional
-        Gives the seeds and extents as they are now: those that were set while the run goes on
-        are kept to, although the run does not read them. Default: ``prompts``.
+        Gives the seeds and extents as they are now: those that were set during the run are
+        respected, although the run does not read them. Default: ``prompts``.
     """
 
     volume: Volume
@@ -51,18 +51,18 @@ class PropagationInput:
 
 @dataclass(slots=True)
 class PropagationResult:
-    """What a run leaves behind; hand it to the next run of the same volume.
+    """The result of a run; pass it to the next run of the same volume.
 
     Attributes
     ----------
     soft : SoftMasks
         Logits of every propagated label and slice.
     scores : dict of label to dict of slice index to SliceQuality
-        As the sweeps came by; see `quality`.
+        As the sweeps measured them; see `quality`.
     seed_masks : dict of (label, index) to ndarray of bool, shape (H, W)
-        What each seed stands for: the mask as drawn, or the model's answer to points.
+        The mask of each seed: as drawn, or as the model found it for points.
     suppressed : set of (label, index)
-        Slices of a sweep that has gone over to other labels: their logits claim nothing.
+        Slices of a sweep that follows the object of another label: their logits do not count.
     """
 
     soft: SoftMasks = field(default_factory=SoftMasks)
@@ -94,9 +94,9 @@ class PropagationResult:
 
     @property
     def quality(self) -> dict[int, dict[int, SliceQuality]]:
-        """Scores by label and slice index, of a sweep that was lost on its first lost slice only.
+        """Scores by label and slice index; of suppressed slices only the first of each sweep.
 
-        There the model saw the object and the labels do not show it, which is worth a look.
+        There the model found the object and the labels do not show it, which is to be checked.
         """
         return {
             label: {
@@ -125,6 +125,6 @@ class PropagationResult:
         self.seed_masks.pop((label, index), None)
 
     def known(self) -> frozenset[tuple[int, int]]:
-        """``(label, index)`` of everything that is remembered."""
+        """``(label, index)`` of everything that is stored."""
         scored = {(label, index) for label, slices in self.scores.items() for index in slices}
         return frozenset(scored | self.seed_masks.keys() | set(self.soft))

@@ -1,4 +1,7 @@
-"""Verified and resumable downloads of weights into the folder of models."""
+"""Verified and resumable downloads of weights into the folder of models.
+
+Own code on `requests`, because pooch neither continues a partial file nor can be cancelled.
+"""
 
 from __future__ import annotations
 
