@@ -629,6 +629,24 @@ def test_real_volumes_round_trip(viewer, shared, tmp_path):
         viewer.layers.clear()
 
 
+@pytest.mark.parametrize("knows_its_grid", [True, False])
+def test_a_voxel_size_set_in_napari_is_saved_with_the_labels(window, tmp_path, knows_its_grid):
+    """A TIFF without a voxel size, which the person gives to the layer."""
+    path = tmp_path / "cells.tif"
+    voxels = np.arange(4 * 6 * 5, dtype=np.uint16).reshape(4, 6, 5)
+    tifffile.imwrite(path, voxels, photometric="minisblack")
+    [image] = window.open(path, plugin=PLUGIN)
+    if not knows_its_grid:  # as napari's own reader leaves it
+        del image.metadata[METADATA_KEY]
+    _, panel = open_panel(window)
+    image.scale, image.units = (2.0, 0.5, 0.5), ("µm",) * 3
+    source, grid = describe_image(image, panel.workspace.view)
+    save_labels(tmp_path / "saved.nii.gz", panel.workspace.labels.data, source, grid)
+    written = nib.load(tmp_path / "saved.nii.gz")
+    assert sorted(written.header.get_zooms()) == pytest.approx([0.5, 0.5, 2.0])
+    assert written.header.get_xyzt_units()[0] == "micron"
+
+
 def test_the_panel_saves_the_labels_of_the_sample_on_its_grid(window, tmp_path):
     """A layer that knows its grid is saved on it, in the axis order of the grid."""
     [image] = window.open_sample(PLUGIN, "scan")

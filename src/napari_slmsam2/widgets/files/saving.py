@@ -48,7 +48,11 @@ def describe_image(image: Image, view: SliceView) -> tuple[Path | None, LoadedIm
     path = image.source.path
     volume = make_volume(image, view)
     known = image.metadata.get(METADATA_KEY)
-    if known is not None and tuple(known["shape"]) == volume.shape:
+    if (
+        known is not None
+        and tuple(known["shape"]) == volume.shape
+        and _same_voxel_size(known["spacing"], volume.spacing)
+    ):
         grid = loaded_image(known, volume.data)
     else:
         geometry = Geometry(volume.spacing, volume.unit, world_affine(image, view))
@@ -194,7 +198,16 @@ def _as_in_file(source: Path | None, grid: LoadedImage) -> LoadedImage:
         loaded = read_image(source, axis=grid.volume.axis)
     except SlmSam2Error:
         return grid
-    return loaded if _same_voxels(loaded.volume, grid.volume) else grid
+    if not _same_voxels(loaded.volume, grid.volume):
+        return grid
+    # napari's own readers leave the scale at 1; another one was set by the person.
+    untouched = _same_voxel_size(grid.volume.spacing, (1.0, 1.0, 1.0))
+    is_same = _same_voxel_size(grid.volume.spacing, loaded.volume.spacing)
+    return loaded if untouched or is_same else grid
+
+
+def _same_voxel_size(one: Sequence[float], other: Sequence[float]) -> bool:
+    return bool(np.allclose(one, other, rtol=1e-3, atol=0))
 
 
 def _same_voxels(one: Volume, other: Volume) -> bool:
