@@ -64,9 +64,7 @@ def test_the_traceback_is_there_for_who_asks(shell, scene, tmp_path):
     assert "Traceback" in shell(*wrong, NAPARI_SLMSAM2_DEBUG="1").err
 
 
-def interrupt(
-    arguments, *signals: int, after: str = "propagating"
-) -> subprocess.CompletedProcess[str]:
+def interrupt(arguments, *signals: int) -> subprocess.CompletedProcess[str]:
     """Start, wait for a line of progress, press Ctrl-C or send other signals."""
     process = subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
@@ -77,7 +75,7 @@ def interrupt(
     )
     assert process.stderr is not None
     first = process.stderr.readline()
-    while first and after not in first:
+    while first and "propagating" not in first:
         first = process.stderr.readline()
     assert first, process.stdout.read() if process.stdout else ""
     for number in signals or (signal.SIGINT,):
@@ -261,3 +259,43 @@ def test_a_reader_that_goes_away(scene):
     process.stderr.close()
     process.wait(timeout=60)
     assert "Traceback" not in error
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals work otherwise there")
+def test_a_terminated_run_is_resumed_with_the_result_of_an_unbroken_one(shell, long_job, tmp_path):
+    out, kept, whole = tmp_path / "out.nii", tmp_path / "run.slmsam2", tmp_path / "whole.nii"
+    job = [*long_job, "--model", "flow", "--resume", kept]
+    for _ in range(2):
+        done = interrupt(job, signal.SIGTERM)
+        assert done.returncode == 1, done.stderr
+        assert f"the run is kept in {kept}" in done.stderr
+        assert not out.exists()
+    other = shell(*job, "--extent", "1:10:130")
+    assert other.code == 2
+    assert "holds another run; expected the same seeds, extents" in other.err
+    resumed = shell(*job)
+    assert resumed.code == 0, resumed.err
+    assert f"Resumed  {kept}: " in resumed.out
+    *command, _, _ = job
+    command[command.index(out)] = whole
+    assert shell(*command).code == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals work otherwise there")
+def test_what_keep_partial_saved_can_be_resumed(shell, long_job, tmp_path):
+    session = tmp_path / "half.slmsam2"
+    job = [*long_job, "--model", "flow"]
+    interrupt([*job, "--keep-partial", "--session", session], signal.SIGHUP)
+    (tmp_path / "out.nii").unlink()
+    resumed = shell(*job, "--resume", session)
+    assert resumed.code == 0, resumed.err
+    whole = [*job]
+    whole[whole.index(tmp_path / "out.nii")] = tmp_path / "whole.nii"
+    assert shell(*whole).code == 0
+    assert (tmp_path / "out.nii").read_bytes() == (tmp_path / "whole.nii").read_bytes()
+    finished = shell(*whole, "--force", "--session", tmp_path / "done.slmsam2")
+    assert finished.code == 0
+    again = shell(*whole, "--force", "--resume", tmp_path / "done.slmsam2")
+    assert again.code == 2
+    assert "holds no interrupted run" in again.err

@@ -82,7 +82,7 @@ def parse_channel(text: str) -> int | str:
 
 
 def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
-    """A reader of whole numbers in a range, that says what it expected and found."""
+    """A parser of whole numbers in a range, whose error names what was expected and found."""
 
     def parse(text: str) -> int:
         try:

@@ -71,7 +71,7 @@ def run_job(options: PropagateOptions) -> SegmentationSession:
     """
     configure_output(quiet=options.quiet, log_file=options.log, progress=options.progress)
     _check(options)
-    with locked_outputs(_outputs(options)):
+    with locked_outputs({**_outputs(options), "--resume": options.resume}):
         return _run(options)
 
 
@@ -84,16 +84,24 @@ def _run(options: PropagateOptions) -> SegmentationSession:
     stages.done("model_s")
     _announce_model(session)
     slices = None if options.slices is None else (options.slices.first, options.slices.last)
+    if options.resume is not None:
+        from napari_slmsam2.cli._resume import load_kept_run
+
+        session = load_kept_run(options.resume, session, slices)
     with interruptible() as should_stop:
-        events = session.propagate(write_range=slices, should_stop=should_stop)
+        if session.paused_state is None:
+            events = session.propagate(write_range=slices, should_stop=should_stop)
+        else:
+            events = session.resume(should_stop)
         outcome = follow(events, should_stop, "propagating")
         stages.done("propagate_s")
+        kept = _keep(options, session, outcome)
         if not outcome.finished and not options.keep_partial:
             if outcome.error is not None:
                 raise outcome.error
             show_error(
-                f"interrupted after {outcome.percent} % of the run; nothing was written. "
-                "--keep-partial writes the slices done so far."
+                f"interrupted after {outcome.percent} % of the run; "
+                + (kept or "nothing was written. --keep-partial writes the slices done so far.")
             )
             raise typer.Exit(FAILED)
         written = _write(options, image, session, outcome, stages)
@@ -111,11 +119,25 @@ def _run(options: PropagateOptions) -> SegmentationSession:
         raise outcome.error
     if not outcome.finished:
         show_error(
-            f"interrupted after {outcome.percent} % of the run; what was done so far is written."
+            f"interrupted after {outcome.percent} % of the run; what was done so far is written. "
+            + kept
         )
     if not outcome.finished or any(w.problem for w in written):
         raise typer.Exit(FAILED)
     return session
+
+
+def _keep(options: PropagateOptions, session: SegmentationSession, outcome: Outcome) -> str:
+    """Write the file of ``--resume`` after an interruption; what to report of it."""
+    path = options.resume
+    if path is None or outcome.finished or outcome.error is not None:
+        return ""
+    from napari_slmsam2.cli._resume import keep_run
+
+    written = write_result(Result("--resume", path, lambda: keep_run(session, path, options)))
+    if written.problem is None:
+        return f"the run is kept in {path}, and the same command continues it."
+    return f"the run could not be kept in {path}: {written.problem}"
 
 
 def _outputs(options: PropagateOptions) -> dict[str, Path | None]:
@@ -144,6 +166,9 @@ def _check(options: PropagateOptions) -> None:
     if options.log is not None:
         inputs.append(options.log)
     check_suffix("--qc", options.qc, ".png")
+    if options.resume is not None:
+        check_outputs({"--resume": options.resume}, inputs, force=True)
+        inputs.append(options.resume)
     check_outputs(_outputs(options), inputs, force=options.force)
     format_to_write(options.out)
 
@@ -216,7 +241,9 @@ def _write(
     if saved is not None:
         write(
             *("session_s", "--session", saved),
-            write=lambda: save_session(session, saved, image=source, overwrite=force),
+            write=lambda: save_session(
+                session, saved, image=source, with_state=True, overwrite=force
+            ),
         )
     names = options.save_label_names
     if names is not None:

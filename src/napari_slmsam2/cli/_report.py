@@ -1,4 +1,4 @@
-"""What a run did: the report file, the table per label, the slices to look at."""
+"""The report file, the table per label and the slices to check after a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LOST = 0.1
 
 
 def label_facts(session: SegmentationSession) -> dict[int, dict[str, Any]]:
-    """What became of every label, by label value.
+    """The result of every label, by label value.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def label_table(facts: Mapping[int, Mapping[str, Any]]) -> Table:
 def lost_labels(session: SegmentationSession) -> list[int]:
     """Labels whose masks do not continue their annotations on any slice beside them.
 
-    A label is judged where it was found on at least one such slice; it is lost where the best
+    A label is tested where it was found on at least one such slice; it is lost where the best
     overlap (Dice) with the annotation beside it is below 0.1.
     """
     import numpy as np
@@ -125,7 +125,7 @@ def suggestion_text(session: SegmentationSession) -> str | None:
 
 
 def session_report(session: SegmentationSession) -> dict[str, Any]:
-    """What there is to know of a session after its runs, for a report file."""
+    """Summary of a session after its runs, for a report file."""
     from napari_slmsam2.session.file import provenance
 
     labels: dict[str, dict[str, Any]] = {}

@@ -23,7 +23,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files; made if needed.")],
     force: Force = False,
 ) -> None:
-    """Try everything on a generated scan: annotate, propagate, judge.
+    """Try everything on a generated scan: annotate, propagate, evaluate.
 
     Writes a scan with two organs (image.nii.gz), one annotated slice of each (seeds.nii.gz), the
     finished label map (labels.nii.gz), the truth (truth.nii.gz), a picture of the result
@@ -69,7 +69,7 @@ def demo(
         exclude=seeded,
     )
     show(render_table(scores))
-    log("Next", f"look at {out / results[1]}, then propagate your own scan")
+    log("Next", f"open {out / results[1]}, then propagate your own scan")
 
 
 def _write_inputs(

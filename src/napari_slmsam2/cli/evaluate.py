@@ -48,7 +48,7 @@ def parse_labels(text: str) -> list[int]:
 
 def evaluate(
     prediction: Annotated[
-        Path, typer.Argument(metavar="PREDICTION", help="The label map to judge.")
+        Path, typer.Argument(metavar="PREDICTION", help="The label map to evaluate.")
     ],
     reference: Annotated[
         Path, typer.Argument(metavar="REFERENCE", help="The true label map, on the same grid.")
@@ -56,7 +56,7 @@ def evaluate(
     axis: Axis = None,
     labels: Annotated[
         str | None,
-        typer.Option(metavar="LABEL,...", help="Judge these labels only. Default: all."),
+        typer.Option(metavar="LABEL,...", help="Evaluate these labels only. Default: all."),
     ] = None,
     exclude: Annotated[
         list[LabelSlice] | None,

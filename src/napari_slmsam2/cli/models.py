@@ -64,7 +64,7 @@ def list_models(models_folder: ModelsFolder = None) -> None:
 
 @app.command("info")
 def info(name: Name, models_folder: ModelsFolder = None) -> None:
-    """Tell about one model."""
+    """Show the details of one model."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -114,7 +114,7 @@ def _weights_rows(card: ModelCard, models_folder: Path | None) -> dict[str, str]
 
 
 def _adapted_rows(adapted: object) -> dict[str, str]:
-    """What an adapted network tells of how it was made, as far as it does."""
+    """How an adapted network was made, as far as its file records it."""
     if not isinstance(adapted, dict):
         return {}
     titles = {"base": "base model", "recipe": "recipe", "steps": "steps", "data": "data (SHA-256)"}
@@ -132,7 +132,7 @@ def _plain(value: object) -> str:
 
 @app.command("download")
 def download(name: Name, models_folder: ModelsFolder = None) -> None:
-    """Download the weights of a model and verify them; go on after a broken download."""
+    """Download the weights of a model and verify them; an unfinished download is continued."""
     from napari_slmsam2.cli._console import log, meter
     from napari_slmsam2.cli._signals import interruptible
     from napari_slmsam2.engine.weights.download import download_weights, is_downloaded

@@ -50,11 +50,15 @@ Label 1 reaches from slice 20 to slice 61, label 2 is not on slice 40:
 
   napari-slmsam2 propagate ct.nii seeds.nii -o out.nii --extent 1:20:61 --absent 2:40
 
+On a cluster that may end the job: the same command continues it
+
+  napari-slmsam2 propagate ct.nii seeds.nii -o out.nii --resume run.slmsam2
+
 A CT in its soft-tissue window, with SAM 2.1:
 
   napari-slmsam2 propagate ct.nii seeds.nii -o out.nii --window soft_tissue --model sam2.1-tiny
 
-A quality report, a picture to look at, and a session to do it again:
+A quality report, a picture, and a session file to replay:
 
   napari-slmsam2 propagate ct.nii seeds.nii -o out.nii --report report.json --qc overview.png --session ct.slmsam2
 
@@ -167,6 +171,13 @@ class PropagateOptions:
             help="After Ctrl-C, SIGTERM, SIGHUP or an error, write what was done so far.",
         ),
     ] = False
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Session file (.slmsam2) in which the run is kept when it is interrupted. The "
+            "same command continues it there, with the result of an unbroken run.",
+        ),
+    ] = None
     force: Force = False
     quiet: Quiet = False
     log: LogFile = None

@@ -16,6 +16,7 @@ from napari_slmsam2.core.segmenter import SliceSegmenter
 from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
 from napari_slmsam2.engine.propagation.propagator import Propagator
 from napari_slmsam2.engine.propagation.result import PropagationInput
+from napari_slmsam2.engine.propagation.state import PropagatorState
 from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.session.label_array import Plane
 from napari_slmsam2.session.run_records import CHANGED, RunRecord, edits_since, slice_digest
@@ -95,6 +96,15 @@ class Run:
     def steps(self) -> int:
         """Steps done so far."""
         return self._propagator.done
+
+    @property
+    def state(self) -> PropagatorState:
+        """What another run of the same record needs to continue this one, see `restore`."""
+        return self._propagator.state
+
+    def restore(self, state: PropagatorState) -> None:
+        """Continue where another run of the same record was stopped."""
+        self._propagator.restore(state)
 
     @property
     def can_continue(self) -> bool:

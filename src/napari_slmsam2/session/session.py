@@ -26,6 +26,7 @@ from napari_slmsam2.session.run import Run, new_record
 from napari_slmsam2.session.run_records import RunRecord
 
 if TYPE_CHECKING:
+    from napari_slmsam2.engine.propagation.state import PropagatorState
     from napari_slmsam2.engine.weights.download import Progress
 
 #: Settings that are built into a loaded model or its stored embeddings.
@@ -385,6 +386,19 @@ class SegmentationSession:
                 "resume", "seeds have changed since the run was stopped", hint="Propagate instead."
             )
         return run.events(should_stop)
+
+    @property
+    def paused_state(self) -> PropagatorState | None:
+        """The state of the run that was stopped, for a session file; None where there is none."""
+        return self._run.state if self._run is not None and self._run.can_continue else None
+
+    def restore_paused(self, state: PropagatorState) -> None:
+        """Take over the state of the last recorded run, so that `resume` continues it."""
+        propagated, ready = self.annotation.propagated, self.load_model()
+        record = propagated.runs.pop()
+        propagated.result = state.result
+        self._run = Run(self.annotation, record, ready.segmenter, self.window, self._embeddings)
+        self._run.restore(state)
 
     def start_run(
         self,

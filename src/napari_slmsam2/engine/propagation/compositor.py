@@ -70,6 +70,8 @@ class Compositor:
     Attributes
     ----------
     running : frozenset of int
+    seed_masks : dict of label to dict of slice index to ndarray of bool, shape (H, W)
+        Of the seeds that the model has read.
     """
 
     def __init__(
@@ -87,13 +89,13 @@ class Compositor:
         self.running = frozenset(running)
         self._merge_rule = merge
         self._shape = task.volume.slice_shape
-        self._seed_masks: dict[int, dict[int, npt.NDArray[np.bool_]]] = {}
+        self.seed_masks: dict[int, dict[int, npt.NDArray[np.bool_]]] = {}
         self._distances: tuple[PromptSet, SeedDistances] | None = None
 
     def add_seed(self, prompt: SlicePrompt, mask: npt.NDArray[np.bool_]) -> None:
         """Keep the mask, shape (H, W), of a seed that the model has read."""
         key = prompt.label, prompt.index
-        self._seed_masks.setdefault(prompt.label, {})[prompt.index] = mask
+        self.seed_masks.setdefault(prompt.label, {})[prompt.index] = mask
         if self._task.prompts_now().get(*key) is prompt:
             self._result.forget(*key)
             self._result.seed_masks[key] = mask
@@ -233,7 +235,7 @@ class Compositor:
                 quality = mean_quality(first, quality)
         shape = None
         if self._interpolates(gap):
-            shape = interpolated_logits(self._seed_masks[label], index)
+            shape = interpolated_logits(self.seed_masks[label], index)
             box = unite_boxes(box, find_box(shape > BACKGROUND))
             weights.append(INTERPOLATION_SHARE * sum(weights))
         parts = [] if earlier is None else [earlier.within(box)]
@@ -247,7 +249,7 @@ class Compositor:
 
     def _interpolates(self, gap: Gap) -> bool:
         return self._merge_rule == "interpolation" and all(
-            self._seed_masks[gap.label][i].any() for i in (gap.before, gap.after) if i is not None
+            self.seed_masks[gap.label][i].any() for i in (gap.before, gap.after) if i is not None
         )
 
     def _seed_mask(self, prompt: SlicePrompt) -> npt.NDArray[np.bool_] | None:

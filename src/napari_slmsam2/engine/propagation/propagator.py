@@ -26,6 +26,7 @@ from napari_slmsam2.engine.propagation.memory_fallback import MemoryFallback
 from napari_slmsam2.engine.propagation.result import PropagationInput, PropagationResult
 from napari_slmsam2.engine.propagation.schedule import Schedule, Work
 from napari_slmsam2.engine.propagation.slice_encoding import encode_slice
+from napari_slmsam2.engine.propagation.state import PropagatorState
 from napari_slmsam2.engine.propagation.sweep import Sweep, SweepState
 from napari_slmsam2.engine.propagation.takeover import TakeoverCheck
 
@@ -156,6 +157,47 @@ class Propagator:
     def done(self) -> int:
         """Position in the run: seeds read, slices segmented and slices corrected at the end."""
         return self._done
+
+    @property
+    def state(self) -> PropagatorState:
+        """What another propagator of the same run needs to continue it, see `restore`."""
+        return PropagatorState(
+            self._done,
+            self._next_step,
+            tuple((p.label, p.index) for p in self._pending_seeds),
+            self._seeds,
+            self._compositor.seed_masks,
+            self._states,
+            None if self._visit is None else (self._visit.sweeps, self._visit.masks),
+            None if self._takeover is None else self._takeover.state,
+            self.result,
+        )
+
+    def restore(self, state: PropagatorState) -> None:
+        """Continue where another propagator of the same run has stopped.
+
+        Parameters
+        ----------
+        state : PropagatorState
+            Its ``result`` is the one that this propagator was made with.
+        """
+        self._done, self._next_step = state.done, state.next_step
+        pending = set(state.pending_seeds)
+        self._pending_seeds = [p for p in self._task.prompts if (p.label, p.index) in pending]
+        self._seeds, self._states = state.seeds, state.sweeps
+        self._compositor.seed_masks = state.seed_masks
+        if state.visit is not None:
+            step = self._steps[self._next_step]
+            self._visit = _Visit(step, state.visit[0], self._embedding(step.index), state.visit[1])
+        if state.takeover is not None:
+            self._takeover = self._new_takeover_check()
+            self._takeover.state = state.takeover
+        self._schedule.plan(Work.SEED, len(self._pending_seeds))
+        rest = [Sweep(g, s.direction) for s in self._steps[self._next_step :] for g in s.gaps]
+        ended = {sweep for sweep, one in self._states.items() if one.ended}
+        self._schedule.plan(Work.VISIT, sum(sweep not in ended for sweep in rest))
+        if self._takeover is not None:
+            self._schedule.plan(Work.CHECK, self._takeover.left)
 
     def _next_work(self) -> _Work | None:
         """Seeds first, then all slices in the order of the plan, then the check at the end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.events import SliceSegmented
@@ -58,6 +59,15 @@ class TakeoverCheck:
     def finished(self) -> bool:
         """Whether everything is checked and corrected."""
         return self._corrections == []
+
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """What is checked and corrected so far; can be assigned to another check of the run."""
+        return self._unchecked, self._taken_over, self._corrections
+
+    @state.setter
+    def state(self, state: tuple[Any, ...]) -> None:
+        self._unchecked, self._taken_over, self._corrections = state
 
     def advance(self) -> SliceSegmented | None:
         """Check or correct one slice; the event of a corrected one."""

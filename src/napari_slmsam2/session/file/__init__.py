@@ -33,6 +33,7 @@ from napari_slmsam2.session.file.archive import (
     read_archive,
 )
 from napari_slmsam2.session.file.records import Members, Packed, Unpacked, model_name
+from napari_slmsam2.session.file.run_state import StatePacker, StateReader
 from napari_slmsam2.session.replay import replay
 from napari_slmsam2.session.run_records import RunRecord
 from napari_slmsam2.session.session import SegmentationSession
@@ -100,6 +101,7 @@ def save_session(
     *,
     image: ImageSource | None = None,
     note: Mapping[str, Any] | None = None,
+    with_state: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Write a session to one file, completely or not at all.
@@ -113,6 +115,9 @@ def save_session(
         So that the image is found and verified again. Its voxels are not saved.
     note : mapping, optional
         Values for JSON to be returned by `describe_session`.
+    with_state : bool
+        Whether to save the state of a run that was stopped, so that `load_session` can continue
+        it: memory of the model, soft masks, scores.
     overwrite : bool
         Whether an existing file may be replaced.
 
@@ -152,6 +157,11 @@ def save_session(
             **provenance(),
         },
     }
+
+    state = session.paused_state if with_state else None
+    if state is not None:
+        packer = StatePacker(arrays)
+        content["state"] = {"root": packer.pack(state), "nodes": packer.nodes}
 
     def write(target: Path) -> None:
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as file:
@@ -232,6 +242,7 @@ def load_session(
     model: str | os.PathLike[str] | None = None,
     device: str | None = None,
     models_folder: str | os.PathLike[str] | None = None,
+    with_state: bool = False,
 ) -> SegmentationSession:
     """Read a session: seeds, settings, records of the runs, labels as they were saved.
 
@@ -248,6 +259,8 @@ def load_session(
         Default: the one of the session.
     models_folder : path-like, optional
         Where files of weights are searched and kept.
+    with_state : bool
+        Whether to restore the state of a run that was stopped, where the file has one.
 
     Raises
     ------
@@ -280,6 +293,10 @@ def load_session(
         prompts.check(volume.n_slices, volume.slice_shape)
         dirty = [(int(label), int(index)) for label, index in content["touched"]]
         session.annotation.restore(prompts, runs, dirty)
+        if with_state and "state" in content:
+            state, ready = content["state"], session.load_model()
+            states = StateReader(state["nodes"], arrays, ready.device)
+            session.restore_paused(states.read(state["root"]))
     return session
 
 

@@ -126,6 +126,12 @@ class Arrays:
                 raise ValueError(f"{name} is too long")
             return np.ascontiguousarray(array)
 
+    def read_any(self, name: str) -> npt.NDArray[Any]:
+        """An array of any shape and dtype; objects are refused."""
+        with zipfile.ZipFile(self._path) as file, file.open(name) as member:
+            array: npt.NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
+            return array
+
     def labels(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         """An array of labels, see `read`."""
         array = self.read(name, shape)
