@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 
 from napari_slmsam2.core.config import CompactConfig
+from napari_slmsam2.training.compact.config import LossWeights, TrainingConfig
 from napari_slmsam2.training.compact.export import release
-from napari_slmsam2.training.compact.rollout import LossWeights
-from napari_slmsam2.training.compact.trainer import Trainer, TrainingConfig
+from napari_slmsam2.training.compact.trainer import Trainer
 from napari_slmsam2.training.compact.validation import validate
 from napari_slmsam2.training.data.shards import read_shards, write_shards
 

@@ -1,7 +1,6 @@
 """``train``: from nothing to weights that the other commands take."""
 
 import json
-from functools import partial
 
 import pytest
 import torch
@@ -10,18 +9,21 @@ from safetensors.torch import load_file
 from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.weights.checkpoints import save_weights
-from napari_slmsam2.training.compact import trainer
+from napari_slmsam2.training.compact import dagger
+from napari_slmsam2.training.compact.trainer import Trainer
 from napari_slmsam2.training.data import shards
 
 SMALL = ("--synthetic-clips", "2", "--batch", "2", "--device", "cpu")
-"""One scenario per round: a clip from the true mask and one from where a sweep arrives."""
+"""One scenario per iteration: a clip from the true mask and one from a rollout state."""
 
 
 @pytest.fixture(autouse=True)
 def _small_and_fast(monkeypatch):
-    monkeypatch.setattr(shards, "CHAINED_CLIPS", 1)
-    plan = partial(trainer.TrainingConfig, warm_up=1)
-    monkeypatch.setattr(trainer, "TrainingConfig", plan)
+    monkeypatch.setattr(shards, "ROLLOUT_CLIPS", 1)
+    make = lambda config, plan, *rest, **more: Trainer(  # noqa: E731
+        config, plan.replace(warm_up=1), *rest, **more
+    )
+    monkeypatch.setattr(dagger, "Trainer", make)
 
 
 def test_train_leaves_weights_that_propagate_takes(cli, scene):
@@ -44,14 +46,14 @@ def test_train_leaves_weights_that_propagate_takes(cli, scene):
     assert "model.safetensors" in done.out
 
 
-def test_volumes_that_are_none_are_refused(cli, tmp_path):
+def test_a_folder_without_volumes_is_refused(cli, tmp_path):
     result = cli("train", "-o", tmp_path / "out", "--volumes", tmp_path, "--synthetic-clips", "0")
     assert result.code != 0
     assert "no labelled volumes" in result.err
 
 
-def test_new_clips_of_a_round_start_where_the_network_arrives(cli, scene):
-    """Three rounds in one go, and the same stopped after the first, give the same weights.
+def test_clips_of_an_iteration_start_from_rollout_states_of_the_network(cli, scene):
+    """Three iterations without a stop, and with one after the first, give the same weights.
 
     With this seed the clips of the second and the third round start elsewhere than those of the
     same number would that the network of one round before sweeps.

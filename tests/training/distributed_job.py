@@ -12,13 +12,15 @@ from napari_slmsam2.engine.loading import LoadedNetwork, load_network
 from napari_slmsam2.engine.sam2.network import SliceNetwork
 from napari_slmsam2.training.adapt import backends
 from napari_slmsam2.training.adapt.adaptation import Adaptation
-from napari_slmsam2.training.compact.trainer import Trainer, TrainingConfig, train
+from napari_slmsam2.training.compact.config import TrainingConfig
+from napari_slmsam2.training.compact.trainer import Trainer, train
 from napari_slmsam2.training.data.labelled_scan import LabelledScan, read_pair
-from napari_slmsam2.training.data.split import cut_training_clips, split_data
+from napari_slmsam2.training.data.split import split_data
+from napari_slmsam2.training.data.training_clips import ClipCutter
 from napari_slmsam2.training.distributed import DistributedContext, init_distributed
 from napari_slmsam2.training.recipes import PaperRecipe, get_recipe
 from napari_slmsam2.training.sam2.clips import ClipSampler
-from napari_slmsam2.training.sam2.trainer import MemoryTrainer
+from napari_slmsam2.training.sam2.trainer import Sam2Trainer
 from tests.random_weights import TINY
 
 RATES = {"adapted": 4e-4, "adapters": 4e-4, "trained": 1.5e-3, "tuned": 1e-4}
@@ -43,7 +45,7 @@ def _adapt(
     distributed: DistributedContext, scan: LabelledScan, base: LoadedNetwork, out: Path
 ) -> None:
     recipe = get_recipe("quick").replace(
-        minutes=30.0, clips=8, steps=2, fewest_steps=1, judgements=1, batch_size=4,
+        minutes=30.0, clips=8, steps=2, fewest_steps=1, evaluations=1, batch_size=4,
         learning_rate=RATES["adapted"],
     )  # fmt: skip
     job = Adaptation(
@@ -60,7 +62,7 @@ def _adapt_by_adapters(
     distributed: DistributedContext, scan: LabelledScan, base: LoadedNetwork, out: Path
 ) -> None:
     recipe = get_recipe("quick").replace(
-        minutes=30.0, clips=8, steps=2, fewest_steps=1, judgements=1, batch_size=4,
+        minutes=30.0, clips=8, steps=2, fewest_steps=1, evaluations=1, batch_size=4,
         learning_rate=RATES["adapters"], trained="adapters",
     )  # fmt: skip
     job = Adaptation([scan], base, recipe, distributed=distributed)
@@ -75,7 +77,9 @@ def _adapt_by_adapters(
 def _train(
     distributed: DistributedContext, scan: LabelledScan, base: LoadedNetwork, out: Path
 ) -> None:
-    clips = cut_training_clips(split_data([scan], 0), base.network, 8, 0)
+    cutter = ClipCutter(split_data([scan], 0), base.network, 0)
+    cutter.cut(8)
+    clips = cutter.clips(8)
     plan = TrainingConfig(
         steps=4, batch_size=5, learning_rate=RATES["trained"], precision="float32", warm_up=1
     )
@@ -96,7 +100,7 @@ def _fine_tune(distributed: DistributedContext, scan: LabelledScan, out: Path) -
     )
     assert isinstance(recipe, PaperRecipe)
     clips = ClipSampler(split_data([scan], 0).training_objects, recipe, 64, distributed.device)
-    trainer = MemoryTrainer(
+    trainer = Sam2Trainer(
         SliceNetwork(TINY), recipe, clips, steps=3, batch_size=3, distributed=distributed
     )
     losses = [trainer.advance()["loss"] for _ in range(3)]
@@ -107,5 +111,5 @@ def _fine_tune(distributed: DistributedContext, scan: LabelledScan, out: Path) -
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with init_distributed("cpu") as joined_crew:
-        work(joined_crew, Path(sys.argv[1]), Path(sys.argv[2]))
+    with init_distributed("cpu") as context:
+        work(context, Path(sys.argv[1]), Path(sys.argv[2]))

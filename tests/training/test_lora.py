@@ -16,10 +16,10 @@ from napari_slmsam2.training.adapt.adaptation import Adaptation
 from napari_slmsam2.training.data.labelled_scan import read_pair
 from napari_slmsam2.training.data.split import split_data
 from napari_slmsam2.training.distributed import DistributedContext
-from napari_slmsam2.training.lora import add_adapters, merged, pull_back
+from napari_slmsam2.training.lora import add_adapters, decay_towards, merged
 from napari_slmsam2.training.recipes import get_recipe
 from napari_slmsam2.training.sam2.clips import ClipSampler
-from napari_slmsam2.training.sam2.trainer import MemoryTrainer
+from napari_slmsam2.training.sam2.trainer import Sam2Trainer
 from tests.labelled_files import as_improved, write_base, write_pair
 from tests.random_weights import TINY, randomise
 
@@ -27,10 +27,10 @@ RANK = 2
 SHORT = {"minutes": 30.0, "fewest_steps": 1, "trained": "adapters", "rank": RANK}
 RECIPES = {
     "window": get_recipe("quick").replace(
-        **SHORT, clips=8, batch_size=4, steps=6, judgements=3, learning_rate=5e-3, pull=0.01
+        **SHORT, clips=8, batch_size=4, steps=6, evaluations=3, learning_rate=5e-3, l2_sp=0.01
     ),
     "sam2": get_recipe("paper").replace(
-        **SHORT, clip_slices=3, corrections=0, checkpointing="off", steps=4, judgements=2,
+        **SHORT, clip_slices=3, corrections=0, checkpointing="off", steps=4, evaluations=2,
         learning_rate=5e-3, encoder_rate=5e-3, clip_norm=1.0,
     ),
 }  # fmt: skip
@@ -80,11 +80,11 @@ def test_they_start_at_the_base_model_and_their_updates_shrink_towards_it(bases,
             if name.endswith(".lora_b"):
                 parameter.normal_()
     moved = merged(network, base).state_dict()
-    pull_back(network, base, 0.25)
+    decay_towards(network, base, 0.25)
     back = merged(network, base).state_dict()
     for name, start in base.state_dict().items():
         torch.testing.assert_close(back[name] - start, 0.75 * (moved[name] - start))
-    pull_back(network, base, 1.0)
+    decay_towards(network, base, 1.0)
     for name, value in merged(network, base).state_dict().items():
         torch.testing.assert_close(value, base.state_dict()[name], rtol=0, atol=0)
 
@@ -139,19 +139,19 @@ def test_the_loss_of_one_clip_falls(scans, bases):
     clip = drawer.draw((0,))
     drawer.draw = lambda seed: clip
     network = copy.deepcopy(bases["sam2"].network)
-    trainer = MemoryTrainer(
+    trainer = Sam2Trainer(
         network, recipe, drawer, steps=24, batch_size=1, distributed=DistributedContext()
     )
     losses = [trainer.advance()["loss"] for _ in range(24)]
     assert sum(losses[-6:]) < 0.8 * sum(losses[:6])
 
 
-def test_it_goes_on_exactly_where_it_stopped(scans, bases, tmp_path):
+def test_a_resumed_adaptation_gives_the_same_weights(scans, bases, tmp_path):
     whole = prepared(scans, bases, "window")
     unbroken = whole.run()
     checkpoint = tmp_path / "checkpoint.pt"
     first, seen = prepared(scans, bases, "window", checkpoint=checkpoint), []
-    stopped = first.run(seen.append, lambda: any(p.done >= 3 for p in seen))
+    stopped = first.run(seen.append, lambda: any(p.step >= 3 for p in seen))
     assert stopped.steps == 3
     second = prepared(scans, bases, "window", checkpoint=checkpoint)
     assert second.run().curve == unbroken.curve
@@ -160,13 +160,13 @@ def test_it_goes_on_exactly_where_it_stopped(scans, bases, tmp_path):
         torch.testing.assert_close(value, found[name], rtol=0, atol=0)
 
 
-def test_a_large_network_goes_on_exactly_and_alike_with_less_memory(scans, bases):
+def test_a_large_network_resumes_exactly_and_alike_with_less_memory(scans, bases):
     recipe, base = RECIPES["sam2"], bases["sam2"].network
     drawer = ClipSampler(split_data(scans, 0).training_objects, recipe, 64, torch.device("cpu"))
 
     def trainer(**options):
         given = {"steps": 20, "batch_size": 1, "distributed": DistributedContext(), **options}
-        return MemoryTrainer(copy.deepcopy(base), recipe, drawer, **given)
+        return Sam2Trainer(copy.deepcopy(base), recipe, drawer, **given)
 
     def trained(made, steps):
         for _ in range(steps):

@@ -26,7 +26,7 @@ def test_an_optimiser_works_without_triton():
     assert done.stdout.split() == ["False", "True"], done.stderr
 
 
-def test_it_is_told_by_the_libraries_of_the_process(tmp_path, monkeypatch):
+def test_llvm_is_detected_by_the_libraries_of_the_process(tmp_path, monkeypatch):
     maps = tmp_path / "maps"
     monkeypatch.setattr(optimizer, "_MAPS", maps)
     assert not optimizer.another_llvm()

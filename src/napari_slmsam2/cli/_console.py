@@ -144,6 +144,9 @@ class Meter(Protocol):
         ``seconds_left`` is estimated from the mean speed so far by default.
         """
 
+    def restart(self, title: str) -> None:
+        """Show another piece of work from its beginning."""
+
     def log(self, message: str) -> None:
         """Print a line that stays."""
 
@@ -244,6 +247,9 @@ class _PlainMeter:
         if not _output.quiet and _output.progress != "json":
             _output.print(Text(line), err=True)
 
+    def restart(self, title: str) -> None:
+        self._title, self._estimate, self._shown = title, _Estimate(), 0.0
+
     def log(self, message: str) -> None:
         _output.write_log(message)
         if not _output.quiet:
@@ -262,6 +268,10 @@ class _TerminalMeter(_PlainMeter):
         left = self._estimate.left(done / total) if seconds_left is None and total else seconds_left
         text = "" if left is None else f"{left:.0f} s left"
         self._progress.update(self._task, completed=done, total=total, left=text)
+
+    def restart(self, title: str) -> None:
+        super().restart(title)
+        self._progress.reset(self._task, total=None, description=title, left="")
 
     def log(self, message: str) -> None:
         _output.write_log(message)

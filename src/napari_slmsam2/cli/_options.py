@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from napari_slmsam2.core.config import PropagationConfig
+from napari_slmsam2.core.config import PropagationConfig, Settings
 
-SETTINGS = {field.name: field for field in PropagationConfig.fields()}
 _FLAGS = {"stop_after_absent": "--stop-after"}
+"""Flags that differ from the name of their setting."""
+
 _SETTINGS_PANEL = "Propagation settings"
 _OUTPUT = "Messages"
 
@@ -110,9 +111,59 @@ def _one_of(choices: Sequence[Any]) -> Callable[[str], Any]:
     return parse
 
 
-def _setting_option(field: Field[Any]) -> Any:
+@dataclass(frozen=True, slots=True)
+class SettingOptions:
+    """How a field of a command's record that is a settings record becomes options.
+
+    Attributes
+    ----------
+    record : Settings
+        With the default values of the options.
+    flags : mapping of {setting: flag}
+        The settings that have options. None: all, named as the settings are.
+    optional : bool
+        Options have no default value; the command gets the values that were given as a dict.
+    panel : str or None
+        Heading in the help.
+    """
+
+    record: Settings
+    flags: Mapping[str, str] | None = None
+    optional: bool = False
+    panel: str | None = None
+
+    def fields(self) -> list[Field[Any]]:
+        """The settings that have options."""
+        return [f for f in self.record.fields() if self.flags is None or f.name in self.flags]
+
+    def parameters(self) -> list[inspect.Parameter]:
+        """A keyword parameter with typer's option for every setting."""
+        return [self._parameter(f) for f in self.fields()]
+
+    def _parameter(self, field: Field[Any]) -> inspect.Parameter:
+        kind = field.metadata["kind"] if field.default is None else type(field.default)
+        default = None if self.optional else getattr(self.record, field.name)
+        flag = (self.flags or _FLAGS).get(field.name, "--" + field.name.replace("_", "-"))
+        option = _setting_option(field, kind, flag, self.panel, optional=self.optional)
+        return inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=Annotated[kind | None if default is None else kind, option],
+        )
+
+    def take(self, values: dict[str, Any]) -> Any:
+        """Remove the values of the settings; returns the record, or the given ones as a dict."""
+        own = {f.name: values.pop(f.name) for f in self.fields()}
+        if self.optional:
+            return {name: value for name, value in own.items() if value is not None}
+        return self.record.replace(**own)
+
+
+def _setting_option(
+    field: Field[Any], kind: type, flag: str, panel: str | None, *, optional: bool
+) -> Any:
     data = field.metadata
-    flag = _FLAGS.get(field.name, "--" + field.name.replace("_", "-"))
     unit = data["unit"] or ""
     unit = "" if unit in data["help"].lower() else f" In {unit}."
     shown: dict[str, Any] = {}
@@ -121,15 +172,13 @@ def _setting_option(field: Field[Any]) -> Any:
     elif data["choices"]:
         choices = data["choices"]
         shown = {"parser": _one_of(choices), "metavar": "|".join(map(str, choices))}
-    else:
+    elif kind is int:
         low, high = data["minimum"], data["maximum"]
         shown = {"parser": whole_number(low, high), "metavar": "NUMBER"}
-    return typer.Option(flag, help=data["help"] + unit, rich_help_panel=_SETTINGS_PANEL, **shown)
-
-
-def _value_type(default: Any) -> Any:
-    """A setting without a default value is a whole number that may be left out."""
-    return int | None if default is None else type(default)
+    elif kind is float:
+        shown = {"min": data["minimum"], "max": data["maximum"]}
+    text = data["help"] + unit + (" Default: the recipe's." if optional else "")
+    return typer.Option(flag, help=text, rich_help_panel=panel, **shown)
 
 
 def help_of(command: Callable[..., None]) -> str:
@@ -145,7 +194,8 @@ def with_record(record: type[Any]) -> Callable[[Callable[[Any], None]], Callable
     ----------
     record : type
         A dataclass whose fields are annotated with what typer needs. A field of type
-        `PropagationConfig` stands for the options of all settings.
+        `PropagationConfig`, or one annotated with `SettingOptions`, stands for the options of
+        these settings.
 
     Returns
     -------
@@ -153,30 +203,32 @@ def with_record(record: type[Any]) -> Callable[[Callable[[Any], None]], Callable
         A decorator of ``command(record)``.
     """
     hints = get_type_hints(record, include_extras=True)
+    groups = {name: group for name, hint in hints.items() if (group := _settings_of(hint))}
     parameters: list[inspect.Parameter] = []
     for field in dataclasses.fields(record):
-        if hints[field.name] is PropagationConfig:
-            parameters += [
-                _parameter(s, Annotated[_value_type(s.default), _setting_option(s)])
-                for s in SETTINGS.values()
-            ]
+        if field.name in groups:
+            parameters += groups[field.name].parameters()
         else:
             parameters.append(_parameter(field, hints[field.name]))
 
     def decorate(command: Callable[[Any], None]) -> Callable[..., None]:
         @functools.wraps(command)
         def with_options(**values: Any) -> None:
-            for name, hint in hints.items():
-                if hint is PropagationConfig:
-                    settings = {setting: values.pop(setting) for setting in SETTINGS}
-                    values[name] = PropagationConfig(**settings)
-            command(record(**values))
+            settings = {name: group.take(values) for name, group in groups.items()}
+            command(record(**values, **settings))
 
         with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         with_options.__annotations__ = {p.name: p.annotation for p in parameters}
         return with_options
 
     return decorate
+
+
+def _settings_of(hint: Any) -> SettingOptions | None:
+    """The options of a field that is a settings record."""
+    if hint is PropagationConfig:
+        return SettingOptions(PropagationConfig(), panel=_SETTINGS_PANEL)
+    return next((x for x in get_args(hint) if isinstance(x, SettingOptions)), None)
 
 
 def _parameter(field: Field[Any], annotation: Any) -> inspect.Parameter:

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from napari_slmsam2.cli._options import Axis, Device, Force, ModelsFolder
+from napari_slmsam2.cli._options import (
+    Axis,
+    Device,
+    Force,
+    ModelsFolder,
+    SettingOptions,
+    with_record,
+)
 from napari_slmsam2.cli.evaluate import parse_labels
+from napari_slmsam2.training.recipes import AdaptRecipe, get_recipe
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from napari_slmsam2.cli._console import Meter
     from napari_slmsam2.engine.loading import LoadedNetwork
-    from napari_slmsam2.training.adapt.adaptation import Adaptation, AdaptProgress
+    from napari_slmsam2.training.adapt.adaptation import Adaptation
+    from napari_slmsam2.training.adapt.estimate import Estimate
+    from napari_slmsam2.training.adapt.progress import AdaptProgress
     from napari_slmsam2.training.adapt.report import AdaptReport
-    from napari_slmsam2.training.distributed import DistributedContext
-    from napari_slmsam2.training.recipes import AdaptRecipe
+    from napari_slmsam2.training.data.labelled_scan import LabelledScan
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -28,7 +38,7 @@ Fine-tune on two labelled volumes, within five minutes:
 
   napari-slmsam2 adapt --pair a.nii.gz a_labels.nii.gz --pair b.nii.gz b_labels.nii.gz -o liver
 
-Learn from the few annotated slices of the volume at hand, then propagate them:
+Train on the annotated slices of one volume, then propagate them:
 
   napari-slmsam2 adapt --recipe this-volume --pair scan.nii.gz seeds.nii.gz -o scan
 
@@ -42,9 +52,11 @@ Train SLM-SAM 2 as published, on all graphics cards of this computer:
 
 _BETWEEN = "\0"
 
+_STAGES = {"clips": "Cutting clips", "evaluation": "Evaluation", "training": "Training"}
+
 
 class PairCommand(TyperCommand):
-    """Lets ``--pair`` take two values, which typer has no list of."""
+    """Accepts two values after every ``--pair``; typer has no list of pairs."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Join the two values of every ``--pair``."""
@@ -67,7 +79,10 @@ def parse_pair(text: str) -> tuple[Path, Path]:
     return Path(parts[0]), Path(parts[1])
 
 
-def adapt(
+@dataclass(frozen=True, kw_only=True)
+class AdaptOptions:
+    """Options of `adapt`."""
+
     pair: Annotated[
         list[Any],
         typer.Option(
@@ -76,10 +91,8 @@ def adapt(
             metavar="IMAGE LABELS",
             help="A scan and its label map on the same grid. May be repeated, up to 5 times.",
         ),
-    ],
-    name: Annotated[
-        str, typer.Option("--name", "-o", help="Of the adapted model, in the list of models.")
-    ],
+    ]
+    name: Annotated[str, typer.Option("--name", "-o", help="Name of the adapted model.")]
     base: Annotated[
         str | None,
         typer.Option(
@@ -87,125 +100,130 @@ def adapt(
             help="Name or file of the network to start from. Default: compact; of the recipe "
             "paper slm-sam2.1-tiny.",
         ),
-    ] = None,
+    ] = None
     recipe: Annotated[
         str,
         typer.Option(
             help="quick: labelled volumes, minutes on a CPU. this-volume: the annotated slices of "
-            "the volume at hand. paper: SLM-SAM 2 as published, on a graphics card."
+            "one volume. paper: SLM-SAM 2 as published, on a graphics card."
         ),
-    ] = "quick",
-    device: Device = "auto",
-    minutes: Annotated[
-        float | None, typer.Option(min=0.05, help="Time for everything. Default: the recipe's.")
-    ] = None,
+    ] = "quick"
+    device: Device = "auto"
+    settings: Annotated[
+        dict[str, Any],
+        SettingOptions(
+            AdaptRecipe(),
+            {
+                "minutes": "--minutes",
+                "trained": "--train",
+                "labels_are": "--labels-are",
+                "batch_size": "--batch",
+            },
+            optional=True,
+        ),
+    ]
     labels: Annotated[
         str | None,
-        typer.Option(metavar="LABEL,...", help="Learn these labels only. Default: all."),
-    ] = None,
-    trained: Annotated[
-        str | None,
-        typer.Option(
-            "--train", help="all, memory+heads, heads or adapters. Default: the recipe's."
-        ),
-    ] = None,
-    labels_are: Annotated[
-        str | None,
-        typer.Option(
-            "--labels-are",
-            help="structures: the same in all volumes, the network is told which one it follows. "
-            "objects: of one kind, such as cells. auto: structures where there are two to five. "
-            "Default: the recipe's.",
-        ),
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Clips per step; less needs less memory.")
-    ] = None,
-    axis: Axis = None,
+        typer.Option(metavar="LABEL,...", help="Train on these labels only. Default: all."),
+    ] = None
+    axis: Axis = None
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Only tell how long it will take.")
-    ] = False,
+        bool, typer.Option("--estimate", help="Only print the schedule and its time.")
+    ] = False
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Keep everything here on the way, and go on from it where it is there."),
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option("--report", help="Write what came of it as JSON.")
-    ] = None,
-    models_folder: ModelsFolder = None,
-    force: Force = False,
-) -> None:
-    """Fine-tune a network on one to five volumes, or on the volume at hand.
+        typer.Option(help="File for the state of the training; continues from it if it exists."),
+    ] = None
+    report: Annotated[Path | None, typer.Option("--report", help="Write the scores as JSON.")] = (
+        None
+    )
+    models_folder: ModelsFolder = None
+    force: Force = False
 
-    A part is held out; the new model is kept only where it propagates that part better than the
-    old one. Ctrl-C keeps the best so far.
+
+@with_record(AdaptOptions)
+def adapt(options: AdaptOptions) -> None:
+    """Fine-tune a network on one to five labelled volumes, or on annotated slices of one volume.
+
+    Part of the data is held out. The new model is kept only if it propagates that part better
+    than the base model. Ctrl-C keeps the best model so far.
     """
-    from napari_slmsam2.cli._console import log, meter, show, show_error
+    from napari_slmsam2.cli._console import log, meter
     from napari_slmsam2.cli._distributed import init_distributed_quietly
-    from napari_slmsam2.cli._errors import FAILED
     from napari_slmsam2.cli._outputs import check_outputs
-    from napari_slmsam2.cli._report import write_json
     from napari_slmsam2.cli._signals import interruptible
     from napari_slmsam2.engine.weights.model_folder import check_room, path_for
+    from napari_slmsam2.training.adapt.adaptation import Adaptation
 
-    with init_distributed_quietly(device) as distributed:
-        inputs = [file for files in pair for file in files]
-        check_outputs({"--report": report}, inputs, force=force)
-        path = path_for(name, models_folder)
-        chosen = _recipe(recipe, minutes, trained, labels_are, batch)
-        base = base or chosen.base
-        check_room(path, chosen.file_size)
-        job = _open(pair, _base(base, models_folder), chosen, labels, axis, distributed, checkpoint)
+    with init_distributed_quietly(options.device) as distributed:
+        inputs = [file for files in options.pair for file in files]
+        check_outputs({"--report": options.report}, inputs, force=options.force)
+        path = path_for(options.name, options.models_folder)
+        recipe = get_recipe(options.recipe).replace(**options.settings)
+        check_room(path, recipe.file_size)
+        job = Adaptation(
+            _read_scans(options, recipe),
+            _base(options.base or recipe.base, options.models_folder),
+            recipe,
+            distributed=distributed,
+            chosen=None if options.labels is None else parse_labels(options.labels),
+            checkpoint=options.checkpoint,
+            fixed_time="minutes" in options.settings,
+        )
+        log("Held out", job.held_out)
         with interruptible() as should_stop:
-            with meter("preparing") as shown:
+            with meter("Measuring") as shown:
                 plan = job.prepare(_ProgressLines(shown, job), should_stop)
             if plan is None:
                 raise KeyboardInterrupt
-            log(
-                "Estimate",
-                f"{plan.steps} steps and {plan.judgements} judgements in about "
-                f"{plan.seconds / 60:.1f} min, {plan.memory / 2**20:.0f} MiB of memory",
-            )
-            if estimate:
+            _log_estimate(plan)
+            if options.estimate:
                 return
-            with meter("adapting") as shown:
+            with meter("Adapting") as shown:
                 result = job.run(_ProgressLines(shown, job), should_stop)
-        for note in result.notes:
-            log("Note", note)
-        if not distributed.is_main:
-            return
-        show(_table(result))
-        log("Result", result.verdict)
-        if report is not None:
-            write_json(report, {**result.to_dict(), **job.metadata(result)}, force=force)
-            log("Wrote", report)
-        if not result.improved:
-            show_error(f"no model was written; {base} stays the better one.")
-            raise typer.Exit(FAILED)
+            if result is None:
+                raise KeyboardInterrupt
+        if distributed.is_main:
+            _finish(job, result, path, options)
+
+
+def _log_estimate(plan: Estimate) -> None:
+    from napari_slmsam2.cli._console import log
+
+    log(
+        "Estimate",
+        f"about {plan.seconds / 60:.1f} min for {plan.clips} clips, {plan.steps} steps and "
+        f"{plan.evaluations} evaluations; {plan.memory / 2**20:.0f} MiB of memory",
+    )
+    for note in plan.notes:
+        log("Schedule", note)
+
+
+def _finish(job: Adaptation, result: AdaptReport, path: Path, options: AdaptOptions) -> None:
+    """Print the result, write the report, and the model if it is better."""
+    from napari_slmsam2.cli._console import log, show, show_error
+    from napari_slmsam2.cli._errors import FAILED
+    from napari_slmsam2.cli._report import write_json
+    from napari_slmsam2.training.adapt.report import WHY_STOPPED
+
+    for note in result.notes:
+        log("Note", note)
+    show(_table(result))
+    log("Result", result.verdict)
+    if options.report is not None:
+        facts = {**result.to_dict(), **job.metadata(result)}
+        write_json(options.report, facts, force=options.force)
+        log("Wrote", options.report)
+    if result.improved:
         log("Wrote", job.save(path, result))
-        log("Use it", f"--model {name}")
-        if result.stopped in ("cancelled", "nan", "memory"):
-            show_error(f"stopped early: {_why(result)}; the best so far is written.")
-            raise typer.Exit(FAILED)
-
-
-def _recipe(
-    name: str,
-    minutes: float | None,
-    trained: str | None,
-    labels_are: str | None,
-    batch: int | None,
-) -> AdaptRecipe:
-    from napari_slmsam2.training.recipes import get_recipe
-
-    given = {
-        "minutes": minutes,
-        "trained": trained,
-        "labels_are": labels_are,
-        "batch_size": batch,
-    }
-    changes = {key: value for key, value in given.items() if value is not None}
-    return get_recipe(name).replace(**changes)
+        log("Use it", f"--model {options.name}")
+        kept = "the best model so far is written"
+    else:
+        log("Model", f"no file was written; continue to use {job.base.name}")
+        kept = "no model was better"
+    if result.stopped in ("cancelled", "nan", "memory"):
+        show_error(f"stopped early: {WHY_STOPPED[result.stopped]}; {kept}.")
+        raise typer.Exit(FAILED)
 
 
 def _base(model: str, models_folder: Path | None) -> LoadedNetwork:
@@ -221,43 +239,35 @@ def _base(model: str, models_folder: Path | None) -> LoadedNetwork:
     return loaded
 
 
-def _open(
-    pairs: list[tuple[Path, Path]],
-    base: LoadedNetwork,
-    recipe: AdaptRecipe,
-    labels: str | None,
-    axis: int | None,
-    distributed: DistributedContext,
-    checkpoint: Path | None,
-) -> Adaptation:
+def _read_scans(options: AdaptOptions, recipe: AdaptRecipe) -> list[LabelledScan]:
     from napari_slmsam2.cli._console import log
-    from napari_slmsam2.training.adapt.adaptation import Adaptation
     from napari_slmsam2.training.data.labelled_scan import read_pair
 
-    chosen = None if labels is None else parse_labels(labels)
+    chosen = None if options.labels is None else parse_labels(options.labels)
     seeds = recipe.source == "seeds"
-    scans = [
-        read_pair(image, truth, axis=axis, chosen=chosen, seeds=seeds) for image, truth in pairs
-    ]
-    job = Adaptation(
-        scans, base, recipe, distributed=distributed, chosen=chosen, checkpoint=checkpoint
-    )
-    for (image, _), scan in zip(pairs, scans, strict=True):
+    scans = []
+    for image, truth in options.pair:
+        scan = read_pair(image, truth, axis=options.axis, chosen=chosen, seeds=seeds)
         known = ", ".join(f"label {x} on {len(scan.known(x))} slices" for x in scan.areas)
         log("Volume", f"{image}: {known or 'no label to learn'}")
-    log("Held out", job.held_out)
-    return job
+        scans.append(scan)
+    return scans
 
 
 class _ProgressLines:
-    """Shows the progress; every judgement is a line that stays."""
+    """Shows the progress; every evaluation adds a line that stays."""
 
     def __init__(self, shown: Meter, job: Adaptation) -> None:
         self._shown = shown
         self._job = job
+        self._stage: tuple[str, int] | None = None
 
     def __call__(self, progress: AdaptProgress) -> None:
-        if progress.stage in ("clips", "training"):
+        if progress.total:
+            stage = progress.stage, progress.step if progress.stage == "evaluation" else 0
+            if stage != self._stage:
+                self._stage = stage
+                self._shown.restart(_STAGES[progress.stage])
             self._shown.update(progress.done, progress.total)
         if progress.evaluation is None:
             return
@@ -266,7 +276,7 @@ class _ProgressLines:
             left = f", {progress.seconds_left:.0f} s left"
             self._shown.log(f"step {progress.done}: loss {progress.loss:.3f}, {dice}{left}")
         else:
-            self._shown.log(f"{self._job.base.name} as it is: {dice}")
+            self._shown.log(f"{self._job.base.name} before training: {dice}")
 
 
 def _table(result: AdaptReport) -> Table:
@@ -293,9 +303,3 @@ def _table(result: AdaptReport) -> Table:
 
 def _number(value: float) -> str:
     return "-" if value != value else f"{value:.3f}"
-
-
-def _why(result: AdaptReport) -> str:
-    from napari_slmsam2.training.adapt.report import WHY_STOPPED
-
-    return WHY_STOPPED[result.stopped]

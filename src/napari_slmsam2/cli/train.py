@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from napari_slmsam2.cli._options import Device, SettingOptions, with_record
+from napari_slmsam2.core.config import CompactConfig
+from napari_slmsam2.training.compact.config import (
+    DaggerConfig,
+    PresenceTrainingConfig,
+    TrainingConfig,
+)
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -14,115 +23,80 @@ EPILOG = """
 
   napari-slmsam2 train --volumes labelled -o training --minutes 60
 
-Run the same command again to go on where it stopped.
+The same command continues a stopped training.
 """
 
 
-def train(
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Options of `train`."""
+
     out: Annotated[
         Path,
         typer.Option("--out", "-o", help="Folder for clips, checkpoint, log, plot and weights."),
-    ],
-    volumes: Annotated[
-        Path | None,
-        typer.Option(
-            "--volumes",
-            help="Folder of labelled volumes, NAME/image.nii.gz, NAME/labels.nii.gz and "
-            "NAME/meta.json. Default: synthetic stacks only.",
+    ]
+    training: Annotated[
+        TrainingConfig,
+        SettingOptions(
+            TrainingConfig(), {"steps": "--steps", "batch_size": "--batch", "seed": "--seed"}
         ),
-    ] = None,
-    steps: Annotated[
-        int,
-        typer.Option(
-            "--steps",
-            min=0,
-            help="Steps of the whole training. 0: only the ends are learned, of the model to start "
-            "from.",
+    ]
+    dagger: Annotated[
+        DaggerConfig,
+        SettingOptions(
+            DaggerConfig(),
+            {
+                "volumes": "--volumes",
+                "real_clips": "--real-clips",
+                "synthetic_clips": "--synthetic-clips",
+                "rounds": "--rounds",
+                "start": "--from",
+                "workers": "--workers",
+                "minutes": "--minutes",
+            },
         ),
-    ] = 5500,
-    objects: Annotated[
-        int,
-        typer.Option(
-            "--objects",
-            min=0,
-            help="Objects on whose whole sweeps it is learned, in the end, where objects end. "
-            "0: not at all.",
-        ),
-    ] = 800,
-    minutes: Annotated[
-        float | None, typer.Option("--minutes", min=0, help="Stop after this time.")
-    ] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Clips per step.")] = 32,
-    real_clips: Annotated[
-        int, typer.Option("--real-clips", min=0, help="Clips cut from the volumes.")
-    ] = 4352,
-    synthetic_clips: Annotated[
-        int, typer.Option("--synthetic-clips", min=0, help="Clips cut from synthetic stacks.")
-    ] = 1792,
-    workers: Annotated[
-        int, typer.Option("--workers", min=1, help="Processes that make the clips.")
-    ] = 1,
-    rounds: Annotated[
-        int,
-        typer.Option(
-            "--rounds", min=1, help="New clips are made in each, from the network's own sweeps."
-        ),
-    ] = 3,
-    feedback: Annotated[
-        float,
-        typer.Option(
-            "--feedback", min=0, max=1, help="Share of the network's correction carried on."
-        ),
-    ] = 0.5,
-    start: Annotated[
-        str | None,
-        typer.Option("--from", help="Model to start from. Default: from scratch."),
-    ] = None,
-    device: Annotated[
-        str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")
-    ] = "auto",
-    seed: Annotated[int, typer.Option("--seed", help="Of the clips and the training.")] = 0,
-) -> None:
-    """Train the compact network from scratch on labelled volumes and synthetic stacks.
+    ]
+    presence: Annotated[
+        PresenceTrainingConfig,
+        SettingOptions(PresenceTrainingConfig(), {"objects": "--objects"}),
+    ]
+    network: Annotated[
+        CompactConfig, SettingOptions(CompactConfig(feedback=0.5), {"feedback": "--feedback"})
+    ]
+    device: Device = "auto"
 
-    Makes clips (once), trains, learns on whole sweeps where objects end, and writes
-    checkpoint.pt, log.jsonl, training.png and model.safetensors, which every command takes as
-    --model. An eighth of the subjects is held out for the scores in the log.
+
+@with_record(TrainOptions)
+def train(options: TrainOptions) -> None:
+    """Train the compact network on labelled volumes and synthetic stacks.
+
+    Makes clips (once), trains, trains presence on whole sweeps, and writes checkpoint.pt,
+    log.jsonl, training.png and model.safetensors, which every command takes as --model. An eighth
+    of the subjects is held out for the scores in the log.
     """
     from napari_slmsam2.cli._console import log, meter
     from napari_slmsam2.cli._distributed import init_distributed_quietly
-    from napari_slmsam2.core.config import CompactConfig
-    from napari_slmsam2.training.compact.dagger import DaggerConfig, train_with_dagger
+    from napari_slmsam2.training.compact.dagger import train_with_dagger
     from napari_slmsam2.training.compact.export import release
     from napari_slmsam2.training.compact.presence_shards import train_presence_on_sweeps
-    from napari_slmsam2.training.compact.trainer import TrainingConfig
     from napari_slmsam2.training.data.shards import read_network
 
-    if not steps and (start is None or not objects):
+    out, dagger, config = options.out, options.dagger, options.network
+    steps, seed, objects = options.training.steps, options.training.seed, options.presence.objects
+    if not steps and (dagger.start is None or not objects):
         raise typer.BadParameter("0 steps need --from and --objects.", param_hint="--steps")
-
-    sources = DaggerConfig(
-        volumes=volumes,
-        rounds=rounds,
-        real_clips=real_clips,
-        synthetic_clips=synthetic_clips,
-        start=start,
-        workers=workers,
-    )
-    plan = TrainingConfig(steps=steps, batch_size=batch, seed=seed)
-    config, finished = CompactConfig(feedback=feedback), True
+    finished = True
     with (
-        init_distributed_quietly(device) as distributed,
-        meter("Clips, training, ends") as progress,
+        init_distributed_quietly(options.device) as distributed,
+        meter("Clips and training") as progress,
     ):
         if steps:
             trainer = train_with_dagger(
                 out,
                 config,
-                plan,
-                sources,
+                options.training,
+                dagger,
                 distributed,
-                seconds=None if minutes is None else 60 * minutes,
                 cut=progress.update,
                 report=progress.log,
                 advanced=lambda step: progress.update(step, steps),
@@ -130,14 +104,19 @@ def train(
             finished = trainer.step >= steps
             network, metadata = trainer.averaged, trainer.metadata()
         else:
-            assert start is not None
-            network = read_network(start, config).to(distributed.device)
-            metadata = {"recipe": {"start": start, "seed": seed}}
+            assert dagger.start is not None
+            network = read_network(dagger.start, config).to(distributed.device)
+            metadata = {"recipe": {"start": dagger.start, "seed": seed}}
         if not distributed.is_main:
             return
         if finished and objects:
+            progress.restart("Presence training")
             dice = train_presence_on_sweeps(
-                out / "ends", volumes, network, objects, seed=seed, progress=progress.update
+                out / "ends",
+                dagger.volumes,
+                network,
+                options.presence.replace(seed=seed),
+                progress=progress.update,
             )
             progress.log(
                 f"held-out sweeps with unknown ends: Dice {dice['before']:.3f} before, "
@@ -149,7 +128,7 @@ def train(
         _plot(out)
     log("Weights", out / "model.safetensors")
     if not finished:
-        log("Next", "the same command goes on from here")
+        log("Next", "the same command continues the training")
 
 
 def _plot(out: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Self
 
 from napari_slmsam2.core.errors import ConfigError
@@ -21,6 +22,7 @@ def setting(
     maximum: float | None = None,
     unit: str | None = None,
     advanced: bool = False,
+    kind: type = int,
 ) -> Any:
     """A dataclass field that knows how to present itself.
 
@@ -37,6 +39,8 @@ def setting(
     unit : str, optional
     advanced : bool
         True for settings that a form hides at first.
+    kind : type
+        Of the values where the default is None.
     """
     return dataclasses.field(
         default=default,
@@ -48,6 +52,7 @@ def setting(
             "maximum": maximum,
             "unit": unit,
             "advanced": advanced,
+            "kind": kind,
         },
     )
 
@@ -65,7 +70,9 @@ class Settings:
 
     @staticmethod
     def _check(field: dataclasses.Field[Any], value: Any) -> None:
-        choices = field.metadata.get("choices")
+        if not field.metadata:
+            return  # a record within the record checks itself
+        choices, kind = field.metadata["choices"], field.metadata["kind"]
         if choices is not None and value not in choices:
             raise ConfigError(
                 f"setting {field.name}",
@@ -73,11 +80,13 @@ class Settings:
                 expected=" | ".join(str(c) for c in choices),
                 found=repr(value),
             )
-        if not _is_like(value, field.default):
+        if not _is_like(value, field.default, kind):
             raise ConfigError(
                 f"setting {field.name}",
                 "has the wrong type",
-                expected=_TYPE_NAMES[type(field.default)],
+                expected=f"{_TYPE_NAMES[kind]} or none"
+                if field.default is None
+                else _TYPE_NAMES[type(field.default)],
                 found=repr(value),
             )
         if not isinstance(value, Real):
@@ -132,19 +141,20 @@ _TYPE_NAMES = {
     float: "a number",
     str: "text",
     tuple: "whole numbers",
-    type(None): "a whole number or none",
+    bool: "true or false",
+    Path: "a path",
 }
 
 
-def _is_like(value: Any, default: Any) -> bool:
-    """Whether a value has the type of a default; None stands for an optional whole number."""
+def _is_like(value: Any, default: Any, kind: type = int) -> bool:
+    """Whether a value has the type of a default; None stands for an optional value of a kind."""
     if default is None:
-        return value is None or _is_like(value, 0)
+        return value is None or _is_like(value, kind())
     if isinstance(default, tuple):
         one = default[0] if default else 0
         return isinstance(value, tuple) and all(_is_like(v, one) for v in value)
-    if isinstance(value, bool):
-        return False
+    if isinstance(value, bool) or isinstance(default, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
     kinds = {int: Integral, float: Real}
     return isinstance(value, kinds.get(type(default), type(default)))
 

@@ -1,7 +1,8 @@
 """Training in several processes that a launcher such as ``torchrun`` has started.
 
-Every process draws the same batch, computes its own part of it, and adds its gradients to those of
-the others; then all take the same step. The result is that of one process with the same batch.
+Every process draws the same batch, computes its own part of it, and the gradients are summed; then
+all take the same step. The result is that of one process with the same batch. Not DDP: it averages
+over equal parts and needs every parameter in every step, here parts and parameters in use differ.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from napari_slmsam2.engine.device import choose_device
 
 T = TypeVar("T")
 
-_PATIENCE = timedelta(hours=12)
-"""The first process may cut clips or judge for long."""
+_TIMEOUT = timedelta(hours=12)
+"""The main process may cut clips or evaluate for long."""
 
 
 @dataclass(frozen=True, slots=True)
 class DistributedContext:
-    """The processes that train together; alone, there is one.
+    """The processes that train together; one without a launcher.
 
     Attributes
     ----------
@@ -43,16 +44,16 @@ class DistributedContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes, judges and speaks."""
+        """Whether this is the process that evaluates, writes and reports."""
         return self.rank == 0
 
     def part(self, n: int) -> list[int]:
-        """Which of ``n`` things this process does.
+        """The items of ``n`` that this process computes.
 
         Raises
         ------
         ConfigError
-            There are more processes than things.
+            There are more processes than items.
         """
         if n < self.size:
             raise ConfigError(
@@ -69,7 +70,7 @@ class DistributedContext:
         return summed
 
     def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Give every process the sum of the gradients of all."""
+        """Replace the gradients by their sum over all processes."""
         if self.size == 1:
             return
         trained = [p for p in parameters if p.requires_grad]
@@ -86,16 +87,16 @@ class DistributedContext:
             parameter.grad = part.view_as(parameter).clone()
 
     def broadcast(self, value: T) -> T:
-        """What the first process says."""
+        """The value of the main process."""
         if self.size == 1:
             return value
-        said: list[Any] = [value]
-        dist.broadcast_object_list(said, device=self.device)
-        found: T = said[0]
+        values: list[Any] = [value]
+        dist.broadcast_object_list(values, device=self.device)
+        found: T = values[0]
         return found
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
+        """Whether the flag is set in any process."""
         if self.size == 1:
             return flag
         return bool(self.total(torch.tensor(float(flag), device=self.device)) > 0)
@@ -103,7 +104,7 @@ class DistributedContext:
 
 @contextmanager
 def init_distributed(device: str = "auto") -> Iterator[DistributedContext]:
-    """Join the processes that a launcher started; without one, work alone.
+    """Join the processes that a launcher started; without a launcher there is one.
 
     Parameters
     ----------
@@ -119,7 +120,7 @@ def init_distributed(device: str = "auto") -> Iterator[DistributedContext]:
         chosen = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
         torch.cuda.set_device(chosen)
     backend = "nccl" if chosen.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=_PATIENCE)
+    dist.init_process_group(backend, timeout=_TIMEOUT)
     try:
         yield DistributedContext(dist.get_rank(), size, chosen)
     finally:

@@ -1,7 +1,7 @@
-"""Adapters: low-rank updates of the weights, in place of the weights, are trained.
+"""Adapters: low-rank updates are trained in place of the weights.
 
-LoRA (Hu et al., arXiv:2106.09685), here of every convolution and linear layer. What is judged and
-written is an ordinary network again, with the updates added to its weights.
+LoRA (Hu et al., arXiv:2106.09685), here of every convolution and linear layer. The network that is
+evaluated and written is an ordinary one, with the updates added to its weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class LowRankUpdate(nn.Module):
     rank : int
         Less where the matrix has less.
     generator : torch.Generator
-        Of the first values, on the CPU.
+        For the initial values, on the CPU.
     """
 
     def __init__(self, weight: Tensor, rank: int, generator: torch.Generator) -> None:
@@ -46,7 +46,7 @@ class LowRankUpdate(nn.Module):
 
 
 def add_adapters(network: nn.Module, rank: int, seed: int) -> None:
-    """Give every convolution and linear layer an update of low rank; it does as before.
+    """Give every convolution and linear layer a low-rank update, which is 0 at first.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def add_adapters(network: nn.Module, rank: int, seed: int) -> None:
 
 
 def merged(network: Network, base: Network) -> Network:
-    """The ordinary network that one with adapters stands for.
+    """The ordinary network with the updates of adapters added to its weights.
 
     Parameters
     ----------
@@ -86,10 +86,10 @@ def merged(network: Network, base: Network) -> Network:
 
 
 @torch.no_grad()
-def pull_back(network: nn.Module, base: nn.Module, share: float) -> None:
-    """Take everything that is trained a share of the way back to the base model.
+def decay_towards(network: nn.Module, base: nn.Module, share: float) -> None:
+    """Decay all trained weights towards the base model (decoupled L2-SP).
 
-    An update of low rank gets smaller by that share, and with it what the weight has moved.
+    A low-rank update shrinks by the share, and with it the distance of the weight to the base.
 
     Parameters
     ----------

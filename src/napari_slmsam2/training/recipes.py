@@ -1,15 +1,16 @@
-"""How a network is adapted: the named recipes."""
+"""Settings of `adapt`: the named recipes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from napari_slmsam2.core.config import Settings, setting
 from napari_slmsam2.core.errors import ConfigError
 
-#: Parts of a network by what they do, by its architecture; the rest is its image encoder, and of
-#: the window network its decoder.
+#: Prefixes of parameters by architecture; the rest is the image encoder and, in compact networks,
+#: the decoder.
 HEADS = {
     "window": ("heads.", "out.", "cue_scale.", "carried_weight", "structures"),
     "sam2": ("sam_mask_decoder.", "sam_prompt_encoder.", "obj_ptr_proj."),
@@ -37,9 +38,12 @@ MEMORY = {
     ),
 }
 
-#: How the names of what adapters train end, see `napari_slmsam2.training.lora`. What tells
-#: structures apart is new in an adapted network: it has no weights that could be updated.
+#: Suffixes of the parameters that adapters train, see `napari_slmsam2.training.lora`. The class
+#: embeddings are new in an adapted network: they have no weights to update.
 ADAPTERS = (".lora_a", ".lora_b", "structures")
+
+#: Keys in files of weights that differ from the name of the setting.
+FILE_KEYS = {"l2_sp": "pull", "evaluations": "judgements"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,57 +53,59 @@ class AdaptRecipe(Settings):
     Attributes
     ----------
     architecture : {"window", "sam2"}
-        Of the networks that it adapts.
+        Of the networks that the recipe adapts.
     base : str
-        The model that it starts from if no other is asked for.
+        Name of the default base model.
     file_size : int
-        Bytes that the adapted model may take on the disk.
+        Upper bound of the size of an adapted model, in bytes.
     """
 
     architecture: ClassVar[str] = "window"
     base: ClassVar[str] = "compact"
     file_size: ClassVar[int] = 2**26
 
-    name: str = setting("quick", "Recipe", "Its name, which the adapted model tells.")
+    name: str = setting("quick", "Recipe", "Name, which is kept in the adapted model.")
     source: str = setting(
         "volumes",
-        "Learns from",
-        "Labelled volumes, or the annotated slices of the open volume and stacks made from them.",
+        "Training data",
+        "Labelled volumes, or the annotated slices of one volume and pseudo-stacks made from them.",
         choices=("volumes", "seeds"),
     )
     minutes: float = setting(
-        5.0, "Time", "For everything: clips, training and judging.", minimum=0.05, unit="min"
+        5.0, "Time", "Of clips, training and evaluation together.", minimum=0.05, unit="min"
     )
-    steps: int = setting(400, "Steps", "Of the optimiser, at most.", minimum=2)
+    steps: int = setting(400, "Steps", "Optimiser steps, at most.", minimum=2)
     fewest_steps: int = setting(
         30,
         "Fewest steps",
-        "If not even these fit into the time, it is not started.",
+        "The shortest schedule; refused if it does not fit into a given time.",
         minimum=1,
         advanced=True,
     )
     batch_size: int = setting(16, "Batch", "Clips per step. Less needs less memory.", minimum=1)
-    clips: int = setting(256, "Clips", "Cut from the volumes, at most.", minimum=4)
+    clips: int = setting(256, "Clips", "Clips cut from the volumes, at most.", minimum=4)
     trained: str = setting(
         "all",
-        "What is trained",
-        "All of the network, its memories and heads, its heads, or adapters: updates of low rank "
-        "of all its weights.",
+        "Trained parts",
+        "The whole network, its memories and heads, its heads, or adapters: low-rank updates of "
+        "all its weights. Fewer parts change and forget less.",
         choices=("all", "memory+heads", "heads", "adapters"),
     )
-    rank: int = setting(8, "Rank", "Of the adapters.", minimum=1, advanced=True)
+    rank: int = setting(8, "Rank", "Rank of the adapters.", minimum=1, advanced=True)
     labels_are: str = setting(
         "auto",
         "Labels are",
-        "The same structures in all volumes, so that the network is told which one it follows, "
-        "or any objects of one kind, such as cells; auto: structures where there are two to five.",
+        "structures: each label is the same structure in all volumes and gets a class embedding. "
+        "objects: of one kind, such as cells. auto: structures where there are two to five labels.",
         choices=("auto", "structures", "objects"),
     )
-    learning_rate: float = setting(4e-4, "Learning rate", "Of AdamW at its highest.", minimum=1e-7)
-    pull: float = setting(
+    learning_rate: float = setting(
+        4e-4, "Learning rate", "Highest learning rate of AdamW.", minimum=1e-7
+    )
+    l2_sp: float = setting(
         0.002,
-        "Pull",
-        "Share of the way back to the base model that every weight goes after every step "
+        "Decay towards the base model",
+        "Share of its distance to the base model that every weight loses after every step "
         "(decoupled L2-SP), so that the network does not forget.",
         minimum=0,
         maximum=1,
@@ -108,21 +114,31 @@ class AdaptRecipe(Settings):
     average: float = setting(
         0.97,
         "Averaging",
-        "Decay of the running mean of the weights, which is what is judged and kept.",
+        "Decay of the moving average of the weights, which is evaluated and kept.",
         minimum=0,
         maximum=0.9999,
         advanced=True,
     )
-    judgements: int = setting(
-        6, "Judgements", "How often the held-out part is propagated on the way.", minimum=1
+    evaluations: int = setting(
+        6, "Evaluations", "Evaluations of the held-out part during training, at most.", minimum=1
     )
     patience: int = setting(
-        4, "Patience", "Stop after this many judgements without a better one.", minimum=1
+        4, "Patience", "Stop after this many evaluations without improvement.", minimum=1
     )
-    seed: int = setting(0, "Seed", "Of clips and training.", minimum=0, advanced=True)
+    seed: int = setting(0, "Seed", "Random seed of clips and training.", minimum=0, advanced=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values under the keys of files of weights."""
+        return {FILE_KEYS.get(name, name): value for name, value in super().to_dict().items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        names = {key: name for name, key in FILE_KEYS.items()}
+        return super().from_dict({names.get(key, key): v for key, v in values.items()})
 
     def trains(self, parameter: str) -> bool:
-        """Whether a parameter of the network, by its name, is trained."""
+        """Whether the parameter of this name is trained."""
         if self.trained == "all":
             return True
         if self.trained == "adapters":
@@ -142,20 +158,24 @@ class PaperRecipe(AdaptRecipe):
     file_size: ClassVar[int] = 2**30
 
     clip_slices: int = setting(8, "Clip", "Consecutive slices of a clip.", minimum=2, unit="slices")
-    most_labels: int = setting(3, "Labels", "Of a clip, at most.", minimum=1)
+    most_labels: int = setting(3, "Labels", "Labels of a clip, at most.", minimum=1)
     encoder_rate: float = setting(
-        3e-6, "Learning rate of the encoder", "Of its last layer.", minimum=0, advanced=True
+        3e-6,
+        "Learning rate of the encoder",
+        "Learning rate of its last layer.",
+        minimum=0,
+        advanced=True,
     )
     layer_decay: float = setting(
         0.9,
         "Layer decay",
-        "Every layer of the encoder's trunk learns slower than the next one by this factor.",
+        "Learning rate of a layer of the encoder's trunk over that of the next layer.",
         minimum=0.01,
         maximum=1,
         advanced=True,
     )
     weight_decay: float = setting(
-        0.1, "Weight decay", "Not of biases and norms.", minimum=0, advanced=True
+        0.1, "Weight decay", "Of all weights but biases and norms.", minimum=0, advanced=True
     )
     clip_norm: float = setting(
         0.1, "Gradient norm", "Gradients are clipped to it.", minimum=0, advanced=True
@@ -166,8 +186,8 @@ class PaperRecipe(AdaptRecipe):
     checkpointing: str = setting(
         "auto",
         "Gradient checkpointing",
-        "Computes parts twice instead of keeping them: about a third slower, with much less "
-        "memory. 'auto': where a step does not fit without.",
+        "Recompute activations in the backward pass instead of storing them: about a third slower, "
+        "with much less memory. auto: where a step does not fit otherwise.",
         choices=("auto", "on", "off"),
         advanced=True,
     )
@@ -185,9 +205,9 @@ RECIPES = {
             fewest_steps=10,
             clips=96,
             learning_rate=2e-4,
-            pull=0.01,
+            l2_sp=0.01,
             average=0.95,
-            judgements=4,
+            evaluations=4,
             patience=3,
         ),
         PaperRecipe(
@@ -198,9 +218,9 @@ RECIPES = {
             batch_size=1,
             clips=500,
             learning_rate=5e-6,
-            pull=0.0,
+            l2_sp=0.0,
             average=0.0,
-            judgements=10,
+            evaluations=10,
             patience=10,
         ),
     )
@@ -208,13 +228,13 @@ RECIPES = {
 
 ABOUT = {
     "quick": "One to five labelled volumes, minutes on a CPU: the compact network learns how the "
-    "objects go on and where they end.",
-    "this-volume": "The annotated slices of the open volume, and stacks made from them: about a "
-    "minute.",
+    "objects change from slice to slice and where they end.",
+    "this-volume": "The annotated slices of one volume, and pseudo-stacks made from them: about "
+    "two minutes on a CPU.",
     "paper": "SLM-SAM 2 as published: one to five labelled volumes train SAM 2.1 or SLM-SAM 2 on a "
     "graphics card.",
 }
-"""What the recipes are for, in words."""
+"""What every recipe is for."""
 
 
 def get_recipe(name: str) -> AdaptRecipe:

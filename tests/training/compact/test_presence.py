@@ -10,9 +10,9 @@ from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.compact.presence_gru import N_CLUES
 from napari_slmsam2.engine.compact.segmenter import CompactSegmenter
+from napari_slmsam2.training.compact.config import PresenceTrainingConfig
 from napari_slmsam2.training.compact.presence import (
     SHIFTS,
-    PresenceTrainingConfig,
     calibrate_presence,
     dice_of_sweeps,
     train_presence,
@@ -117,7 +117,7 @@ def object_that_ends(rng):
     return [WholeSweep(1, clues, pixels, pixels * there, pixels * there)]
 
 
-def test_it_learns_from_the_way_so_far_where_objects_end():
+def test_presence_training_uses_the_sweep_so_far():
     rng, net = np.random.default_rng(1), network(0.0)
     learned, others = ([object_that_ends(rng) for _ in range(n)] for n in (128, 32))
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -130,21 +130,21 @@ def test_it_learns_from_the_way_so_far_where_objects_end():
     assert all(name.startswith("ends.") for name in changed)
 
 
-def test_sweeps_are_made_once_and_the_end_is_the_same(tmp_path):
+def test_sweeps_are_made_once_and_training_is_reproducible(tmp_path):
     first, again = network(2.0), network(2.0)
-    told = []
+    plan, progress = PresenceTrainingConfig(objects=1), []
     scores = train_presence_on_sweeps(
-        tmp_path, None, first, 1, progress=lambda *now: told.append(now)
+        tmp_path, None, first, plan, progress=lambda *now: progress.append(now)
     )
-    assert told[-1] == (2, 2)
+    assert progress[-1] == (2, 2)
     assert set(scores) == {"before", "after"}
     made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
-    assert train_presence_on_sweeps(tmp_path, None, again, 1) == scores
+    assert train_presence_on_sweeps(tmp_path, None, again, plan) == scores
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")} == made
     for name, value in first.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], value)
     # Another network makes its own sweeps.
-    train_presence_on_sweeps(tmp_path, None, network(-2.0), 1)
+    train_presence_on_sweeps(tmp_path, None, network(-2.0), plan)
     assert len(list(tmp_path.rglob("*.npz"))) == 2 * len(made)
 
 

@@ -1,6 +1,7 @@
 """The trainer: it learns, stops and goes on exactly, and its clips come from real files."""
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -23,12 +24,19 @@ from napari_slmsam2.engine.features.optical_flow import optical_flow, warp
 from napari_slmsam2.engine.features.taper import find_taper
 from napari_slmsam2.engine.loading import ReadyModel
 from napari_slmsam2.session.session import SegmentationSession
-from napari_slmsam2.training.compact.rollout import LossWeights, roll_out, step_loss
-from napari_slmsam2.training.compact.trainer import Trainer, TrainingConfig, train
+from napari_slmsam2.training.compact.config import LossWeights, TrainingConfig
+from napari_slmsam2.training.compact.rollout import roll_out, step_loss
+from napari_slmsam2.training.compact.trainer import Trainer, train
 from napari_slmsam2.training.compact.validation import validate
 from napari_slmsam2.training.data.batch import RIM, Batch, make_batch, sampling_weights
 from napari_slmsam2.training.data.shards import read_shards, write_shards
-from napari_slmsam2.training.data.volumes import find_volumes, is_held_out
+from napari_slmsam2.training.data.volumes import (
+    Sampling,
+    draw_stack,
+    find_volumes,
+    is_held_out,
+    read_sampling,
+)
 
 CONFIG = CompactConfig(window_size=48, widths=(8, 8, 16, 16), memory_dim=16)
 CPU = torch.device("cpu")
@@ -185,7 +193,7 @@ def moving_ball():
     return (0.3 + 0.4 * mask + noise).astype(np.float32), mask
 
 
-def test_it_learns(clips):
+def test_the_loss_falls(clips):
     trainer = Trainer(CONFIG, plan(steps=60, learning_rate=3e-3), clips, CPU)
     before = validate(trainer.network, clips, CPU)
     losses = [trainer.advance()["loss"] for _ in range(60)]
@@ -195,7 +203,7 @@ def test_it_learns(clips):
     assert balanced[1] > balanced[0] + 0.1
 
 
-def test_what_no_clip_shows_is_not_judged(clips):
+def test_slices_beyond_the_clip_have_no_loss(clips):
     whole = clips["present"].all(1)
     assert whole.any()
     scores = validate(CompactNetwork(CONFIG), {k: v[whole] for k, v in clips.items()}, CPU)
@@ -203,7 +211,7 @@ def test_what_no_clip_shows_is_not_judged(clips):
     assert np.isfinite(scores["dice"])
 
 
-def test_it_goes_on_exactly_where_it_stopped(clips, tmp_path):
+def test_a_resumed_training_gives_the_same_weights(clips, tmp_path):
     whole = Trainer(CONFIG, plan(), clips, CPU)
     for _ in range(6):
         whole.advance()
@@ -258,10 +266,49 @@ def test_every_variant_trains(clips, changes):
     assert np.isfinite(trainer.advance()["loss"])
 
 
-def test_sets_are_drawn_as_often_as_they_weigh():
-    names = np.array(["synthetic"] * 90 + ["mr_sarcoma"] * 10)
-    chances = sampling_weights(names)
-    assert chances[:90].sum() == pytest.approx(2 / 3)
+def test_sets_are_drawn_in_proportion_to_their_weights():
+    names = np.array(["synthetic"] * 90 + ["mr_ball"] * 10)
+    assert sampling_weights(names, {})[:90].sum() == pytest.approx(1 / 2)
+    weights = {"synthetic": 6.0, "mr_ball": 3.0}
+    assert sampling_weights(names, weights)[:90].sum() == pytest.approx(2 / 3)
+
+
+def test_a_file_beside_the_volumes_gives_weights_and_limits_labels(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("mr_ball_001", "ct_ball_001"):
+        make_volume(tmp_path, name, rng)
+        path = tmp_path / name / "meta.json"
+        about = {str(label): {"mean_parts_per_slice": parts} for label, parts in LABELS.items()}
+        meta = json.loads(path.read_text()) | {"labels": about}
+        path.write_text(json.dumps(meta | {"suggested_eval_labels": list(LABELS)}))
+    assert read_sampling(None) == read_sampling(tmp_path) == Sampling()
+    limits = {"mr_ball": {"largest": 3, "most_parts_per_slice": 1.6}}
+    file = tmp_path / "sampling.json"
+    file.write_text(json.dumps({"weights": {"mr_ball": 3}, "labels": limits}))
+    assert read_sampling(tmp_path).weights == {"mr_ball": 3.0}
+    labels = {v.set_name: v.labels for v in find_volumes(tmp_path)}
+    assert labels == {"ct_ball": (1, 2, 500), "mr_ball": (1,)}
+    drawn = [draw_stack(sets(tmp_path), {"mr_ball": 0.0}, rng)[0] for _ in range(8)]
+    assert set(drawn) == {"ct_ball"}
+
+
+def sets(folder):
+    return {v.set_name: [replace(v, labels=(1,))] for v in find_volumes(folder)}
+
+
+LABELS = {1: 1.0, 2: 2.5, 500: 1.0}
+"""Mean number of parts per slice of every label."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "{}", '{"weights": 3}', '{"weights": {"a": "b"}}', '{"weights": {"a": -1}}',
+     '{"weights": {}, "labels": {"a": {"unknown": 1}}}'],
+)  # fmt: skip
+def test_a_broken_file_of_sampling_weights_is_refused(tmp_path, text):
+    (tmp_path / "sampling.json").write_text(text)
+    with pytest.raises(InputError, match=r"sampling\.json"):
+        read_sampling(tmp_path)
 
 
 def make_volume(folder, name, rng):

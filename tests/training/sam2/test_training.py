@@ -27,13 +27,13 @@ from napari_slmsam2.training.recipes import PaperRecipe, get_recipe
 from napari_slmsam2.training.sam2.clips import ClipSampler
 from napari_slmsam2.training.sam2.prompts import correction, draw_kind, first_clicks
 from napari_slmsam2.training.sam2.rollout import Answer, answer_loss, clip_loss, roll_out
-from napari_slmsam2.training.sam2.trainer import MemoryTrainer, groups_of
+from napari_slmsam2.training.sam2.trainer import Sam2Trainer, groups_of
 
 CPU = torch.device("cpu")
 PAPER = get_recipe("paper")
 assert isinstance(PAPER, PaperRecipe)
 SHORT = PAPER.replace(
-    minutes=30.0, steps=4, fewest_steps=1, judgements=2, clip_slices=4, corrections=1,
+    minutes=30.0, steps=4, fewest_steps=1, evaluations=2, clip_slices=4, corrections=1,
     learning_rate=2e-3, encoder_rate=1e-3, checkpointing="off",
 )  # fmt: skip
 
@@ -73,7 +73,7 @@ def trainer_of(base, drawer, recipe=SHORT, **options):
     network = SliceNetwork(TINY)
     network.load_state_dict(base.network.state_dict())
     given = {"steps": 20, "batch_size": 1, "distributed": DistributedContext(), **options}
-    return MemoryTrainer(network, recipe, drawer, **given)
+    return Sam2Trainer(network, recipe, drawer, **given)
 
 
 def test_the_loss_of_one_clip_falls(base, drawer):
@@ -83,7 +83,7 @@ def test_the_loss_of_one_clip_falls(base, drawer):
     assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:8])
 
 
-def test_it_goes_on_exactly_and_alike_with_less_memory(base, drawer):
+def test_resuming_and_saving_memory_do_not_change_the_result(base, drawer):
     whole = trainer_of(base, drawer)
     for _ in range(3):
         whole.advance()
@@ -150,7 +150,7 @@ def test_from_scans_to_a_file_that_propagates(base, scans, tmp_path):
     np.testing.assert_array_equal(session.labels[..., 7] == 1, scans[0].mask(1, 7))
 
 
-def test_it_goes_on_from_a_checkpoint(base, scans, tmp_path):
+def test_an_adaptation_resumes_from_a_checkpoint(base, scans, tmp_path):
     unbroken = Adaptation(scans[:1], base, SHORT, device="cpu")
     unbroken.prepare()
     whole = unbroken.run()
@@ -158,7 +158,7 @@ def test_it_goes_on_from_a_checkpoint(base, scans, tmp_path):
     first = Adaptation(scans[:1], base, SHORT, device="cpu", checkpoint=checkpoint)
     first.prepare()
     seen = []
-    first.run(seen.append, lambda: any(p.done >= 3 for p in seen))
+    first.run(seen.append, lambda: any(p.step >= 3 for p in seen))
     second = Adaptation(scans[:1], base, SHORT, device="cpu", checkpoint=checkpoint)
     second.prepare()
     assert second.run().curve == whole.curve
@@ -244,7 +244,7 @@ def test_prompts_lie_where_they_should():
     assert correction(truth, truth, generator).labels.tolist() == [[1], [1]]
 
 
-def test_an_absent_object_is_judged_by_its_presence_alone():
+def test_an_absent_object_has_a_presence_loss_only():
     logits = torch.full((1, 3, 16, 16), 4.0)
     output = SliceOutput(logits[:, :1], torch.full((1, 1), 3.0), torch.zeros(1, 8), torch.ones(1))
     answer = Answer(logits, torch.ones(1, 3), output)

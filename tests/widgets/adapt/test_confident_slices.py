@@ -16,7 +16,7 @@ LABEL = 1
 
 
 @pytest.fixture
-def told(monkeypatch) -> list[str]:
+def messages(monkeypatch) -> list[str]:
     messages: list[str] = []
     monkeypatch.setattr("napari_slmsam2.widgets.adapt.panel.show_warning", messages.append)
     return messages
@@ -58,7 +58,7 @@ def test_it_is_a_choice_of_this_volume(adapt, bench):
     assert learned(adapt)[1] == set()
 
 
-def test_where_the_sweeps_disagree_nothing_is_learned(adapt, bench):
+def test_slices_on_which_sweeps_disagree_are_left_out(adapt, bench):
     bench.paint(10)
     bench.run()
     adapt.confident.setChecked(True)
@@ -68,7 +68,7 @@ def test_where_the_sweeps_disagree_nothing_is_learned(adapt, bench):
     assert there == confident | {3, 10}
 
 
-def test_what_a_person_contradicts_is_not_learned_before_it_is_run_again(adapt, bench):
+def test_slices_beside_a_changed_seed_are_left_out_until_the_next_run(adapt, bench):
     adapt.confident.setChecked(True)
     bench.paint(6, at=(4, 18))
     assert learned(adapt) == ({0, 1, 2, 3, 6}, {0, 1, 2})
@@ -91,7 +91,7 @@ def test_a_label_painted_over_another_one_makes_it_a_seed(adapt, bench):
     assert 2 not in pair.confident
 
 
-def test_a_run_that_was_undone_is_not_learned_from(adapt, bench):
+def test_slices_of_an_undone_run_are_left_out(adapt, bench):
     adapt.confident.setChecked(True)
     bench.panel.undo()
     assert learned(adapt) == ({3}, set())
@@ -99,12 +99,12 @@ def test_a_run_that_was_undone_is_not_learned_from(adapt, bench):
     assert len(learned(adapt)[1]) == 11
 
 
-def test_while_a_run_goes_on_it_is_refused_with_a_reason(adapt, bench, told):
+def test_during_a_run_confident_slices_are_refused(adapt, bench, messages):
     adapt.confident.setChecked(True)
     bench.segmenter.gate = threading.Event()
     bench.panel.propagate("all")
     adapt.go_button.click()
-    assert "not known while a run goes on" in told[0]
+    assert "not known during a run" in messages[0]
     assert not adapt.runner.running
     adapt.confident.setChecked(False)
     assert learned(adapt) == ({3}, set())
@@ -112,18 +112,18 @@ def test_while_a_run_goes_on_it_is_refused_with_a_reason(adapt, bench, told):
     bench.finish()
 
 
-def test_it_is_told_before_and_in_the_file(adapt, bench, qtbot, tmp_path, monkeypatch):
+def test_their_number_is_shown_and_kept_in_the_file(adapt, bench, qtbot, tmp_path, monkeypatch):
     changed = recipes.RECIPES["this-volume"].replace(
-        minutes=20.0, clips=8, steps=4, fewest_steps=1, judgements=1, learning_rate=6e-3,
+        minutes=20.0, clips=8, steps=4, fewest_steps=1, evaluations=1, learning_rate=6e-3,
         batch_size=4,
     )  # fmt: skip
     monkeypatch.setitem(recipes.RECIPES, "this-volume", changed)
     adapt.confident.setChecked(True)
     adapt.estimate_button.click()
     qtbot.waitUntil(lambda: not adapt.runner.running, timeout=60_000)
-    assert "Confident slices that are learned from: 11." in adapt.estimate.text()
+    assert "Confident slices that are trained on: 11." in adapt.estimate.text()
     job = adapt.runner._prepared[1].job
-    runs = {(x.first, x.last) for x in job._course.training_objects}
+    runs = {(x.first, x.last) for x in job._data_split.training_objects}
     assert runs == {(3, 3), (0, 11)}
     report = job.run()
     path = job.save(tmp_path / "mine.safetensors", as_improved(report))
@@ -132,12 +132,12 @@ def test_it_is_told_before_and_in_the_file(adapt, bench, qtbot, tmp_path, monkey
     assert '"confident":{"1":[0,1,2,4,5,6,7,8,9,10,11]}' in noted.replace("\\", "")
 
 
-def test_without_a_run_it_says_that_there_is_nothing(adapt, bench, qtbot):
+def test_without_a_run_the_panel_reports_that_there_are_none(adapt, bench, qtbot):
     bench.panel.undo()
     adapt.confident.setChecked(True)
     adapt.estimate_button.click()
     adapt.cancel_button.click()
     qtbot.waitUntil(lambda: not adapt.runner.running, timeout=60_000)
     assert adapt._about_confident() == [
-        "No confident slices are known: propagate in the panel Annotate before."
+        "No confident slices are known: propagate in the panel Annotate first."
     ]

@@ -27,7 +27,6 @@ from tests.labelled_files import SHAPE, make_image, make_labels, write_base, wri
 from napari_slmsam2.training import recipes
 from napari_slmsam2.training.adapt import base_models
 from napari_slmsam2.widgets import AdaptWidget, AnnotateWidget
-from napari_slmsam2.widgets.adapt import view
 from napari_slmsam2.widgets.adapt.curve import scale
 from napari_slmsam2.widgets.adapt.preview import part_of
 
@@ -47,25 +46,25 @@ def small(monkeypatch) -> None:
     """Recipes of a few steps, that learn fast."""
     for name, recipe in recipes.RECIPES.items():
         changed = recipe.replace(
-            minutes=20.0, clips=16, steps=8, fewest_steps=1, judgements=2, learning_rate=6e-3,
+            minutes=20.0, clips=16, steps=8, fewest_steps=1, evaluations=2, learning_rate=6e-3,
             batch_size=4,
         )  # fmt: skip
         monkeypatch.setitem(recipes.RECIPES, name, changed)
 
 
 @pytest.fixture
-def told(monkeypatch) -> list[str]:
-    """What the window tells in napari's notifications."""
-    messages: list[str] = []
+def messages(monkeypatch) -> list[str]:
+    """The messages in napari's notifications."""
+    shown: list[str] = []
     for module in ("panel", "models"):
         for name in ("show_error", "show_warning", "show_info"):
             path = f"napari_slmsam2.widgets.adapt.{module}.{name}"
-            monkeypatch.setattr(path, messages.append, raising=False)
-    return messages
+            monkeypatch.setattr(path, shown.append, raising=False)
+    return shown
 
 
 @pytest.fixture
-def adapt(viewer, qtbot, folder, small, told):
+def adapt(viewer, qtbot, folder, small, messages):
     """The window beside a labelled scan, about to start from the small base model."""
     return open_window(viewer, qtbot)
 
@@ -104,7 +103,7 @@ def test_a_labelled_scan_becomes_a_model_that_annotate_offers(adapt, viewer, qtb
     assert not adapt.go_button.isEnabled()
     finish(adapt, qtbot)
     assert [part.isHidden() for part in empty] == [True, False, False, False]
-    assert "8 steps in about" in adapt.estimate.text()
+    assert "for 8 steps" in adapt.estimate.text()
     assert "one end of every object" in adapt.estimate.text()
     assert [step for step, _ in adapt.curve.losses] == list(range(1, 9))
     assert [step for step, _ in adapt.curve.dice] == [0, 4, 8]
@@ -121,42 +120,62 @@ def test_a_labelled_scan_becomes_a_model_that_annotate_offers(adapt, viewer, qtb
     assert adapt.name.text() == "knee-scan-quick-2"
     assert not [f for f in folder.iterdir() if f.name.startswith(".")]
     annotate.model.choose("knee-scan-quick")
-    assert "all steps were made" in adapt.status.text()
+    assert "all steps are done" in adapt.status.text()
     assert "Adapted from base to 1 volume" in annotate.model._about.text()
 
 
 def test_an_estimate_is_made_first_and_used(adapt, qtbot, folder):
     adapt.estimate_button.click()
     finish(adapt, qtbot)
-    assert "8 steps in about" in adapt.estimate.text()
+    assert "for 8 steps" in adapt.estimate.text()
     assert "Press Adapt" in adapt.status.text()
     assert [f.name for f in folder.iterdir()] == ["base.safetensors"]
-    assert [step for step, _ in adapt.curve.dice] == [0]
+    assert not adapt.curve.dice
     job = adapt.runner._prepared[1].job
     adapt.name.setText("other")
     adapt.go_button.click()
     stages = set()
-    adapt.runner.progressed.connect(lambda told: stages.add(getattr(told, "stage", "")))
+    adapt.runner.progressed.connect(lambda progress: stages.add(getattr(progress, "stage", "")))
     finish(adapt, qtbot)
-    assert stages == {"training", "judging"}
+    assert stages == {"clips", "evaluation", "training"}
     assert job._run.trainer.step == 8
     assert (folder / "other.safetensors").is_file()
 
 
-def test_labels_painted_after_the_estimate_are_learned(adapt, viewer, qtbot):
+def test_adapt_pressed_during_the_estimate_follows_it(adapt, qtbot, folder):
+    adapt.estimate_button.click()
+    assert adapt.go_button.isEnabled()
+    adapt.go_button.click()
+    assert not adapt.go_button.isEnabled()
+    assert "adapting follows" in adapt.status.text()
+    qtbot.waitUntil(lambda: "all steps" in adapt.status.text(), timeout=60_000)
+    assert (folder / "knee-scan-quick.safetensors").is_file()
+
+
+def test_evaluations_show_their_progress(adapt, qtbot):
+    shown = []
+    adapt.runner.progressed.connect(lambda _: shown.append(adapt.status.text()))
+    adapt.go_button.click()
+    finish(adapt, qtbot)
+    for model in ("base model", "model after 4 steps", "model after 8 steps"):
+        shares = {text for text in shown if text.startswith(f"Evaluating the {model}: ")}
+        assert len(shares) > 2
+
+
+def test_labels_painted_after_the_estimate_are_trained_on(adapt, viewer, qtbot):
     adapt.estimate_button.click()
     finish(adapt, qtbot)
     viewer.layers["knee"].data[12, 12, 8] = 2
     stages = set()
-    adapt.runner.progressed.connect(lambda told: stages.add(getattr(told, "stage", "")))
+    adapt.runner.progressed.connect(lambda progress: stages.add(getattr(progress, "stage", "")))
     adapt.go_button.click()
-    qtbot.waitUntil(lambda: "trial" in stages, timeout=60_000)
+    qtbot.waitUntil(lambda: "measuring" in stages, timeout=60_000)
     adapt.cancel_button.click()
     finish(adapt, qtbot)
 
 
 def test_cancel_keeps_the_best_so_far(adapt, qtbot, folder, monkeypatch):
-    changed = recipes.RECIPES["quick"].replace(steps=2000, judgements=500, patience=500)
+    changed = recipes.RECIPES["quick"].replace(steps=2000, evaluations=500, patience=500)
     monkeypatch.setitem(recipes.RECIPES, "quick", changed)
     adapt.go_button.click()
     best = lambda: max([d for _, d in adapt.curve.dice], default=0)  # noqa: E731
@@ -174,28 +193,30 @@ def test_cancelled_while_it_prepares_there_is_nothing_to_keep(adapt, qtbot, fold
     adapt.go_button.click()
     adapt.cancel_button.click()
     finish(adapt, qtbot)
-    assert "before there was anything to keep" in adapt.status.text()
+    assert "before there was a result" in adapt.status.text()
     assert [f.name for f in folder.iterdir()] == ["base.safetensors"]
 
 
 def test_got_worse_the_old_model_stays(adapt, qtbot, folder, monkeypatch):
-    changed = recipes.RECIPES["quick"].replace(pull=1.0, learning_rate=1e-7, steps=2)
+    changed = recipes.RECIPES["quick"].replace(l2_sp=1.0, learning_rate=1e-7, steps=2)
     monkeypatch.setitem(recipes.RECIPES, "quick", changed)
     adapt.go_button.click()
     finish(adapt, qtbot)
-    assert "the old model stays" in adapt.result.text()
+    assert "the base model is kept" in adapt.result.text()
     assert adapt.scores.rowCount() == 3
     assert [f.name for f in folder.iterdir()] == ["base.safetensors"]
 
 
-def test_what_does_not_fit_into_the_time_is_refused_with_a_reason(adapt, qtbot, told, monkeypatch):
+def test_what_does_not_fit_into_the_time_is_refused_with_a_reason(
+    adapt, qtbot, messages, monkeypatch
+):
     changed = recipes.RECIPES["quick"].replace(steps=10**6, fewest_steps=10**6)
     monkeypatch.setitem(recipes.RECIPES, "quick", changed)
-    adapt.minutes.setValue(0.2)
+    adapt.form.editors["minutes"].value = 0.2
     adapt.go_button.click()
     finish(adapt, qtbot)
     assert "does not fit into 0.2 min" in adapt.status.text()
-    assert "does not fit into 0.2 min" in told[0]
+    assert "does not fit into 0.2 min" in messages[0]
     assert adapt.go_button.isEnabled()
 
 
@@ -222,7 +243,7 @@ def test_pairs_of_files_and_of_layers(adapt, viewer, qtbot, tmp_path, folder, mo
     assert not adapt.go_button.isEnabled()
 
 
-def test_this_volume_learns_from_the_painted_slices_only(viewer, qtbot, folder, small, told):
+def test_this_volume_trains_on_the_painted_slices_only(viewer, qtbot, folder, small, messages):
     truth = make_labels(0)
     window = open_window(viewer, qtbot, np.zeros(SHAPE, np.uint8))
     annotate = AnnotateWidget(viewer)
@@ -242,12 +263,12 @@ def test_this_volume_learns_from_the_painted_slices_only(viewer, qtbot, folder, 
     assert np.flatnonzero(pair.labels.any((0, 1))).tolist() == [7]
     window.go_button.click()
     finish(window, qtbot)
-    assert "made stacks" in window.estimate.text()
+    assert "pseudo-stacks" in window.estimate.text()
     assert window.scores.rowCount() > 1
 
 
 @pytest.mark.parametrize("what", ["labels", "name", "grid", "empty"])
-def test_bad_input_is_told(adapt, viewer, qtbot, told, what):
+def test_bad_input_is_reported(adapt, viewer, qtbot, messages, what):
     if what == "labels":
         adapt.chosen.setText("1; 2")
     elif what == "name":
@@ -267,11 +288,11 @@ def test_bad_input_is_told(adapt, viewer, qtbot, told, what):
         "grid": "the shapes differ",
         "empty": "hold no label",
     }
-    assert expected[what] in told[0]
+    assert expected[what] in messages[0]
     assert adapt.go_button.isEnabled()
 
 
-def test_a_model_that_cannot_be_written_is_not_lost(adapt, qtbot, folder, told, monkeypatch):
+def test_a_model_that_cannot_be_written_is_not_lost(adapt, qtbot, folder, messages, monkeypatch):
     from napari_slmsam2.training.adapt import adaptation as training
 
     real = training.Adaptation.save
@@ -349,24 +370,18 @@ def test_every_control_has_a_tooltip_and_fits_320_pixels(adapt):
     assert adapt.minimumSizeHint().width() <= 320
 
 
-def test_every_recipe_says_what_it_is_for():
+def test_every_recipe_has_a_description():
     assert recipes.ABOUT.keys() == recipes.RECIPES.keys()
-    for name, titles in (
-        ("trained", view._TRAINED),
-        ("labels_are", view._LABELS_ARE),
-    ):
-        (field,) = (f for f in recipes.AdaptRecipe.fields() if f.name == name)
-        assert set(titles) == set(field.metadata["choices"])
 
 
-def test_labels_are_asked_about_where_it_matters(adapt):
+def test_the_kind_of_labels_can_be_chosen_where_it_matters(adapt):
     shown = {}
     for recipe in recipes.RECIPES:
         adapt.recipe.setCurrentIndex(adapt.recipe.findData(recipe))
-        shown[recipe] = not adapt.labels_are.isHidden()
+        shown[recipe] = adapt.form.editors["labels_are"].enabled
     assert shown == {"quick": True, "this-volume": False, "paper": False}
-    adapt.labels_are.setCurrentIndex(adapt.labels_are.findData("objects"))
-    assert adapt.read_recipe().labels_are == "objects"
+    adapt.form.editors["labels_are"].value = "objects"
+    assert adapt.read_recipe() == recipes.get_recipe("paper").replace(labels_are="objects")
 
 
 def test_only_what_a_recipe_can_adapt_is_offered(folder):

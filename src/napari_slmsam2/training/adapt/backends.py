@@ -1,14 +1,15 @@
-"""What an adaptation must know of a kind of network: clips, trainer, judging, file."""
+"""Fine-tuning backends: clips, trainer, evaluation and file of each network architecture."""
 
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.core.errors import ConfigError, DeviceMemoryError
@@ -19,98 +20,45 @@ from napari_slmsam2.engine.loading import LoadedNetwork
 from napari_slmsam2.engine.sam2.network import SliceNetwork
 from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
 from napari_slmsam2.engine.weights.checkpoints import save_weights
-from napari_slmsam2.training.adapt.estimate import TrialStep, free_memory, profile_steps
-from napari_slmsam2.training.adapt.evaluation import EvaluationResult, Evaluator, judge
+from napari_slmsam2.training.adapt.evaluation import (
+    EvaluationResult,
+    PresenceCalibrator,
+    count_visits,
+    evaluate,
+    measure_visit,
+    thin_labels,
+)
+from napari_slmsam2.training.adapt.measurement import TrialStep, free_memory, profile_steps
+from napari_slmsam2.training.adapt.protocols import (
+    Advanced,
+    FineTuningBackend,
+    Stop,
+)
+from napari_slmsam2.training.compact.config import TrainingConfig
 from napari_slmsam2.training.compact.export import release
-from napari_slmsam2.training.compact.trainer import Trainer, TrainingConfig
+from napari_slmsam2.training.compact.trainer import Trainer
 from napari_slmsam2.training.data.batch import Clips
-from napari_slmsam2.training.data.split import DataSplit, cut_training_clips
+from napari_slmsam2.training.data.split import DataSplit
+from napari_slmsam2.training.data.training_clips import ClipCutter
 from napari_slmsam2.training.distributed import DistributedContext
 from napari_slmsam2.training.lora import merged
 from napari_slmsam2.training.recipes import AdaptRecipe, PaperRecipe
 from napari_slmsam2.training.sam2.clips import ClipSampler
-from napari_slmsam2.training.sam2.trainer import MemoryTrainer
+from napari_slmsam2.training.sam2.trainer import Sam2Trainer
 
 _WARM_UP = 10
 
 MOST_STRUCTURES = 5
-"""Labels that are taken for structures where nobody says what they are."""
+"""Number of labels up to which they are taken as structures if the recipe does not specify it."""
 
 _BYTES_PER_PIXEL = 1900
-"""Of a slice of the input, kept for the backward pass in float32 (SLM-SAM 2 tiny, measured)."""
-
-Stop = Callable[[], bool]
-
-
-class AdaptTrainer(Protocol):
-    """A trainer, whatever it trains.
-
-    Attributes
-    ----------
-    step : int
-        Steps that were made.
-    network : nn.Module
-        What is trained.
-    averaged : nn.Module
-        What is judged and kept.
-    """
-
-    step: int
-    network: Any
-    averaged: Any
-
-    def advance(self) -> dict[str, float]:
-        """One step; its ``loss`` and other parts."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """Everything that is needed to go on."""
-        ...
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        ...
-
-
-class FineTuningBackend(Protocol):
-    """A kind of network in an adaptation."""
-
-    @property
-    def network(self) -> Any:
-        """The base model's, on the device; it is not changed."""
-        ...
-
-    def cut(self, exactly: int | None, is_enough: Callable[[int], bool]) -> int:
-        """Make the clips; returns how many there are."""
-        ...
-
-    def profile_steps(self) -> TrialStep:
-        """Time and memory of a step; see `napari_slmsam2.training.adapt.estimate.profile_steps`."""
-        ...
-
-    def trainer(self, steps: int) -> AdaptTrainer:
-        """A trainer that starts from the base model."""
-        ...
-
-    def candidate(self, network: Any) -> nn.Module:
-        """A network as it would be kept."""
-        ...
-
-    def judge(self, network: Any, should_stop: Stop) -> EvaluationResult | None:
-        """Scores on what is held out; None where it was stopped."""
-        ...
-
-    def write(
-        self, trainer: Any, weights: Mapping[str, Tensor], path: Path, metadata: Mapping[str, Any]
-    ) -> None:
-        """Write the weights of a candidate as one file."""
-        ...
+"""Activations per pixel of a slice for the backward pass in float32 (SLM-SAM 2 tiny, measured)."""
 
 
 def backend_of(
     base: LoadedNetwork, recipe: AdaptRecipe, data_split: DataSplit, distributed: DistributedContext
 ) -> FineTuningBackend:
-    """The kind of a base model.
+    """The backend of a base model.
 
     Raises
     ------
@@ -130,10 +78,10 @@ def backend_of(
     )
 
 
-def structures_of(recipe: AdaptRecipe, data_split: DataSplit) -> tuple[int, ...]:
-    """The labels that the network is told of."""
+def class_labels(recipe: AdaptRecipe, data_split: DataSplit) -> tuple[int, ...]:
+    """The labels that get a class embedding."""
     if recipe.source == "seeds":
-        return ()  # ends are not learned from single slices
+        return ()  # single slices do not show where a structure ends
     few = 1 < len(data_split.labels) <= MOST_STRUCTURES
     if recipe.labels_are == "structures" or (recipe.labels_are == "auto" and few):
         return data_split.labels
@@ -141,7 +89,7 @@ def structures_of(recipe: AdaptRecipe, data_split: DataSplit) -> tuple[int, ...]
 
 
 class CompactBackend:
-    """The compact network.
+    """Fine-tuning of the compact network.
 
     Parameters
     ----------
@@ -158,24 +106,41 @@ class CompactBackend:
         data_split: DataSplit,
         distributed: DistributedContext,
     ) -> None:
-        network = network.with_structures(structures_of(recipe, data_split))
+        network = network.with_structures(class_labels(recipe, data_split))
         assert isinstance(network.config, CompactConfig)
         self.network, self._config = network.to(distributed.device), network.config
-        self._recipe, self._data_split, self._distributed = recipe, data_split, distributed
-        self._examiner = Evaluator(data_split, distributed.device)
+        self._recipe, self._distributed = recipe, distributed
+        self._held_out = list(data_split.held_out_volumes)
+        self._calibrator = PresenceCalibrator(data_split, distributed.device)
+        self._cutter = ClipCutter(data_split, self.network, recipe.seed)
         self._clips: Clips = {}
 
-    def cut(self, exactly: int | None, is_enough: Callable[[int], bool]) -> int:
+    def measure_clip(self) -> float:
+        """See `FineTuningBackend.measure_clip`."""
+        started = time.perf_counter()
+        self._cutter.cut(1)
+        self._clips = self._cutter.clips()
+        return (time.perf_counter() - started) / len(self._cutter)
+
+    def cut(self, most: int, is_enough: Callable[[int], bool] = lambda n: False) -> int:
         """See `FineTuningBackend.cut`."""
-        recipe = self._recipe
-        self._clips = cut_training_clips(
-            self._data_split,
-            self.network,
-            exactly or recipe.clips,
-            recipe.seed,
-            is_enough=is_enough,
-        )
+        self._cutter.cut(most, is_enough)
+        self._clips = self._cutter.clips(most)
         return len(self._clips["set_names"])
+
+    def measure_visit(self, should_stop: Stop) -> float:
+        """See `FineTuningBackend.measure_visit`."""
+        return measure_visit(self._segmenter(self.network), self._held_out, should_stop)
+
+    def limit_visits(self, labels: int) -> None:
+        """See `FineTuningBackend.limit_visits`."""
+        self._held_out = thin_labels(self._held_out, labels)
+        self._calibrator.limit(labels)
+
+    @property
+    def visits(self) -> tuple[int, int]:
+        """See `FineTuningBackend.visits`."""
+        return count_visits(self._held_out), self._calibrator.n_slices
 
     def profile_steps(self) -> TrialStep:
         """See `FineTuningBackend.profile_steps`."""
@@ -189,16 +154,23 @@ class CompactBackend:
         """See `FineTuningBackend.trainer`."""
         return self._trainer(steps, self._recipe.batch_size)
 
-    def candidate(self, network: CompactNetwork) -> CompactNetwork:
-        """See `FineTuningBackend.candidate`."""
-        return self._examiner.calibrated(merged(network, self.network))
+    def candidate(
+        self, network: CompactNetwork, advanced: Advanced = lambda slices: None
+    ) -> CompactNetwork:
+        """See `FineTuningBackend.candidate`; the presence threshold is calibrated."""
+        ordinary = merged(network, self.network)
+        if not self._calibrator.n_slices:
+            return ordinary
+        return self._calibrator.calibrated(ordinary, advanced)
 
-    def judge(self, network: CompactNetwork, should_stop: Stop) -> EvaluationResult | None:
-        """See `FineTuningBackend.judge`."""
-        segmenter = CompactSegmenter(
-            network, name="adapting", device=self._distributed.device, dtype=torch.float32
-        )
-        return judge(segmenter, self._data_split.held_out_volumes, should_stop)
+    def evaluate(
+        self,
+        network: CompactNetwork,
+        should_stop: Stop = lambda: False,
+        advanced: Advanced = lambda slices: None,
+    ) -> EvaluationResult | None:
+        """See `FineTuningBackend.evaluate`."""
+        return evaluate(self._segmenter(network), self._held_out, should_stop, advanced)
 
     def write(
         self,
@@ -209,6 +181,11 @@ class CompactBackend:
     ) -> None:
         """See `FineTuningBackend.write`."""
         release(path, trainer.config, weights, {**trainer.metadata(), **metadata})
+
+    def _segmenter(self, network: CompactNetwork) -> CompactSegmenter:
+        return CompactSegmenter(
+            network, name="adapting", device=self._distributed.device, dtype=torch.float32
+        )
 
     def _trainer(self, steps: int, batch_size: int) -> Trainer:
         recipe, device = self._recipe, self._distributed.device
@@ -234,7 +211,7 @@ class CompactBackend:
 
 
 class Sam2Backend:
-    """SAM 2.1 and SLM-SAM 2.
+    """Fine-tuning of SAM 2.1 and SLM-SAM 2.
 
     Parameters
     ----------
@@ -252,28 +229,46 @@ class Sam2Backend:
         distributed: DistributedContext,
     ) -> None:
         self.network = network.to(distributed.device)
-        self._recipe, self._data_split, self._distributed = recipe, data_split, distributed
+        self._recipe, self._distributed = recipe, distributed
+        self._held_out = list(data_split.held_out_volumes)
         self._dtype = choose_dtype(distributed.device, image_size=network.config.image_size)
         self._clips = ClipSampler(
             data_split.training_objects, recipe, network.config.image_size, distributed.device
         )
         self._save_memory = recipe.checkpointing == "on"
 
-    def cut(self, exactly: int | None, is_enough: Callable[[int], bool]) -> int:
-        """Clips are drawn at every step; this only makes sure that there are some."""
+    def measure_clip(self) -> float:
+        """0: clips are drawn at every step. One is drawn here, to check that there are any."""
         self._clips.draw((self._recipe.seed,))
-        return 1
+        return 0.0
+
+    def cut(self, most: int, is_enough: Callable[[int], bool] = lambda n: False) -> int:
+        """Nothing to do: clips are drawn at every step."""
+        return most
+
+    def measure_visit(self, should_stop: Stop) -> float:
+        """See `FineTuningBackend.measure_visit`."""
+        return measure_visit(self._segmenter(self.network), self._held_out, should_stop)
+
+    def limit_visits(self, labels: int) -> None:
+        """See `FineTuningBackend.limit_visits`."""
+        self._held_out = thin_labels(self._held_out, labels)
+
+    @property
+    def visits(self) -> tuple[int, int]:
+        """See `FineTuningBackend.visits`."""
+        return count_visits(self._held_out), 0
 
     def profile_steps(self) -> TrialStep:
-        """See `FineTuningBackend.profile_steps`; parts are computed twice if it does not fit.
+        """See `FineTuningBackend.profile_steps`; activations are recomputed if that is needed.
 
         Raises
         ------
         DeviceMemoryError
-            Not even then it fits.
+            A step does not fit even then.
         """
         if self._distributed.device.type != "cuda":
-            self._foresee()  # a computer that runs out of memory may end the program
+            self._predict_memory()  # where main memory runs out the process may be killed
         try:
             return self._try()
         except DeviceMemoryError:
@@ -283,8 +278,8 @@ class Sam2Backend:
         self._save_memory = True
         return self._try()
 
-    def _foresee(self) -> None:
-        """Compute parts twice, or refuse, before anything is tried."""
+    def _predict_memory(self) -> None:
+        """Recompute activations, or refuse, before a step is tried."""
         size, free = self.network.config.image_size, free_memory(self._distributed.device)
         slices = self._recipe.clip_slices
         if self._recipe.checkpointing == "auto":
@@ -300,30 +295,39 @@ class Sam2Backend:
                 hint="Use a graphics card, or the recipe quick with a compact network.",
             )
 
-    def trainer(self, steps: int) -> MemoryTrainer:
+    def trainer(self, steps: int) -> Sam2Trainer:
         """See `FineTuningBackend.trainer`."""
         return self._trainer(steps, self._recipe.batch_size)
 
-    def candidate(self, network: SliceNetwork) -> SliceNetwork:
+    def candidate(
+        self, network: SliceNetwork, advanced: Advanced = lambda slices: None
+    ) -> SliceNetwork:
         """See `FineTuningBackend.candidate`."""
         return merged(network, self.network)
 
-    def judge(self, network: SliceNetwork, should_stop: Stop) -> EvaluationResult | None:
-        """See `FineTuningBackend.judge`."""
-        segmenter = NetworkSegmenter(
-            network, name="adapting", device=self._distributed.device, dtype=self._dtype
-        )
-        return judge(segmenter, self._data_split.held_out_volumes, should_stop)
+    def evaluate(
+        self,
+        network: SliceNetwork,
+        should_stop: Stop = lambda: False,
+        advanced: Advanced = lambda slices: None,
+    ) -> EvaluationResult | None:
+        """See `FineTuningBackend.evaluate`."""
+        return evaluate(self._segmenter(network), self._held_out, should_stop, advanced)
 
     def write(
         self,
-        trainer: MemoryTrainer,
+        trainer: Sam2Trainer,
         weights: Mapping[str, Tensor],
         path: Path,
         metadata: Mapping[str, Any],
     ) -> None:
-        """See `FineTuningBackend.write`; in full precision, for the steps are small."""
+        """See `FineTuningBackend.write`; in full precision, because the steps are small."""
         save_weights(path, weights, {"config": trainer.config.to_dict(), **metadata})
+
+    def _segmenter(self, network: SliceNetwork) -> NetworkSegmenter:
+        return NetworkSegmenter(
+            network, name="adapting", device=self._distributed.device, dtype=self._dtype
+        )
 
     def _try(self) -> TrialStep:
         return profile_steps(
@@ -332,8 +336,8 @@ class Sam2Backend:
             self._distributed.device,
         )
 
-    def _trainer(self, steps: int, batch_size: int) -> MemoryTrainer:
-        return MemoryTrainer(
+    def _trainer(self, steps: int, batch_size: int) -> Sam2Trainer:
+        return Sam2Trainer(
             copy.deepcopy(self.network),
             self._recipe,
             self._clips,

@@ -1,4 +1,4 @@
-"""How far an adaptation has come, in memory and in a checkpoint."""
+"""State of an adaptation, in memory and in a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from torch import Tensor, nn
 
 from napari_slmsam2.core.atomic_write import atomic_write
 from napari_slmsam2.core.errors import CheckpointError, OutputError
-from napari_slmsam2.training.adapt.backends import AdaptTrainer
 from napari_slmsam2.training.adapt.estimate import Estimate
 from napari_slmsam2.training.adapt.evaluation import EvaluationResult
+from napari_slmsam2.training.adapt.protocols import AdaptTrainer
 from napari_slmsam2.training.adapt.report import CurvePoint
 
 BETTER = 1e-4
-"""Of the held-out Dice, to count as better."""
+"""Smallest gain of held-out Dice that counts as better."""
 
 
 @dataclass(slots=True, eq=False)
 class AdaptRun:
-    """Everything that changes while it is trained.
+    """Everything that changes during training.
 
     Attributes
     ----------
     trainer : AdaptTrainer
     estimate : Estimate
     n_clips : int
-        That were cut.
+        Clips that were cut.
     before, best : EvaluationResult
-        Of the base model, and the best so far.
+        Scores of the base model, and the best so far.
     best_state : dict of str to Tensor
-        The weights of the latter.
+        Weights with the best scores.
     best_step : int
-        0 stands for the base model, with the threshold of presence set anew if that is better.
-    in_vain : int
-        Judgements since then.
+        0: the base model, with its presence threshold calibrated if that is better.
+    since_best : int
+        Evaluations since then.
     curve : tuple of CurvePoint
     loss_sum : float
-        Over ``loss_steps`` steps, since the last judgement.
+        Sum over ``loss_steps`` steps, since the last evaluation.
     loss_steps : int
     """
 
@@ -53,31 +53,31 @@ class AdaptRun:
     best: EvaluationResult
     best_state: dict[str, Tensor]
     best_step: int = 0
-    in_vain: int = 0
+    since_best: int = 0
     curve: tuple[CurvePoint, ...] = ()
     loss_sum: float = 0.0
     loss_steps: int = 0
 
     @property
     def seconds_left(self) -> float:
-        """As estimated before."""
+        """Of the remaining steps and evaluations, as estimated."""
         steps = self.estimate.steps - self.trainer.step
-        judgements = max(0, self.estimate.judgements - len(self.curve))
-        return steps * self.estimate.step_seconds + judgements * self.estimate.judge_seconds
+        evaluations = max(0, self.estimate.evaluations - len(self.curve))
+        return steps * self.estimate.step_seconds + evaluations * self.estimate.evaluation_seconds
 
-    def take(self, found: EvaluationResult, candidate: nn.Module) -> None:
-        """Note a judgement; keep the weights if they are the best so far."""
+    def add(self, found: EvaluationResult, candidate: nn.Module) -> None:
+        """Add an evaluation; keep the weights if they are the best so far."""
         loss = self.loss_sum / max(1, self.loss_steps)
         self.curve = (*self.curve, CurvePoint(self.trainer.step, loss, found.dice))
         self.loss_sum, self.loss_steps = 0.0, 0
         if is_better(found, self.best):
-            self.best, self.best_step, self.in_vain = found, self.trainer.step, 0
+            self.best, self.best_step, self.since_best = found, self.trainer.step, 0
             self.best_state = copied_state(candidate)
         else:
-            self.in_vain += 1
+            self.since_best += 1
 
     def to_state(self) -> dict[str, Any]:
-        """For a checkpoint, just after a judgement."""
+        """Plain values and tensors for a checkpoint, directly after an evaluation."""
         return {
             "estimate": asdict(self.estimate),
             "n_clips": self.n_clips,
@@ -85,45 +85,50 @@ class AdaptRun:
             "best": self.best.to_state(),
             "best_state": self.best_state,
             "best_step": self.best_step,
-            "in_vain": self.in_vain,
+            "since_best": self.since_best,
             "curve": [asdict(point) for point in self.curve],
             "trainer": self.trainer.state(),
         }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], trainer: AdaptTrainer) -> Self:
-        """The inverse of `to_state`; the trainer must be as it was made."""
+        """The inverse of `to_state`; takes a new trainer."""
         trainer.load_state(state["trainer"])
         return cls(
             trainer,
-            Estimate(**state["estimate"]),
+            read_estimate(state),
             state["n_clips"],
             EvaluationResult.from_state(state["before"]),
             EvaluationResult.from_state(state["best"]),
             state["best_state"],
             state["best_step"],
-            state["in_vain"],
+            state["since_best"],
             tuple(CurvePoint(**point) for point in state["curve"]),
         )
 
 
+def read_estimate(state: Mapping[str, Any]) -> Estimate:
+    """The estimate in a checkpoint."""
+    return Estimate(**state["estimate"])
+
+
 def is_better(found: EvaluationResult, than: EvaluationResult) -> bool:
-    """Whether the held-out Dice is higher by more than rounding."""
+    """Whether the held-out Dice is higher by more than `BETTER`."""
     return found.dice > than.dice + BETTER
 
 
 def copied_state(module: nn.Module) -> dict[str, Tensor]:
-    """The weights of a module, which do not change with it."""
+    """A copy of the weights of a module."""
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write what `read_checkpoint` reads: whole, or not at all.
+    """Write a checkpoint for `read_checkpoint`, completely or not at all.
 
     Raises
     ------
     OutputError
-        It cannot be written; what was there is as it was.
+        It cannot be written; an existing file is unchanged.
     """
     try:
         atomic_write(path, lambda file: torch.save(dict(state), file), overwrite=True)
@@ -132,12 +137,12 @@ def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path, key: str, device: torch.device) -> dict[str, Any]:
-    """Read a checkpoint of the adaptation with this key; no code in it is run.
+    """Read the checkpoint of the adaptation with this key; runs no code from it.
 
     Raises
     ------
     CheckpointError
-        It is none, is damaged, or is of another adaptation.
+        The file is no checkpoint, is damaged, or belongs to another adaptation.
     """
     try:
         state = torch.load(path, map_location=device, weights_only=True)
@@ -150,7 +155,7 @@ def read_checkpoint(path: Path, key: str, device: torch.device) -> dict[str, Any
         raise CheckpointError(
             str(path),
             "is the checkpoint of another adaptation",
-            expected="the same volumes, base model and recipe",
-            hint="Give these, or another path for the checkpoint.",
+            expected="the same volumes, base model, recipe and version of this package",
+            hint="Use these, or another path for the checkpoint.",
         )
     return dict(state)

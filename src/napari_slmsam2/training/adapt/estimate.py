@@ -1,191 +1,174 @@
-"""What a training will take on this device, measured by two trial steps."""
+"""The schedule of an adaptation: what fits into its time on this device."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
 
-import psutil
-import torch
-
-from napari_slmsam2.core.errors import ConfigError, DeviceMemoryError
-from napari_slmsam2.engine.device import is_out_of_memory
+from napari_slmsam2.core.errors import ConfigError
+from napari_slmsam2.training.adapt.measurement import Measurement
 from napari_slmsam2.training.recipes import AdaptRecipe
 
-JUDGING_SHARE = 0.3
-"""Of the time, at most."""
+CLIPS_SHARE = 0.25
+"""Share of the time for cutting clips, at most."""
 
-_SMALL_BATCH = 2
+EVALUATION_SHARE = 0.3
+"""Share of the time for evaluations during training, at most."""
+
 _MARGIN = 1.2
-_SAMPLE_S = 0.005
+"""Over an estimated time, for what is suggested."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Time and memory of an adaptation.
+    """Schedule, time and memory of an adaptation.
 
     Attributes
     ----------
-    step_seconds, judge_seconds : float
-        One step; one propagation of everything that was held out.
+    clips, steps, evaluations : int
+        Of the schedule: at most those of the recipe, fewer where the time is short.
+    step_seconds, evaluation_seconds : float
+        One step; one evaluation of the held-out part.
     memory : int
-        Bytes that a step needs beside what is used already.
-    steps : int
-        That fit into the time.
-    judgements : int
+        Bytes that a step needs in addition to what is in use.
     seconds : float
-        From now on, for all of them.
+        From now on, for all of it.
+    limit_seconds : float
+        Training stops when this time has passed since the beginning.
+    notes : tuple of str
+        How the schedule differs from the recipe.
     """
 
-    step_seconds: float
-    judge_seconds: float
-    memory: int
+    clips: int
     steps: int
-    judgements: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class TrialStep:
-    """Time and memory of one step."""
-
-    seconds: float
+    evaluations: int
+    step_seconds: float
+    evaluation_seconds: float
     memory: int
+    seconds: float
+    limit_seconds: float
+    notes: tuple[str, ...] = ()
 
 
-def profile_steps(
-    step: Callable[[int], object], batch_size: int, device: torch.device
-) -> TrialStep:
-    """A step with two clips, and one with all if the first one lets hope that it fits.
-
-    Parameters
-    ----------
-    step : callable
-        ``step(batch_size)`` makes one.
-    batch_size : int
-    device : torch.device
-
-    Raises
-    ------
-    DeviceMemoryError
-        A step does not fit into the memory.
-    """
-    small = min(_SMALL_BATCH, batch_size)
-    first = _measured(step, small, device)
-    needed = int(_MARGIN * first.memory * batch_size / small)
-    free = free_memory(device)
-    if needed > free:
-        raise _too_large(device, batch_size, f"about {needed / 2**30:.2g} GiB", free)
-    return _measured(step, batch_size, device)
-
-
-def plan_time(
-    recipe: AdaptRecipe, trial: TrialStep, judge_seconds: float, elapsed: float
+def plan_schedule(
+    recipe: AdaptRecipe, measured: Measurement, elapsed: float, *, fixed_time: bool = True
 ) -> Estimate:
-    """How many steps fit into the time of a recipe.
+    """The schedule of a recipe that fits into its time.
+
+    Clips, evaluations and steps are reduced in this order of preference: a quarter of the time for
+    clips, 30 % for evaluations, the rest for steps.
 
     Parameters
     ----------
     recipe : AdaptRecipe
-    trial : TrialStep
-    judge_seconds : float
+    measured : Measurement
     elapsed : float
-        Seconds that are gone already.
+        Seconds that have passed already.
+    fixed_time : bool
+        Refuse what does not fit. False: the shortest schedule takes longer where it has to.
 
     Raises
     ------
     ConfigError
-        Not even the fewest steps fit.
+        Not even the shortest schedule fits, and the time is fixed.
     """
-    left = 60 * recipe.minutes - elapsed
-    judgements = recipe.judgements
-    if judge_seconds > 0:
-        judgements = max(1, min(judgements, int(JUDGING_SHARE * left / judge_seconds)))
-    steps = int((left - judgements * judge_seconds) / max(trial.seconds, 1e-9))
-    if steps < recipe.fewest_steps:
-        whole = elapsed + recipe.fewest_steps * trial.seconds + judge_seconds
+    limit = 60 * recipe.minutes
+    left = limit - elapsed - measured.base_seconds
+    fewest_clips = min(recipe.clips, recipe.batch_size)
+    clips = _within(CLIPS_SHARE * left, measured.clip_seconds, fewest_clips, recipe.clips)
+    rest = left - clips * measured.clip_seconds
+    evaluations, steps = _fit_training(recipe, measured, rest)
+    fewest_steps = min(recipe.fewest_steps, recipe.steps)
+    if steps < fewest_steps:
+        clips, evaluations, steps = fewest_clips, 1, fewest_steps
+    needed = elapsed + _seconds(measured, clips, steps, evaluations)
+    if needed > limit and fixed_time:
+        minutes = needed / 60 * _MARGIN
         raise ConfigError(
             f"recipe {recipe.name}",
             f"does not fit into {recipe.minutes:g} min on this device",
-            expected=f"at least {recipe.fewest_steps} steps, which take about "
-            f"{whole / 60:.1f} min with clips and judging",
-            found=f"time for {max(0, steps)}",
-            hint="Allow more time, take a smaller batch or another device.",
+            expected=f"time for at least {steps} steps, {clips} clips and two evaluations",
+            found=f"about {needed / 60:.1f} min for these",
+            hint=f"Allow {minutes:.1f} min, use fewer clips per step (batch), fewer labels, a "
+            "smaller volume or a faster device.",
         )
-    steps = min(steps, recipe.steps)
-    judgements = min(judgements, steps)
-    seconds = steps * trial.seconds + judgements * judge_seconds
-    return Estimate(trial.seconds, judge_seconds, trial.memory, steps, judgements, seconds)
+    estimate = Estimate(
+        clips=clips,
+        steps=steps,
+        evaluations=min(evaluations, steps),
+        step_seconds=measured.step_seconds,
+        evaluation_seconds=measured.evaluation_seconds,
+        memory=measured.memory,
+        seconds=_seconds(measured, clips, steps, min(evaluations, steps)),
+        limit_seconds=limit if needed <= limit else _MARGIN * needed,
+    )
+    return replace(estimate, notes=_differences(recipe, estimate, needed))
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that are free for a step."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+def plan_training(
+    recipe: AdaptRecipe, estimate: Estimate, evaluation_seconds: float, elapsed: float
+) -> Estimate:
+    """Steps and evaluations for the time that is left once the base model has been evaluated.
 
-
-def _measured(step: Callable[[int], object], batch_size: int, device: torch.device) -> TrialStep:
-    with _Peak(device) as peak:
-        started = time.perf_counter()
-        try:
-            step(batch_size)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            needed, free = "more", free_memory(device)
-            raise _too_large(device, batch_size, needed, free) from error
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds = time.perf_counter() - started
-    return TrialStep(seconds, peak.grown)
-
-
-def _too_large(device: torch.device, batch_size: int, needed: str, free: int) -> DeviceMemoryError:
-    return DeviceMemoryError(
-        f"device {device}",
-        f"has too little memory to train with {batch_size} clips at a time",
-        expected=needed,
-        found=f"{free / 2**30:.2g} GiB free",
-        hint="Take a smaller batch, close other programs, or choose another device.",
+    Parameters
+    ----------
+    recipe : AdaptRecipe
+    estimate : Estimate
+    evaluation_seconds : float
+        As measured.
+    elapsed : float
+        Seconds that have passed already.
+    """
+    measured = Measurement(0.0, estimate.step_seconds, 0.0, evaluation_seconds, estimate.memory)
+    evaluations, steps = _fit_training(recipe, measured, estimate.limit_seconds - elapsed)
+    steps = max(steps, min(recipe.fewest_steps, recipe.steps))
+    evaluations = min(evaluations, steps)
+    planned = replace(
+        estimate,
+        steps=steps,
+        evaluations=evaluations,
+        evaluation_seconds=evaluation_seconds,
+        seconds=_seconds(measured, 0, steps, evaluations),
+    )
+    longer = estimate.limit_seconds > 60 * recipe.minutes
+    return replace(
+        planned, notes=_differences(recipe, planned, elapsed + planned.seconds if longer else 0.0)
     )
 
 
-class _Peak:
-    """By how much the memory in use grows at most."""
+def _fit_training(recipe: AdaptRecipe, measured: Measurement, left: float) -> tuple[int, int]:
+    """Evaluations and steps that fit into the time left, in seconds."""
+    one = measured.evaluation_seconds
+    evaluations = _within(EVALUATION_SHARE * left, one, 1, recipe.evaluations)
+    return evaluations, _within(left - evaluations * one, measured.step_seconds, 0, recipe.steps)
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._process = psutil.Process()
-        self._done = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
-        self._before = self._most = 0
 
-    def __enter__(self) -> Self:
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-            self._before = torch.cuda.memory_allocated(self._device)
-        else:
-            self._before = self._most = self._process.memory_info().rss
-            self._watcher.start()
-        return self
+def _within(seconds: float, each: float, fewest: int, most: int) -> int:
+    """How many fit into a time, within bounds."""
+    return max(fewest, min(most, int(seconds / max(each, 1e-9))))
 
-    def __exit__(self, *error: object) -> None:
-        if self._device.type == "cuda":
-            self._most = torch.cuda.max_memory_allocated(self._device)
-        else:
-            self._done.set()
-            self._watcher.join()
 
-    @property
-    def grown(self) -> int:
-        return self._most - self._before
+def _seconds(measured: Measurement, clips: int, steps: int, evaluations: int) -> float:
+    return (
+        measured.base_seconds
+        + clips * measured.clip_seconds
+        + steps * measured.step_seconds
+        + evaluations * measured.evaluation_seconds
+    )
 
-    def _watch(self) -> None:
-        while True:
-            self._most = max(self._most, self._process.memory_info().rss)
-            if self._done.wait(_SAMPLE_S):
-                return
+
+def _differences(recipe: AdaptRecipe, estimate: Estimate, needed: float) -> tuple[str, ...]:
+    """How a schedule differs from its recipe, as text."""
+    planned = {
+        "clips": (estimate.clips, recipe.clips),
+        "steps": (estimate.steps, recipe.steps),
+        "evaluations": (estimate.evaluations, min(recipe.evaluations, recipe.steps)),
+    }
+    fewer = [f"{n} of {most} {name}" for name, (n, most) in planned.items() if n < most]
+    if needed > 60 * recipe.minutes:
+        return (
+            f"this device needs about {needed / 60:.1f} min instead of {recipe.minutes:g} min, "
+            f"even for {', '.join(fewer) or 'the shortest schedule'}",
+        )
+    if fewer:
+        return (f"shortened to fit into {recipe.minutes:g} min: {', '.join(fewer)}",)
+    return ()

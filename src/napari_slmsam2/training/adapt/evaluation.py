@@ -1,9 +1,10 @@
-"""How good a network is on what was held out, by propagating it as a run would."""
+"""Evaluation of a network on the held-out part, propagated as in a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.events import Finished, FinishReason, SliceSegmented
-from napari_slmsam2.core.plan import find_gaps
+from napari_slmsam2.core.plan import BACKWARD, FORWARD, Gap, find_gaps
 from napari_slmsam2.core.prompts import PromptSet, SlicePrompt
 from napari_slmsam2.core.segmenter import SliceSegmenter
 from napari_slmsam2.engine.compact.network import CompactNetwork
@@ -21,14 +22,24 @@ from napari_slmsam2.engine.propagation.result import PropagationInput
 from napari_slmsam2.evaluate import evaluate_labels
 from napari_slmsam2.evaluate.report import MEASURES
 from napari_slmsam2.training.compact.presence import calibrate_presence
-from napari_slmsam2.training.compact.presence_sweeps import WIDE, sweep_outward
+from napari_slmsam2.training.compact.presence_sweeps import (
+    WIDE,
+    outward_slices,
+    sweep_outward,
+)
 from napari_slmsam2.training.data.split import DataSplit, HeldOutVolume, thinned
 from napari_slmsam2.training.synthetic.stack import LabelledStack
 
 MOST_CALIBRATED = 6
 """Objects on which the threshold is set, evenly spaced; of fewer, several annotated slices."""
 
-JUDGED = ("dice", "nsd", "op_voxels")
+_OVERRUN = 8
+"""Slices that a sweep is expected to visit beyond the end of the object, at most."""
+
+_MEASURED_VISITS = 4
+_MEASURED_S = 4.0
+
+MEASURED = ("dice", "nsd", "op_voxels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +64,7 @@ class StructureScores:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Preview:
-    """The middle of what is compared of the first held-out label.
+    """One slice of the first held-out label, for a picture.
 
     Attributes
     ----------
@@ -69,7 +80,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EvaluationResult:
-    """Scores on all that was held out."""
+    """Scores on the held-out part."""
 
     structures: tuple[StructureScores, ...]
     preview: Preview | None = None
@@ -80,13 +91,13 @@ class EvaluationResult:
         return self.mean("dice")
 
     def mean(self, measure: str) -> float:
-        """Mean of a measure of `JUDGED`, over the structures for which it is defined."""
+        """Mean of a measure of `MEASURED`, over the structures for which it is defined."""
         values = np.array([getattr(s, measure) for s in self.structures], float)
         return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
     def to_dict(self) -> dict[str, float | None]:
         """The means, for JSON."""
-        means = {measure: self.mean(measure) for measure in JUDGED}
+        means = {measure: self.mean(measure) for measure in MEASURED}
         return {k: round(v, 4) if np.isfinite(v) else None for k, v in means.items()}
 
     def to_state(self) -> list[dict[str, float]]:
@@ -99,8 +110,8 @@ class EvaluationResult:
         return cls(tuple(StructureScores(**scores) for scores in state))
 
 
-class Evaluator:
-    """Sets the presence threshold of window networks.
+class PresenceCalibrator:
+    """Sets the presence threshold of compact networks on the objects that are trained on.
 
     Parameters
     ----------
@@ -110,99 +121,191 @@ class Evaluator:
 
     def __init__(self, data_split: DataSplit, device: torch.device) -> None:
         self._device = device
-        whole = [
-            training_object
-            for training_object in data_split.training_objects
-            if training_object.first < training_object.last
-        ]
-        if any(training_object.scan.seeds for training_object in data_split.training_objects):
-            whole = []
-        self._stacks = [
-            training_object.scan.stack(
-                training_object.label, training_object.first, training_object.last
-            )
-            for training_object in thinned(whole, MOST_CALIBRATED)
-        ]
+        objects = data_split.training_objects
+        # Objects must be known as a whole: the ends of made stacks do not predict true ends.
+        known = [] if any(x.scan.seeds for x in objects) else objects
+        whole = thinned([x for x in known if x.first < x.last], MOST_CALIBRATED)
+        stacks = [x.scan.stack(x.label, x.first, x.last) for x in whole]
+        each = max(1, MOST_CALIBRATED // max(1, len(stacks)))
+        self._sweeps = [(s, seed) for s in stacks for seed in _seeds_to_try(s, each)]
 
-    def calibrated(self, network: CompactNetwork) -> CompactNetwork:
-        """A copy with the threshold that suits the objects it learned from.
+    def limit(self, most: int) -> None:
+        """Use fewer objects, evenly spaced."""
+        self._sweeps = thinned(self._sweeps, most)
 
-        They must be known as a whole: ends of made stacks say nothing of true ones.
+    @property
+    def n_slices(self) -> int:
+        """Slices that one calibration visits; 0 where it changes nothing."""
+        return sum(
+            len(slices)
+            for stack, seed in self._sweeps
+            for slices in outward_slices(stack.mask, [seed])
+        )
+
+    def calibrated(
+        self, network: CompactNetwork, advanced: Callable[[int], object] = lambda slices: None
+    ) -> CompactNetwork:
+        """A copy with the threshold that is best on the sweeps.
+
+        Parameters
+        ----------
+        network : CompactNetwork
+        advanced : callable
+            Called with the number of slices visited after every object.
         """
         copy = CompactNetwork(network.config).to(self._device)
         copy.load_state_dict(network.state_dict())
-        each = max(1, MOST_CALIBRATED // max(1, len(self._stacks)))
-        objects = [
-            sweep_outward(copy, stack, [seed])
-            for stack in self._stacks
-            for seed in _telling_slices(stack, each)
-        ]
+        objects = []
+        for stack, seed in self._sweeps:
+            objects.append(sweep_outward(copy, stack, [seed]))
+            advanced(sum(len(one.found) for found in objects for one in found))
         calibrate_presence(copy, objects)
         return copy
 
 
-def _telling_slices(stack: LabelledStack, n: int) -> list[int]:
-    """The largest slice of an object, and others that somebody may annotate."""
+def _seeds_to_try(stack: LabelledStack, n: int) -> list[int]:
+    """The largest slice of an object, and others that a person may annotate."""
     areas = stack.mask.sum((1, 2))
     wide = [int(i) for i in np.flatnonzero(areas >= WIDE * areas.max())]
     return list(dict.fromkeys([int(areas.argmax()), *thinned(wide, n)]))[:n]
 
 
-def judge(
+def evaluate(
     segmenter: SliceSegmenter,
     held_out_volumes: Sequence[HeldOutVolume],
-    should_stop: Callable[[], bool] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    advanced: Callable[[int], object] = lambda slices: None,
 ) -> EvaluationResult | None:
-    """Propagate all held-out volumes and compare.
+    """Propagate all held-out volumes and compare with the truth.
+
+    Parameters
+    ----------
+    segmenter : SliceSegmenter
+    held_out_volumes : sequence of HeldOutVolume
+    should_stop : callable
+    advanced : callable
+        Called after every slice with the number of visits, see `count_visits`.
 
     Returns
     -------
-    Judgement or None
+    EvaluationResult or None
         None where it was stopped.
     """
     structures: list[StructureScores] = []
-    preview = None
+    preview, before = None, 0
     for number, held_out_volume in enumerate(held_out_volumes):
-        found = _propagate(segmenter, held_out_volume, should_stop)
-        if found is None:
+        propagation, visits = _Propagation(held_out_volume), count_visits([held_out_volume])
+        for share in propagation.slices(segmenter, should_stop):
+            advanced(before + int(share * visits))
+        if propagation.stopped:
             return None
+        before += visits
+        advanced(before)
         structures += [
-            StructureScores(number, label, **_scores(held_out_volume, found, label))
+            StructureScores(number, label, **_scores(held_out_volume, propagation.labels, label))
             for label in held_out_volume.seeds
         ]
-        preview = preview or _preview(held_out_volume, found)
+        preview = preview or _preview(held_out_volume, propagation.labels)
     return EvaluationResult(tuple(structures), preview)
 
 
-def _propagate(
+def measure_visit(
     segmenter: SliceSegmenter,
-    held_out_volume: HeldOutVolume,
-    should_stop: Callable[[], bool] | None,
-) -> npt.NDArray[np.integer] | None:
-    volume, labels, prompts = (
-        held_out_volume.volume,
-        np.zeros_like(held_out_volume.truth),
-        PromptSet(),
+    held_out_volumes: Sequence[HeldOutVolume],
+    should_stop: Callable[[], bool] = lambda: False,
+) -> float:
+    """Seconds for one label on one slice, measured on the first few slices of an evaluation."""
+    first = held_out_volumes[0]
+    label = next(iter(first.seeds))
+    one = replace(first, seeds={label: first.seeds[label]}, scored={label: first.scored[label]})
+    times: list[float] = []
+
+    def is_enough() -> bool:
+        slow = len(times) > 1 and times[-1] - times[0] > _MEASURED_S
+        return should_stop() or slow or len(times) > _MEASURED_VISITS
+
+    started = time.perf_counter()
+    for _ in _Propagation(one).slices(segmenter, is_enough):
+        times.append(time.perf_counter())
+    if len(times) < 2:
+        return time.perf_counter() - started
+    return (times[-1] - times[0]) / (len(times) - 1)
+
+
+def count_visits(held_out_volumes: Sequence[HeldOutVolume]) -> int:
+    """Visits of one label on one slice in an evaluation, if sweeps stop near the true ends."""
+    return sum(
+        _visits(volume, gap, direction)
+        for volume in held_out_volumes
+        for gap in _Propagation(volume).gaps
+        for direction in (FORWARD, BACKWARD)
+        if gap.swept(direction)
     )
-    for label, indices in held_out_volume.seeds.items():
-        for index in indices:
-            place = volume.slicer(index)
-            mask = np.asarray(held_out_volume.truth[place]) == label
-            prompts = prompts.with_prompt(SlicePrompt.from_mask(label, index, mask))
-            labels[place][mask] = label
-    task = PropagationInput(
-        volume,
-        held_out_volume.window,
-        prompts,
-        find_gaps(prompts, volume.n_slices),
-        lambda index: np.asarray(labels[volume.slicer(index)]),
-    )
-    for event in Propagator(segmenter, task, PropagationConfig()).propagate(should_stop):
-        if isinstance(event, SliceSegmented):
-            labels[volume.slicer(event.index)][event.bbox] = event.labels
-        elif isinstance(event, Finished) and event.reason is FinishReason.STOPPED:
-            return None
-    return labels
+
+
+def _visits(held_out_volume: HeldOutVolume, gap: Gap, direction: int) -> int:
+    length = gap.stop - gap.start + 1
+    if gap.closed:
+        return length
+    first, last = held_out_volume.extent_of(gap.label)
+    ahead = last - gap.start if direction == FORWARD else gap.stop - first
+    return max(1, min(length, ahead + 1 + _OVERRUN))
+
+
+def thin_labels(held_out_volumes: Sequence[HeldOutVolume], most: int) -> list[HeldOutVolume]:
+    """The held-out volumes with fewer labels, evenly spaced."""
+    every = [(number, label) for number, v in enumerate(held_out_volumes) for label in v.seeds]
+    kept = set(thinned(every, most))
+    fewer = []
+    for number, volume in enumerate(held_out_volumes):
+        labels = [label for label in volume.seeds if (number, label) in kept]
+        if labels:
+            seeds = {label: volume.seeds[label] for label in labels}
+            scored = {label: volume.scored[label] for label in labels}
+            fewer.append(replace(volume, seeds=seeds, scored=scored))
+    return fewer
+
+
+class _Propagation:
+    """A run on a held-out volume from its seeds.
+
+    Attributes
+    ----------
+    gaps : tuple of Gap
+    labels : ndarray of int, shape of the volume
+        Seeds and what has been found so far.
+    stopped : bool
+    """
+
+    def __init__(self, held_out_volume: HeldOutVolume) -> None:
+        self._held_out = held_out_volume
+        self._prompts = PromptSet()
+        self.stopped = False
+        self.labels = np.zeros_like(held_out_volume.truth)
+        for label, indices in held_out_volume.seeds.items():
+            for index in indices:
+                place = held_out_volume.volume.slicer(index)
+                mask = np.asarray(held_out_volume.truth[place]) == label
+                self._prompts = self._prompts.with_prompt(SlicePrompt.from_mask(label, index, mask))
+                self.labels[place][mask] = label
+        self.gaps = find_gaps(self._prompts, held_out_volume.volume.n_slices)
+
+    def slices(self, segmenter: SliceSegmenter, should_stop: Callable[[], bool]) -> Iterator[float]:
+        """Propagate; yields the share of the work done after every slice."""
+        volume = self._held_out.volume
+        task = PropagationInput(
+            volume,
+            self._held_out.window,
+            self._prompts,
+            self.gaps,
+            lambda index: np.asarray(self.labels[volume.slicer(index)]),
+        )
+        for event in Propagator(segmenter, task, PropagationConfig()).propagate(should_stop):
+            if isinstance(event, SliceSegmented):
+                self.labels[volume.slicer(event.index)][event.bbox] = event.labels
+                yield event.done / event.total
+            elif isinstance(event, Finished) and event.reason is FinishReason.STOPPED:
+                self.stopped = True
 
 
 def _scores(
@@ -230,18 +333,15 @@ def _scores(
         exclude={1: exclude},
     )
     scores = report.labels[0].scores
-    return {measure: MEASURES[measure](scores) for measure in JUDGED}
+    return {measure: MEASURES[measure](scores) for measure in MEASURED}
 
 
 def _preview(held_out_volume: HeldOutVolume, found: npt.NDArray[np.integer]) -> Preview:
+    """The middle one of the compared slices with the first label."""
     label, (first, last) = next(iter(held_out_volume.scored.items()))
-    there = [
-        i
-        for i in range(first, last + 1)
-        if i not in held_out_volume.seeds[label]
-        and (held_out_volume.truth[held_out_volume.volume.slicer(i)] == label).any()
-    ]
-    index = there[len(there) // 2] if there else (first + last) // 2
-    place = held_out_volume.volume.slicer(index)
-    image = held_out_volume.window.apply(held_out_volume.volume.take(index))
-    return Preview(image, held_out_volume.truth[place] == label, found[place] == label)
+    volume, truth = held_out_volume.volume, held_out_volume.truth
+    compared = [i for i in range(first, last + 1) if i not in held_out_volume.seeds[label]]
+    present = [i for i in compared if (truth[volume.slicer(i)] == label).any()]
+    index = present[len(present) // 2] if present else (first + last) // 2
+    place, image = volume.slicer(index), held_out_volume.window.apply(volume.take(index))
+    return Preview(image, truth[place] == label, found[place] == label)

@@ -1,33 +1,33 @@
-"""How an adaptation went."""
+"""The result of an adaptation."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from napari_slmsam2.training.adapt.evaluation import JUDGED, EvaluationResult
+from napari_slmsam2.training.adapt.evaluation import MEASURED, EvaluationResult
 
 WHY_STOPPED = {
-    "finished": "all steps were made",
-    "early": "it got no better any more",
+    "finished": "all steps are done",
+    "early": "the held-out Dice did not improve further",
     "time": "the time was up",
     "cancelled": "it was cancelled",
-    "nan": "the loss was not a number any more; the last good weights were kept",
-    "memory": "the memory ran out; the last good weights were kept",
+    "nan": "the loss is not a number; the last good weights are kept",
+    "memory": "the memory is exhausted; the last good weights are kept",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """One judgement on the way.
+    """One evaluation during training.
 
     Attributes
     ----------
     step : int
     loss : float
-        Mean of training since the judgement before.
+        Mean training loss since the previous evaluation.
     dice : float
-        Of what was held out.
+        On the held-out part.
     """
 
     step: int
@@ -37,26 +37,26 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdaptReport:
-    """What came of an adaptation.
+    """Result of an adaptation.
 
     Attributes
     ----------
     stopped : str
         A key of `WHY_STOPPED`.
     steps : int
-        That were made.
+        Optimiser steps.
     best_step : int
-        After which the kept weights were judged; 0 stands for the base model, with the threshold
-        of presence set anew if that is better.
+        Of the kept weights; 0: the base model, with its presence threshold calibrated if that is
+        better.
     seconds : float
     held_out : str
-        What was held out, in words.
+        What was held out, as text.
     before, after : EvaluationResult
-        Of the base model and of the kept weights. The latter were chosen on the same held-out
-        part, which flatters them a little.
+        Scores of the base model and of the kept weights. The latter were selected on the same
+        held-out part, which raises their scores a little.
     curve : tuple of CurvePoint
     notes : tuple of str
-        What was left out.
+        What was left out or shortened.
     """
 
     stopped: str
@@ -71,22 +71,24 @@ class AdaptReport:
 
     @property
     def improved(self) -> bool:
-        """Whether any weights were better than the base model on what was held out."""
+        """Whether the kept weights are better than the base model on the held-out part."""
         return self.after.dice > self.before.dice
 
     @property
     def verdict(self) -> str:
         """One sentence."""
-        measured = f"held-out Dice {self.before.dice:.3f} before"
+        before = self.before.dice
         if self.improved:
             after = f"after {self.best_step} steps"
             if not self.best_step:
-                after = "with the threshold of presence set for these volumes"
-            return f"Better: {measured}, {self.after.dice:.3f} {after}."
+                after = "with the presence threshold calibrated on these volumes"
+            return f"Better: held-out Dice {before:.3f} before, {self.after.dice:.3f} {after}."
         if not self.curve:
-            return f"Nothing was judged, because {WHY_STOPPED[self.stopped]}; keep the old model."
-        most = max(point.dice for point in self.curve)
-        return f"No better: {measured}, at best {most:.3f} after; keep the old model."
+            return f"No result: nothing was evaluated, because {WHY_STOPPED[self.stopped]}."
+        best = max(point.dice for point in self.curve)
+        return (
+            f"No better than before: held-out Dice {before:.3f} before, at most {best:.3f} after."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -96,7 +98,7 @@ class AdaptReport:
                 "label": old.label,
                 **{
                     measure: [_plain(getattr(old, measure)), _plain(getattr(new, measure))]
-                    for measure in JUDGED
+                    for measure in MEASURED
                 },
             }
             for old, new in zip(self.before.structures, self.after.structures, strict=True)

@@ -1,4 +1,4 @@
-"""From a trained network to a file of weights that any command and the window can use."""
+"""Writes a trained network as a file of weights for all commands and the window."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from napari_slmsam2.engine.weights.checkpoints import save_weights
 def release(
     path: Path, config: CompactConfig, weights: Mapping[str, Tensor], metadata: Mapping[str, Any]
 ) -> None:
-    """Write weights in half precision, with what they are and how they were made.
+    """Write weights in half precision with their configuration and metadata.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def release(
     config : CompactConfig
     weights : mapping of str to Tensor
     metadata : mapping
-        What else the file shall tell, values that JSON can hold.
+        Further metadata, values that JSON can hold.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""Learning where objects end, on whole sweeps with unknown ends.
+"""Presence training on whole sweeps with unknown ends.
 
-Clips are short and drawn near the ends of objects, so that their presence is learned at even odds
-and slice by slice. Along a real sweep most slices hold the object, and a wrong answer costs what it
-shows or hides.
+Clips are short and drawn near the ends of objects: they train presence with balanced classes and
+slice by slice. Along a real sweep most slices hold the object, and the cost of an error depends on
+the pixels that it shows or hides.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -20,46 +19,25 @@ from torch.nn import functional as F  # noqa: N812
 
 from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.compact.presence_gru import WIDTH
+from napari_slmsam2.training.compact.config import PresenceTrainingConfig
 from napari_slmsam2.training.compact.presence_sweeps import WholeSweep, dice_if_shown
 from napari_slmsam2.training.optimizer import make_adamw
 
 WORTH_SHOWING = 0.4
-"""Share of a found mask that must be true: showing it raises a Dice of 0.8, twice this."""
+"""Share of true pixels from which showing a mask raises a Dice of 0.8, which is twice this."""
 
 MOST_AT_STAKE = 4.0
-"""Weight of a slice against the others of its object in the cross entropy, at most."""
+"""Largest weight of a slice in the cross entropy, relative to the others of its object."""
 
 ENTROPY_SHARE = 0.2
-"""Of the cross entropy in the loss, beside the Dice of whole objects."""
+"""Weight of the cross entropy in the loss; the other part is the Dice of whole objects."""
 
 SHIFTS = np.arange(-3.0, 3.01, 0.25)
 
 AS_GOOD = 0.002
-"""Of mean Dice: the smallest shift that comes this close to the best one is taken."""
+"""Difference of mean Dice up to which the smallest shift is preferred to the best one."""
 
 Objects = Sequence[Sequence[WholeSweep]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PresenceTrainingConfig:
-    """How presence over a sweep is learned.
-
-    Attributes
-    ----------
-    passes : int
-        How often as many objects are drawn as there are.
-    batch_size : int
-        Objects per step.
-    learning_rate, weight_decay : float
-        AdamW, one cycle.
-    seed : int
-    """
-
-    passes: int = 30
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    seed: int = 0
 
 
 def train_presence(
@@ -79,10 +57,10 @@ def train_presence(
     objects : sequence of sequence of WholeSweep
         Of `napari_slmsam2.training.compact.presence_sweeps.sweep_outward` with this network.
     kinds : sequence of str
-        Of every object; a kind is drawn as often as the root of its number.
+        Kind of every object; kinds are drawn in proportion to the root of their number of objects.
     plan : PresenceTrainingConfig, optional
     advanced : callable
-        Is told the steps that were made and all.
+        Called with the number of steps done and of all steps.
     """
     plan = plan or PresenceTrainingConfig()
     ends = network.ends.requires_grad_(True)
@@ -160,9 +138,7 @@ def unroll(network: CompactNetwork, clues: Tensor, labels: Tensor) -> Tensor:
 
 
 def calibrate_presence(network: CompactNetwork, objects: Objects) -> float:
-    """Shift presence so that the sweeps reach the best Dice.
-
-    All labels together, then every structure of the network by itself.
+    """Shift presence to the best Dice of the sweeps: of all labels, then of each class embedding.
 
     Parameters
     ----------
@@ -174,23 +150,23 @@ def calibrate_presence(network: CompactNetwork, objects: Objects) -> float:
     Returns
     -------
     float
-        What was added to the logit of all.
+        Shift that was added to all logits.
     """
-    judged: dict[int, list[_Judged]] = {}
+    rated: dict[int, list[_Rated]] = {}
     for sweeps in objects:
         if sweeps:
             logits = [presence_along(network, one) for one in sweeps]
-            judged.setdefault(sweeps[0].label, []).append((sweeps, logits))
-    if not judged:
+            rated.setdefault(sweeps[0].label, []).append((sweeps, logits))
+    if not rated:
         return 0.0
-    shift = _best_shift([one for found in judged.values() for one in found])
+    shift = _best_shift([one for found in rated.values() for one in found])
     network.shift_presence(shift)
-    for label in judged.keys() & set(network.config.structures):
-        network.shift_presence(_best_shift(judged[label], shift) - shift, label)
+    for label in rated.keys() & set(network.config.structures):
+        network.shift_presence(_best_shift(rated[label], shift) - shift, label)
     return shift
 
 
-_Judged = tuple[Sequence[WholeSweep], Sequence[npt.NDArray[np.float64]]]
+_Rated = tuple[Sequence[WholeSweep], Sequence[npt.NDArray[np.float64]]]
 
 
 def presence_along(network: CompactNetwork, one: WholeSweep) -> npt.NDArray[np.float64]:
@@ -202,9 +178,9 @@ def presence_along(network: CompactNetwork, one: WholeSweep) -> npt.NDArray[np.f
     return logits[0].cpu().numpy().astype(np.float64)
 
 
-def _best_shift(judged: Collection[_Judged], start: float = 0.0) -> float:
-    """Of those that are about as good as the best one, the one next to ``start``."""
-    scores = np.array([mean_dice(judged, shift) for shift in SHIFTS])
+def _best_shift(rated: Collection[_Rated], start: float = 0.0) -> float:
+    """The shift next to ``start`` among those whose Dice is within `AS_GOOD` of the best one."""
+    scores = np.array([mean_dice(rated, shift) for shift in SHIFTS])
     good = SHIFTS[scores > scores.max() - AS_GOOD]
     return float(min(good, key=lambda shift: abs(shift - start)))
 
@@ -216,10 +192,10 @@ def dice_of_sweeps(network: CompactNetwork, objects: Objects) -> float:
     )
 
 
-def mean_dice(judged: Collection[_Judged], shift: float = 0.0) -> float:
+def mean_dice(rated: Collection[_Rated], shift: float = 0.0) -> float:
     """Mean 3D Dice of objects, if all logits were shifted."""
     return float(
         np.mean(
-            [dice_if_shown(sweeps, [lg + shift > 0 for lg in logits]) for sweeps, logits in judged]
+            [dice_if_shown(sweeps, [lg + shift > 0 for lg in logits]) for sweeps, logits in rated]
         )
     )

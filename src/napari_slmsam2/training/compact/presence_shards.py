@@ -1,4 +1,4 @@
-"""Whole sweeps on disk: made once for a network, and read to learn where objects end."""
+"""Whole sweeps on disk: made once for a network, for its presence training."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ import numpy.typing as npt
 
 from napari_slmsam2.core.atomic_write import atomic_write
 from napari_slmsam2.engine.compact.network import CompactNetwork
-from napari_slmsam2.training.compact.presence import (
-    PresenceTrainingConfig,
-    dice_of_sweeps,
-    train_presence,
-)
+from napari_slmsam2.training.compact.config import PresenceTrainingConfig
+from napari_slmsam2.training.compact.presence import dice_of_sweeps, train_presence
 from napari_slmsam2.training.compact.presence_sweeps import WIDE, WholeSweep, sweep_outward
 from napari_slmsam2.training.data.volumes import (
     HELD_OUT_SHARE,
@@ -23,6 +20,7 @@ from napari_slmsam2.training.data.volumes import (
     draw_stack,
     find_volumes,
     is_held_out,
+    read_sampling,
 )
 
 SHARD_OBJECTS = 32
@@ -33,12 +31,11 @@ def train_presence_on_sweeps(
     folder: Path,
     volumes: Path | None,
     network: CompactNetwork,
-    objects: int,
+    plan: PresenceTrainingConfig,
     *,
-    seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, float]:
-    """Make the sweeps that are not there yet, and fit the presence of a network to them.
+    """Make the sweeps that are missing, and train the presence of a network on them.
 
     Parameters
     ----------
@@ -48,11 +45,10 @@ def train_presence_on_sweeps(
         Folder of labelled volumes. None: synthetic stacks only.
     network : CompactNetwork
         Makes the sweeps; its `SweepPresence` is changed.
-    objects : int
-        An eighth is added for validation.
-    seed : int
+    plan : PresenceTrainingConfig
+        An eighth of its objects is added for validation.
     progress : callable
-        Is told the objects that were swept and all.
+        Called with the number of objects swept and of all objects.
 
     Returns
     -------
@@ -60,7 +56,7 @@ def train_presence_on_sweeps(
         Held-out mean 3D Dice of sweeps with unknown ends, ``before`` and ``after``.
     """
     folder = folder / _digest(network)
-    counts = {"train": objects, "held-out": max(1, round(HELD_OUT_SHARE * objects))}
+    counts = {"train": plan.objects, "held-out": max(1, round(HELD_OUT_SHARE * plan.objects))}
     found, done = {}, 0
     for split, count in counts.items():
         made: list[tuple[str, list[WholeSweep]]] = []
@@ -68,7 +64,7 @@ def train_presence_on_sweeps(
         for number in range(-(-count // size)):
             path = folder / f"{split}-{size}-{number:04d}.npz"
             if not path.exists():
-                _write(path, _sweep_some(volumes, network, split, number, seed, size))
+                _write(path, _sweep_some(volumes, network, split, number, plan.seed, size))
             made += _read(path)
             done += min(size, count - number * size)
             progress(done, sum(counts.values()))
@@ -76,22 +72,23 @@ def train_presence_on_sweeps(
     held_out = [sweeps for _, sweeps in found["held-out"]]
     before = dice_of_sweeps(network, held_out)
     kinds, sweeps = zip(*found["train"], strict=True)
-    train_presence(network, sweeps, kinds, PresenceTrainingConfig(seed=seed))
+    train_presence(network, sweeps, kinds, plan)
     return {"before": before, "after": dice_of_sweeps(network, held_out)}
 
 
 def _sweep_some(
     volumes: Path | None, network: CompactNetwork, split: str, number: int, seed: int, size: int
 ) -> list[tuple[str, list[WholeSweep]]]:
-    """The objects of a shard: the same number gives the same ones."""
+    """The objects of a shard; the same number gives the same objects."""
     sets: dict[str, list[TrainingVolume]] = {"synthetic": []}
     for volume in find_volumes(volumes) if volumes else []:
         if is_held_out(volume.subject) == (split == "held-out"):
             sets.setdefault(volume.set_name, []).append(volume)
     rng = np.random.default_rng((seed, split == "train", number, 1))
+    weights = read_sampling(volumes).weights
     made: list[tuple[str, list[WholeSweep]]] = []
     while len(made) < size:
-        name, stack = draw_stack(sets, rng)
+        name, stack = draw_stack(sets, weights, rng)
         areas = stack.mask.sum((1, 2))
         if (areas > 0).sum() < FEWEST_SLICES:
             continue
@@ -101,7 +98,7 @@ def _sweep_some(
 
 
 def draw_seeds(areas: npt.NDArray[np.int64], rng: np.random.Generator) -> list[int]:
-    """Slices that somebody may have annotated: the largest, a wide one, or three.
+    """Draw slices that a person may have annotated: the largest, a wide one, or three.
 
     Parameters
     ----------
@@ -119,7 +116,7 @@ def draw_seeds(areas: npt.NDArray[np.int64], rng: np.random.Generator) -> list[i
 
 
 def _digest(network: CompactNetwork) -> str:
-    """Of everything but what is learned from the sweeps."""
+    """Digest of the network without the part that is trained on the sweeps."""
     found = hashlib.sha256(repr(network.config).encode())
     for name, value in network.state_dict().items():
         if not name.startswith("ends."):

@@ -1,4 +1,4 @@
-"""Sweeps that never stop, to the end of a stack: what presence is learned and judged on."""
+"""Sweeps that do not stop at the end of the object: training and test data of presence."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ REACH = 48
 """Slices of a sweep, at most."""
 
 WIDE = 0.2
-"""Area over the largest one of slices that somebody would annotate."""
+"""Smallest area of an annotated slice, relative to the largest area of the object."""
 
 BEYOND = 10
-"""Slices behind the end of the object, at most."""
+"""Slices beyond the end of the object, at most."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WholeSweep:
-    """One sweep that never stopped, in its order.
+    """One sweep that did not stop at the end of the object, in visiting order.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class WholeSweep:
 def sweep_outward(
     network: CompactNetwork, stack: LabelledStack, seeds: Sequence[int]
 ) -> list[WholeSweep]:
-    """Carry an object from its outermost annotated slices outward, with unknown ends.
+    """Propagate an object from its outermost annotated slices outward, with unknown ends.
 
     Parameters
     ----------
@@ -63,17 +63,9 @@ def sweep_outward(
     list of WholeSweep
         At most two; empty where there is no object.
     """
-    there = np.flatnonzero(stack.mask.any((1, 2)))
-    if not len(there):
-        return []
     segmenter = never_absent(network)
-    first, last = min(seeds), max(seeds)
-    stops = (
-        min(len(stack.mask), there[-1] + 1 + BEYOND, last + 1 + REACH),
-        max(-1, there[0] - 1 - BEYOND, first - 1 - REACH),
-    )
     sweeps = []
-    for slices in (range(last + 1, int(stops[0])), range(first - 1, int(stops[1]), -1)):
+    for slices in outward_slices(stack.mask, seeds):
         clues, rows = [], []
         for index, answer in sweep(segmenter, stack, seeds, slices):
             assert isinstance(answer.content, TrackedObject)
@@ -85,8 +77,30 @@ def sweep_outward(
     return sweeps
 
 
+def outward_slices(mask: npt.NDArray[np.bool_], seeds: Sequence[int]) -> tuple[range, ...]:
+    """The slices of `sweep_outward`, upward and downward.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (D, H, W)
+    seeds : sequence of int
+
+    Returns
+    -------
+    tuple of range
+        Empty where there is no object.
+    """
+    there = np.flatnonzero(mask.any((1, 2)))
+    if not len(there):
+        return ()
+    first, last = min(seeds), max(seeds)
+    above = min(len(mask), int(there[-1]) + 1 + BEYOND, last + 1 + REACH)
+    below = max(-1, int(there[0]) - 1 - BEYOND, first - 1 - REACH)
+    return range(last + 1, above), range(first - 1, below, -1)
+
+
 def dice_if_shown(sweeps: Sequence[WholeSweep], shown: Sequence[npt.NDArray[np.bool_]]) -> float:
-    """3D Dice of an object without its seeds, if these slices were judged present.
+    """3D Dice of an object without its seeds, with these slices taken as present.
 
     Parameters
     ----------

@@ -19,30 +19,9 @@ from napari_slmsam2.engine.compact.features import (
 )
 from napari_slmsam2.engine.compact.network import CompactNetwork, CompactOutput
 from napari_slmsam2.engine.compact.sweep import StepInput, StepOutput, sweep_step
+from napari_slmsam2.training.compact.config import LossWeights
 from napari_slmsam2.training.data.batch import Batch
 from napari_slmsam2.training.distributed import DistributedContext
-
-
-@dataclass(frozen=True, slots=True)
-class LossWeights:
-    """Weights of the parts of the loss.
-
-    Attributes
-    ----------
-    mask, dice : float
-        Cross entropy and Dice of the mask on slices with the object.
-    empty : float
-        Cross entropy of the mask on slices without it; 0 leaves them to the presence head, as
-        SLM-SAM 2 does.
-    presence, iou : float
-        Of the two heads.
-    """
-
-    mask: float = 2.0
-    dice: float = 1.0
-    empty: float = 1.0
-    presence: float = 0.3
-    iou: float = 0.2
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""Scores of single steps on clips that were held out."""
+"""Scores of single steps on held-out clips."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from napari_slmsam2.training.data.batch import Clips, make_batch
 def validate(
     network: CompactNetwork, clips: Clips, device: torch.device, batch_size: int = 32
 ) -> dict[str, float]:
-    """Judge a network on clips that it was not trained on, without augmentation.
+    """Evaluate a network on clips that it was not trained on, without augmentation.
 
     Returns
     -------
     dict
-        ``dice`` on slices with the object, 0 where it is judged absent; ``dice_known``, the same
+        ``dice`` on slices with the object, 0 where it is scored absent; ``dice_known``, the same
         as if the ends were known; ``recall_absent``,
-        share of the slices without it that are judged absent; ``recall_present``; ``overrun``,
+        share of the slices without it that are scored absent; ``recall_present``; ``overrun``,
         pixels found without the object over true pixels; ``iou_error``; and ``dice_known/SET``.
     """
     network.eval()
     names = clips["set_names"]
-    judged: list[dict[str, npt.NDArray[Any]]] = []
+    scored: list[dict[str, npt.NDArray[Any]]] = []
     for first in range(0, len(names), batch_size):
         indices = np.arange(first, min(len(names), first + batch_size))
         batch = make_batch(clips, indices, network.config, device=device, generator=None)
         for result in roll_out(network, batch):
             kept = (result.weight > 0).cpu().numpy()
-            found = {key: value.cpu().numpy()[kept] for key, value in _judge(result).items()}
-            judged.append({**found, "set": names[indices][kept]})
-    of = {key: np.concatenate([part[key] for part in judged]) for key in judged[0]}
+            found = {key: value.cpu().numpy()[kept] for key, value in _step_scores(result).items()}
+            scored.append({**found, "set": names[indices][kept]})
+    of = {key: np.concatenate([part[key] for part in scored]) for key in scored[0]}
     there = of["present"]
     scores = {
         "dice": _mean(of["dice"][there]),
@@ -54,8 +54,8 @@ def validate(
     return scores
 
 
-def _judge(result: StepResult) -> dict[str, Tensor]:
-    """What counts in `validate`, each of shape (B,)."""
+def _step_scores(result: StepResult) -> dict[str, Tensor]:
+    """The quantities of `validate`, each of shape (B,)."""
     truth, whole = result.target > 0.5, result.output.logits > 0
     found = whole & (result.output.presence > 0)[:, None, None]
     return {

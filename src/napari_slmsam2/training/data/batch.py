@@ -26,7 +26,6 @@ from napari_slmsam2.engine.compact.sweep import SweepSeed, SweepState
 from napari_slmsam2.engine.features.appearance import Appearance
 from napari_slmsam2.engine.features.contrast import Contrast
 from napari_slmsam2.engine.features.optical_flow import warp
-from napari_slmsam2.training.data.volumes import SET_WEIGHTS
 
 Clips = Mapping[str, npt.NDArray[np.generic]]
 
@@ -79,10 +78,19 @@ class Batch(NamedTuple):
     weights: Tensor
 
 
-def sampling_weights(set_names: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-    """Probability of every clip, so that sets come as often as `SET_WEIGHTS` says."""
+def sampling_weights(
+    set_names: npt.NDArray[np.generic], set_weights: Mapping[str, float]
+) -> npt.NDArray[np.float64]:
+    """Probability of every clip, so that sets are drawn in proportion to their weights.
+
+    Parameters
+    ----------
+    set_names : ndarray of str, shape (N,)
+    set_weights : mapping of {set name: float}
+        1 where it is not given.
+    """
     names, inverse, counts = np.unique(set_names, return_inverse=True, return_counts=True)
-    weights = np.array([SET_WEIGHTS.get(str(name), 1.0) for name in names]) / counts
+    weights = np.array([set_weights.get(str(name), 1.0) for name in names]) / counts
     chosen: npt.NDArray[np.float64] = weights[inverse] / weights[inverse].sum()
     return chosen
 

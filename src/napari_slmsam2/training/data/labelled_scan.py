@@ -1,4 +1,4 @@
-"""What a network is adapted to: scans with labels on all slices, or on a few."""
+"""Scans for adaptation, with labels on all slices or on a few."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from napari_slmsam2.io import read_image, read_labels, with_seed_axis
 from napari_slmsam2.training.synthetic.stack import LabelledStack
 
 FEWEST_SLICES = 3
-"""Slices that a label needs in a volume to be learned from it."""
+"""Smallest number of slices with a label in a volume that is trained on."""
 
 MOST_VOLUMES = 5
 
@@ -29,7 +29,7 @@ _SURROUND = 1.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledScan:
-    """A volume with labels to learn.
+    """A volume with labels to train on.
 
     Attributes
     ----------
@@ -37,9 +37,9 @@ class LabelledScan:
     labels : ndarray of int, shape of the volume
     window : IntensityWindow
     areas : dict of label to ndarray of int64, shape (n_slices,)
-        Pixels of every label to learn on every slice.
+        Pixels of every label to train on, for every slice.
     seeds : bool
-        The labels are known on those slices only on which they are; else on all.
+        Labels are known on annotated slices only; otherwise on all slices.
     confident : dict of label to tuple of int
         Propagated slices that are trusted like annotated ones; with ``seeds`` only.
     """
@@ -62,7 +62,7 @@ class LabelledScan:
         seeds: bool = False,
         confident: Mapping[int, tuple[int, ...]] | None = None,
     ) -> LabelledScan:
-        """Look at a volume and its labels.
+        """Check a volume and its labels.
 
         Parameters
         ----------
@@ -71,7 +71,7 @@ class LabelledScan:
         window : IntensityWindow, optional
             Default: the 0.5 and 99.5 percentiles.
         chosen : collection of int, optional
-            Labels to learn. Default: all.
+            Labels to train on. Default: all.
         seeds, confident : optional
             See the attributes.
 
@@ -92,10 +92,10 @@ class LabelledScan:
         if volume.n_slices < FEWEST_SLICES:
             raise VolumeError(
                 volume.name,
-                "has too few slices to learn how masks go on",
+                "has too few slices to train on",
                 expected=f"at least {FEWEST_SLICES} along axis {volume.axis}",
                 found=volume.n_slices,
-                hint="Is this the right slice axis?",
+                hint="Check the slice axis.",
             )
         counted = _count(volume, labels)
         if not counted:
@@ -129,7 +129,7 @@ class LabelledScan:
         ----------
         label : int
         first, last : int
-            Slices, both included; cut off `_AROUND` slices behind the object.
+            Slices, both included; limited to `_AROUND` slices beyond the object.
         """
         known = [i for i in self.known(label) if first <= i <= last]
         slices = range(max(first, known[0] - _AROUND), min(last, known[-1] + _AROUND) + 1)
@@ -149,7 +149,7 @@ class LabelledScan:
         )
 
     def provenance(self) -> dict[str, Any]:
-        """Hashes of the arrays and what else is told of them; no names, no paths."""
+        """Hashes and geometry of the arrays, for the metadata; no names, no paths."""
         return {
             "image_sha256": _digest(self.volume, self.volume.data),
             "labels_sha256": _digest(self.volume, self.labels),
@@ -192,25 +192,25 @@ def read_pair(
 
 
 def check_scans(scans: Sequence[LabelledScan], chosen: Collection[int] | None) -> list[str]:
-    """Refuse what nothing can be learned from.
+    """Check that there is something to train on.
 
     Parameters
     ----------
     scans : sequence of LabelledScan
     chosen : collection of int or None
-        The labels that were asked for.
+        Labels that the user chose.
 
     Returns
     -------
     list of str
-        What is left out, in words.
+        Notes on what is left out.
 
     Raises
     ------
     ConfigError
-        A label that was asked for is in no volume, or there are too many volumes or none.
+        A chosen label is in no volume, or there are too many volumes or none.
     VolumeError
-        No label is on enough slices, or has slices without it inside.
+        No label is on enough slices, or a label is missing on many slices between its ends.
     """
     if not 1 <= len(scans) <= MOST_VOLUMES:
         raise ConfigError(
@@ -234,9 +234,9 @@ def check_scans(scans: Sequence[LabelledScan], chosen: Collection[int] | None) -
                for scan in scans for x in scan.areas):  # fmt: skip
         raise VolumeError(
             "labels",
-            "are on too few slices to learn how masks go on",
+            "are on too few slices to train on",
             expected=f"a label on at least {FEWEST_SLICES} slices of a volume",
-            hint="Single annotated slices are what the recipe this-volume is for.",
+            hint="For single annotated slices use the recipe this-volume.",
         )
     return notes
 

@@ -1,7 +1,7 @@
-"""Stacks made from one annotated slice: the object moves, bends, shrinks and ends.
+"""Pseudo-stacks of one annotated slice, in which the object moves, deforms and ends.
 
-Object and surround are taken apart, warped and put together again (Khoreva et al. 2019, "Lucid data
-dreaming for video object segmentation", IJCV); here along the slices, with known ends.
+Object and background are separated, warped and composed again (Khoreva et al. 2019, "Lucid data
+dreaming for video object segmentation", IJCV), here along the slices and with known ends.
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ def make_pseudo_stack(
     """
     layers, spacing = _take_apart(rng, image, mask, spacing)
     radius = layers.side / 2 * float(np.sqrt(spacing[1] * spacing[2])) / spacing[0]
-    twin = _draw_twin(rng, layers) if rng.random() < 0.5 else None
+    distractor = _draw_distractor(rng, layers) if rng.random() < 0.5 else None
     slices: list[tuple[Image, Mask]] = []
     for side in (-1, 1):
         length = int(np.clip(round(radius * np.exp(0.4 * rng.standard_normal())), *HALF_LENGTHS))
         ends = rng.random() < 0.85
         offsets = _draw_offsets(rng, float(layers.distance.max()), length)
-        half = _half(rng, layers, offsets if ends else offsets[:length], twin)
+        half = _half(rng, layers, offsets if ends else offsets[:length], distractor)
         slices = [*half[::-1], (layers.image, layers.distance > 0)] if side < 0 else slices + half
     return LabelledStack(
         np.stack([s[0] for s in slices]), np.stack([s[1] for s in slices]), spacing, "pseudo"
@@ -143,8 +143,8 @@ def _texture_from_beside(rng: np.random.Generator, fine: Image, inside: Mask) ->
     return np.asarray(ndi.shift(fine, shift, order=1, mode="reflect"), np.float32)
 
 
-def _draw_twin(rng: np.random.Generator, layers: _Layers) -> npt.NDArray[np.floating]:
-    """Where a look-alike lies, from the object."""
+def _draw_distractor(rng: np.random.Generator, layers: _Layers) -> npt.NDArray[np.floating]:
+    """Displacement of a distractor from the object."""
     angle = 2 * np.pi * rng.random()
     away = layers.side * rng.uniform(1.1, 2.0)
     return np.array([np.sin(angle), np.cos(angle)]) * away
@@ -168,7 +168,7 @@ def _half(
     rng: np.random.Generator,
     layers: _Layers,
     offsets: list[float | None],
-    twin: npt.NDArray[np.floating] | None,
+    distractor: npt.NDArray[np.floating] | None,
 ) -> list[tuple[Image, Mask]]:
     """The slices on one side of the annotated one, nearest first."""
     shape, side = layers.image.shape, layers.side
@@ -186,9 +186,10 @@ def _half(
             ndi.map_coordinates(layer, grid + moved, order=1, mode="nearest")
             for layer in (layers.inside, layers.outside, layers.distance)
         )
-        if twin is not None and first <= number < last:
+        if distractor is not None and first <= number < last:
             beside, there = (
-                ndi.shift(layer, twin, order=1, mode="nearest") for layer in (inside, distance)
+                ndi.shift(layer, distractor, order=1, mode="nearest")
+                for layer in (inside, distance)
             )
             outside = _composed(beside, outside, there)
         image = outside

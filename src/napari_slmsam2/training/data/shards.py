@@ -1,4 +1,4 @@
-"""Clips on disk: made once, by several processes, and read by the trainer."""
+"""Clips on disk, made once by several processes."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ from napari_slmsam2.training.data.volumes import (
     draw_stack,
     find_volumes,
     is_held_out,
+    read_sampling,
 )
 from napari_slmsam2.training.synthetic.stack import LabelledStack
 
 SHARD_CLIPS = 128
-CHAINED_CLIPS = 3
-"""Clips of one scenario that start where a sweep arrives, beside one from the true mask."""
+ROLLOUT_CLIPS = 3
+"""Clips of one scenario that start from rollout states, in addition to one from the true mask."""
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Clip))
 
@@ -48,7 +49,7 @@ def write_shards(
     shard_clips: int = SHARD_CLIPS,
     swept_by: str | Path | None = None,
 ) -> None:
-    """Make shards of clips that are not there yet.
+    """Make the shards of clips that are missing.
 
     Parameters
     ----------
@@ -96,17 +97,17 @@ def _write_shard(
     for volume in find_volumes(volumes) if volumes else []:
         if is_held_out(volume.subject) == (split == "held-out"):
             sets.setdefault(volume.set_name, []).append(volume)
-    # Untrained, and with nothing carried on, the network is the optical flow.
+    # An untrained network without feedback propagates with the optical flow alone.
     network = (
         CompactNetwork(config.replace(feedback=0.0))
         if swept_by is None
         else read_network(swept_by, config)
     )
-    segmenter = never_absent(network)
+    segmenter, weights = never_absent(network), read_sampling(volumes).weights
     clips: list[Clip] = []
     names: list[str] = []
     while len(clips) < shard_clips:
-        name, stack = draw_stack(sets, rng)
+        name, stack = draw_stack(sets, weights, rng)
         found = cut_clips(stack, segmenter, rng)
         clips += found
         names += [name] * len(found)
@@ -121,7 +122,7 @@ def read_network(weights: str | Path, config: CompactConfig) -> CompactNetwork:
     Raises
     ------
     CheckpointError
-        The weights are not there, or of another network.
+        The weights are missing, or of another network.
     """
     network = load_network(weights).network
     found = network.config
@@ -145,7 +146,7 @@ def cut_clips(
     *,
     is_part: bool = False,
 ) -> list[Clip]:
-    """Clips of one scenario: from the true mask, and from where a sweep arrives.
+    """Clips of one scenario: from the true mask, and from rollout states of a sweep.
 
     Parameters
     ----------
@@ -154,7 +155,7 @@ def cut_clips(
         Makes the sweep.
     rng : numpy.random.Generator
     is_part : bool
-        The object may go on beyond the stack, so that its ends are not told.
+        The object may continue beyond the stack: its ends are not marked.
     """
     scenario = draw_scenario(stack.mask.sum((1, 2)), LENGTH, rng)
     if scenario is None:
@@ -164,7 +165,7 @@ def cut_clips(
     stack = replace(stack, image=np.ascontiguousarray(stack.image))
     states = rollout_states(segmenter, stack, scenario)
     starts: dict[int, RolloutState | None] = {scenario.start: None}
-    starts |= {int(i): states[i] for i in rng.permutation(list(states))[:CHAINED_CLIPS]}
+    starts |= {int(i): states[i] for i in rng.permutation(list(states))[:ROLLOUT_CLIPS]}
     clips = [
         cut_clip(
             stack.image,

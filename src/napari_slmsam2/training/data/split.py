@@ -1,24 +1,19 @@
-"""What is learned from and what is held out to judge by, and the clips of the former."""
+"""The split of labelled scans into training objects and held-out volumes."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from napari_slmsam2.core.errors import VolumeError
 from napari_slmsam2.core.intensity import IntensityWindow
 from napari_slmsam2.core.volume import Volume
-from napari_slmsam2.engine.compact.network import CompactNetwork
-from napari_slmsam2.training.data.clip import Clip
 from napari_slmsam2.training.data.labelled_scan import FEWEST_SLICES, LabelledScan
 from napari_slmsam2.training.data.pseudo_stack import make_pseudo_stack
-from napari_slmsam2.training.data.shards import FIELDS, cut_clips
-from napari_slmsam2.training.data.sweep import never_absent
 from napari_slmsam2.training.synthetic.stack import LabelledStack
 
 VOLUMES_TO_HOLD_ONE_OUT = 3
@@ -28,9 +23,9 @@ HELD_OUT_SHARE = 0.3
 
 SEEDS_TO_HOLD_ONE_OUT = 3
 PSEUDO_STACKS = 4
-"""Made stacks to judge by, where nothing else can be held out."""
+"""Number of pseudo-stacks to evaluate on, where nothing else can be held out."""
 
-MOST_JUDGED = 6
+MOST_EVALUATED = 6
 """Labels of a held-out volume that are propagated, evenly spaced."""
 
 _EMPTY_AROUND = 8
@@ -40,16 +35,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingObject:
-    """An object to learn from.
+    """An object to train on.
 
     Attributes
     ----------
     scan : LabelledScan
     label : int
     first, last : int
-        Slices that may be looked at. The same twice: the slice to make stacks from.
+        Slices that may be used. Equal: the slice to make pseudo-stacks from.
     is_part : bool
-        The object may go on beyond them.
+        The object may continue beyond them.
     """
 
     scan: LabelledScan
@@ -59,7 +54,7 @@ class TrainingObject:
     is_part: bool = False
 
     def stack(self, rng: np.random.Generator) -> LabelledStack:
-        """The object in either direction, or a made stack."""
+        """The object in either direction, or a pseudo-stack."""
         if self.first == self.last:
             made = make_pseudo_stack(
                 rng,
@@ -76,7 +71,7 @@ class TrainingObject:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldOutVolume:
-    """A volume to propagate, and where its result is compared.
+    """A volume to propagate, and the slices on which the result is compared with the truth.
 
     Attributes
     ----------
@@ -97,17 +92,23 @@ class HeldOutVolume:
     seeds: dict[int, tuple[int, ...]]
     scored: dict[int, tuple[int, int]]
 
+    def extent_of(self, label: int) -> tuple[int, int]:
+        """First and last slice with a label in the truth."""
+        others = tuple(axis for axis in range(3) if axis != self.volume.axis)
+        known = np.flatnonzero((self.truth == label).any(others))
+        return int(known[0]), int(known[-1])
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DataSplit:
-    """Lessons and exams, without a slice in common.
+    """Training objects and held-out volumes, without a slice in common.
 
     Attributes
     ----------
     training_objects : tuple of TrainingObject
     held_out_volumes : tuple of HeldOutVolume
     held_out : str
-        What the exams are, in words.
+        What is held out, as text.
     """
 
     training_objects: tuple[TrainingObject, ...]
@@ -116,22 +117,22 @@ class DataSplit:
 
     @property
     def labels(self) -> tuple[int, ...]:
-        """Those that are learned."""
+        """Labels that are trained on."""
         return tuple(sorted({training_object.label for training_object in self.training_objects}))
 
 
 def split_data(scans: Sequence[LabelledScan], seed: int) -> DataSplit:
-    """Hold something out: the last of three and more volumes, else labels, else ends of objects.
+    """Hold out the last of three and more volumes, else some labels, else one end of every object.
 
-    Of a volume that is known on annotated slices only, the middle one of three and more, else
-    stacks made from them.
+    Of volumes with labels on annotated slices only: the middle slice of three and more, else
+    pseudo-stacks made from the slices.
 
     Parameters
     ----------
     scans : sequence of LabelledScan
         Checked by `napari_slmsam2.training.data.labelled_scan.check_scans`.
     seed : int
-        Of made stacks.
+        Of the pseudo-stacks.
     """
     if any(scan.seeds for scan in scans):
         return _split_seeds(scans, seed)
@@ -141,83 +142,26 @@ def split_data(scans: Sequence[LabelledScan], seed: int) -> DataSplit:
         for label in scan.areas
         if len(scan.known(label)) >= FEWEST_SLICES
     ]
-    taught = [scan for scan in scans if any(scan is s for s, _ in usable)]
-    if len(taught) >= VOLUMES_TO_HOLD_ONE_OUT:
-        held = taught[-1]
+    trainable = [scan for scan in scans if any(scan is s for s, _ in usable)]
+    if len(trainable) >= VOLUMES_TO_HOLD_ONE_OUT:
+        held = trainable[-1]
         return DataSplit(
             tuple(_training_object(scan, label) for scan, label in usable if scan is not held),
             (_held_out_volume(held, thinned([label for scan, label in usable if scan is held])),),
-            "one of the volumes",
+            "the last volume",
         )
     if len(usable) >= LABELS_TO_HOLD_SOME_OUT:
         held_labels = usable[2::5]
         held_out_volumes = [
             _held_out_volume(scan, thinned([label for s, label in held_labels if s is scan]))
-            for scan in taught
+            for scan in trainable
         ]
         return DataSplit(
             tuple(_training_object(*one) for one in usable if one not in held_labels),
             tuple(held_out_volume for held_out_volume in held_out_volumes if held_out_volume.seeds),
-            "some of the objects",
+            "every fifth object",
         )
     return _split_at_ends(usable)
-
-
-def cut_training_clips(
-    data_split: DataSplit,
-    network: CompactNetwork,
-    most: int,
-    seed: int,
-    *,
-    is_enough: Callable[[int], bool] = lambda n: False,
-) -> dict[str, npt.NDArray[np.generic]]:
-    """Clips of all lessons in turn, for `napari_slmsam2.training.compact.trainer.Trainer`.
-
-    Parameters
-    ----------
-    data_split : DataSplit
-    network : CompactNetwork
-        What is to be adapted; its sweeps lead to where the clips start.
-    most : int
-        Clips.
-    seed : int
-        The same seed gives the same clips.
-    is_enough : callable
-        Asked after every lesson with the number of clips so far.
-
-    Raises
-    ------
-    VolumeError
-        No clip could be cut.
-    """
-    rng = np.random.default_rng((seed, 1))
-    clips: list[Clip] = []
-    names: list[str] = []
-    segmenter = never_absent(network)
-    scans = list(
-        dict.fromkeys(id(training_object.scan) for training_object in data_split.training_objects)
-    )
-    in_vain = 0
-    for number in itertools.cycle(rng.permutation(len(data_split.training_objects))):
-        training_object = data_split.training_objects[number]
-        found = cut_clips(
-            training_object.stack(rng), segmenter, rng, is_part=training_object.is_part
-        )
-        clips += found
-        names += [str(scans.index(id(training_object.scan)))] * len(found)
-        in_vain = 0 if found else in_vain + 1
-        if (
-            len(clips) >= most
-            or is_enough(len(clips))
-            or in_vain > 20 * len(data_split.training_objects)
-        ):
-            break
-    if not clips:
-        raise VolumeError(
-            "labels", "change too little or too much from slice to slice to learn from them"
-        )
-    fields = {f: np.stack([getattr(clip, f) for clip in clips[:most]]) for f in FIELDS}
-    return {**fields, "set_names": np.array(names[:most])}
 
 
 def _training_object(scan: LabelledScan, label: int) -> TrainingObject:
@@ -236,7 +180,7 @@ def _trimmed(
     seeds: dict[int, tuple[int, ...]],
     scored: dict[int, tuple[int, int]],
 ) -> HeldOutVolume:
-    """Without the slices far from all labels."""
+    """A held-out volume without the slices far from all labels."""
     known = [i for label in seeds for i in scan.known(label)] or [0]
     volume = scan.volume
     first = max(0, min(known) - _EMPTY_AROUND)
@@ -296,7 +240,7 @@ def _split_at_ends(usable: Sequence[tuple[LabelledScan, int]]) -> DataSplit:
     return DataSplit(
         tuple(training_objects),
         (_held_out_volume(scan, labels),),
-        "nothing, for there is too little; it is judged on what it learned from",
+        "nothing, because there are too few slices; scores are those of the training slices",
     )
 
 
@@ -311,7 +255,7 @@ def _split_seeds(scans: Sequence[LabelledScan], seed: int) -> DataSplit:
             known = [i for i in scan.known(label) if i not in trusted]
             if len(known) >= SEEDS_TO_HOLD_ONE_OUT:
                 middle = len(known) // 2
-                # What was propagated from the held-out slice has seen it.
+                # Slices that were propagated from the held-out slice depend on it.
                 trusted -= set(range(known[middle - 1], known[middle + 1]))
                 held = known.pop(middle)
                 seeds[label], scored[label] = tuple(known), (held, held)
@@ -333,12 +277,12 @@ def _split_seeds(scans: Sequence[LabelledScan], seed: int) -> DataSplit:
     return DataSplit(
         tuple(training_objects),
         tuple(_pseudo_volume(training_object, rng) for training_object in chosen),
-        "made stacks; there were too few annotated slices to hold one out",
+        "pseudo-stacks, because there are too few annotated slices to hold one out",
     )
 
 
 def _runs(scan: LabelledScan, label: int, trusted: set[int]) -> list[TrainingObject]:
-    """Stretches of consecutive slices that are known or trusted."""
+    """Runs of consecutive slices that are known or trusted, as training objects."""
     training_objects = []
     ordered = sorted(trusted)
     for _, group in itertools.groupby(enumerate(ordered), lambda pair: pair[1] - pair[0]):
@@ -353,8 +297,8 @@ def _pseudo_volume(training_object: TrainingObject, rng: np.random.Generator) ->
     truth = stack.mask.astype(np.uint8)
     largest = int(truth.sum((1, 2)).argmax())
     return HeldOutVolume(
-        f"made from slice {training_object.first} of {training_object.scan.volume.name}",
-        Volume(stack.image, axis=0, spacing=stack.spacing, name="made stack"),
+        f"pseudo-stack of slice {training_object.first} of {training_object.scan.volume.name}",
+        Volume(stack.image, axis=0, spacing=stack.spacing, name="pseudo-stack"),
         IntensityWindow(0.0, 1.0),
         truth,
         {1: (largest,)},
@@ -362,7 +306,7 @@ def _pseudo_volume(training_object: TrainingObject, rng: np.random.Generator) ->
     )
 
 
-def thinned(things: Sequence[T], most: int = MOST_JUDGED) -> list[T]:
-    """At most so many, evenly spaced."""
-    most = min(most, len(things))
-    return [things[i * len(things) // most] for i in range(most)]
+def thinned(items: Sequence[T], most: int = MOST_EVALUATED) -> list[T]:
+    """At most ``most`` of the items, evenly spaced."""
+    most = min(most, len(items))
+    return [items[i * len(items) // most] for i in range(most)]

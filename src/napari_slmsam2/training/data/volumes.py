@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,18 +23,73 @@ HELD_OUT_SHARE = 0.12
 MARGIN = 24
 """Pixels kept around an object that is rendered."""
 
-SET_WEIGHTS = {
-    "mr_sarcoma": 3.0,
-    "ct_sarcoma": 2.0,
-    "pet_sarcoma": 2.0,
-    "mr_hippocampus": 2.0,
-    "ct_headneck": 3.0,
-    "em_neurons": 5.0,
-    "mr_mslesion": 0.5,
-    "labels_head": 1.5,
-    "synthetic": 6.0,
-}
-"""How often a set is drawn; a set that is not named counts 1."""
+SAMPLING_FILE = "sampling.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelLimits:
+    """Which labels of a set are used.
+
+    Attributes
+    ----------
+    largest : int or None
+        Largest label value.
+    most_parts_per_slice : float or None
+        Largest mean number of parts per slice, ``mean_parts_per_slice`` in ``meta.json``.
+    """
+
+    largest: int | None = None
+    most_parts_per_slice: float | None = None
+
+    def allow(self, label: int, about: Mapping[str, Any]) -> bool:
+        """Whether a label is used, given its entry in ``meta.json``."""
+        if self.largest is not None and label > self.largest:
+            return False
+        parts = about.get("mean_parts_per_slice")
+        most = self.most_parts_per_slice
+        return most is None or (parts is not None and parts <= most)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How often the sets of a folder are drawn, and which of their labels.
+
+    Attributes
+    ----------
+    weights : mapping of {set name: float}
+        Relative frequency of a set; 1 where it is not given. ``synthetic`` are synthetic stacks.
+    labels : mapping of {set name: LabelLimits}
+    """
+
+    weights: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, LabelLimits] = field(default_factory=dict)
+
+
+def read_sampling(folder: Path | None) -> Sampling:
+    """Read ``sampling.json`` of a folder of volumes; without one all sets are drawn alike.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or holds something else.
+    """
+    path = None if folder is None else folder / SAMPLING_FILE
+    if path is None or not path.is_file():
+        return Sampling()
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        weights = {str(name): float(weight) for name, weight in stored["weights"].items()}
+        limits = {name: LabelLimits(**given) for name, given in stored.get("labels", {}).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            str(path),
+            "is no file of sampling weights",
+            expected='{"weights": {"SET": 2.0}, "labels": {"SET": {"largest": 99}}}',
+            found=f"{type(error).__name__}: {error}",
+        ) from error
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights.values()):
+        raise InputError(str(path), "has a weight that is negative or not a number", found=weights)
+    return Sampling(weights, limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +112,12 @@ class TrainingVolume:
 
     @property
     def has_image(self) -> bool:
-        """Whether there is a scan; else one is rendered from the labels."""
+        """Whether there is a scan; otherwise an image is rendered from the labels."""
         return (self.folder / "image.nii.gz").is_file()
 
     @property
     def subject(self) -> str:
-        """Who the volume shows, as far as the name tells: the digits at its end."""
+        """Subject of the volume according to its name: the digits at its end."""
         name = self.folder.name
         return self.set_name.split("_")[-1] + name[len(name.rstrip("0123456789")) :]
 
@@ -71,19 +128,19 @@ def find_volumes(folder: Path) -> list[TrainingVolume]:
     Raises
     ------
     InputError
-        There is none.
+        The folder holds none.
     """
-    volumes = []
+    volumes, sampling = [], read_sampling(folder)
     for path in sorted(folder.glob("*/meta.json")):
         meta = json.loads(path.read_text())
-        volumes.append(
-            TrainingVolume(
-                path.parent,
-                "_".join(path.parent.name.split("_")[:2]),
-                int(meta["slice_axis"]),
-                tuple(_fit_labels(meta)),
-            )
+        name = "_".join(path.parent.name.split("_")[:2])
+        limits = sampling.labels.get(name, LabelLimits())
+        labels = tuple(
+            label
+            for label in meta["suggested_eval_labels"]
+            if limits.allow(label, meta.get("labels", {}).get(str(label), {}))
         )
+        volumes.append(TrainingVolume(path.parent, name, int(meta["slice_axis"]), labels))
     if not volumes:
         raise InputError(
             str(folder), "holds no labelled volumes", expected="NAME/meta.json, NAME/labels.nii.gz"
@@ -97,14 +154,18 @@ def is_held_out(key: str) -> bool:
 
 
 def draw_stack(
-    volumes: dict[str, list[TrainingVolume]], rng: np.random.Generator
+    volumes: Mapping[str, Sequence[TrainingVolume]],
+    weights: Mapping[str, float],
+    rng: np.random.Generator,
 ) -> tuple[str, LabelledStack]:
-    """One object of one set, in a random direction of the sweep.
+    """Draw one object of one set, in a random direction of the sweep.
 
     Parameters
     ----------
-    volumes : dict of set name to list of TrainingVolume
-        ``synthetic`` may have an empty list.
+    volumes : mapping of {set name: sequence of TrainingVolume}
+        ``synthetic`` may have an empty one.
+    weights : mapping of {set name: float}
+        See `Sampling`.
     rng : numpy.random.Generator
 
     Returns
@@ -113,25 +174,14 @@ def draw_stack(
     stack : LabelledStack
     """
     names = sorted(volumes)
-    weights = np.array([SET_WEIGHTS.get(name, 1.0) for name in names])
-    name = str(rng.choice(names, p=weights / weights.sum()))
+    shares = np.array([weights.get(name, 1.0) for name in names])
+    name = str(rng.choice(names, p=shares / shares.sum()))
     if name == "synthetic":
         size = int(rng.choice((96, 128, 160)))
         stack = make_stack(rng, (int(rng.integers(20, 40)), size, size))
     else:
-        stack = _real_stack(volumes[name][rng.integers(len(volumes[name]))], rng)
-    return name, _seen_from(stack, rng)
-
-
-def _fit_labels(meta: dict[str, Any]) -> list[int]:
-    labels: list[int] = meta["suggested_eval_labels"]
-    if not meta["name"].startswith("labels_head"):
-        return labels
-    return [
-        i
-        for i in labels
-        if i < 500 and meta["labels"][str(i)].get("mean_parts_per_slice", 9) <= 1.6
-    ]
+        stack = _real_stack(volumes[name][int(rng.integers(len(volumes[name])))], rng)
+    return name, _reoriented(stack, rng)
 
 
 @lru_cache(maxsize=160)
@@ -165,8 +215,8 @@ def _real_stack(volume: TrainingVolume, rng: np.random.Generator) -> LabelledSta
     return LabelledStack(render_stack(rng, part), part == label, spacing, volume.set_name)
 
 
-def _seen_from(stack: LabelledStack, rng: np.random.Generator) -> LabelledStack:
-    """Another slice axis where the voxels are about cubes, thicker slices, either direction."""
+def _reoriented(stack: LabelledStack, rng: np.random.Generator) -> LabelledStack:
+    """The stack along another axis if voxels are nearly cubes, with thicker slices, or reversed."""
     image, mask, spacing = stack.image, stack.mask, list(stack.spacing)
     if max(spacing) < 1.5 * min(spacing) and rng.random() < 0.4 and min(image.shape) >= 16:
         axis = int(rng.integers(1, 3))

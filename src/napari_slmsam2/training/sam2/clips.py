@@ -1,4 +1,4 @@
-"""Clips of consecutive slices for SAM 2.1 and SLM-SAM 2, drawn anew at every step."""
+"""Clips of consecutive slices for SAM 2.1 and SLM-SAM 2, drawn at every step."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from napari_slmsam2.training.recipes import PaperRecipe
 
 TURN, SHEAR = math.radians(25.0), math.radians(20.0)
 BRIGHTNESS, CONTRAST = 0.1, 0.03
-"""Of all slices of a clip alike."""
+"""Largest change of all slices of a clip together."""
 
 SLICE_BRIGHTNESS, SLICE_CONTRAST = 0.1, 0.05
-"""Of every slice on its own."""
+"""Largest change of every slice on its own."""
 
 _TRIES = 50
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class MemoryClip:
+class Sam2Clip:
     """Consecutive slices of one volume, in the order of the sweep.
 
     Attributes
@@ -44,7 +44,7 @@ class MemoryClip:
 
 
 class ClipSampler:
-    """Draws clips out of lessons, as SLM-SAM 2's training does (Chen et al., arXiv:2505.01854).
+    """Draws clips of training objects as SLM-SAM 2 does (Chen et al., arXiv:2505.01854).
 
     Parameters
     ----------
@@ -62,27 +62,27 @@ class ClipSampler:
         image_size: int,
         device: torch.device,
     ) -> None:
-        self._lessons = training_objects
+        self._objects = training_objects
         self._recipe = recipe
         self._preprocessor = SlicePreprocessor(image_size, device)
 
-    def draw(self, seed: Sequence[int]) -> MemoryClip:
-        """The same seed gives the same clip.
+    def draw(self, seed: Sequence[int]) -> Sam2Clip:
+        """Draw a clip; the same seed gives the same clip.
 
         Raises
         ------
         VolumeError
-            No clip begins with a label.
+            No clip starts with a label.
         """
         rng = np.random.default_rng(seed)
         for _ in range(_TRIES):
-            training_object = self._lessons[int(rng.integers(len(self._lessons)))]
+            training_object = self._objects[int(rng.integers(len(self._objects)))]
             images, masks = self._cut(training_object, rng)
             if masks[0].any():
                 return self._seen(images, masks, rng)
         raise VolumeError(
             "labels",
-            "no stretch of slices begins with a label",
+            "have no run of slices that starts with a label",
             expected=f"{self._recipe.clip_slices} consecutive slices",
             hint="Give volumes that are labelled on every slice.",
         )
@@ -101,7 +101,7 @@ class ClipSampler:
         span = training_object.last - training_object.first + 1
         known = np.flatnonzero(scan.areas[training_object.label])
         near = known[(known >= training_object.first) & (known <= training_object.last)]
-        # Far from the object there is nothing to learn but that it is not there.
+        # Far from the object there is nothing to learn but its absence.
         start = int(rng.choice(near))
         forward = bool(rng.random() < 0.5)
         if min(length, span) > (
@@ -119,11 +119,11 @@ class ClipSampler:
     def _labels(
         self, training_object: TrainingObject, indices: list[int], rng: np.random.Generator
     ) -> list[int]:
-        """The label of the lesson and others that may be looked at on all these slices."""
+        """The label of the object, and others that are known on all these slices."""
         low, high = min(indices), max(indices)
         others = [
             x.label
-            for x in self._lessons
+            for x in self._objects
             if x.scan is training_object.scan
             and x.label != training_object.label
             and x.first <= low
@@ -138,7 +138,7 @@ class ClipSampler:
         images: list[npt.NDArray[np.float32]],
         masks: npt.NDArray[np.bool_],
         rng: np.random.Generator,
-    ) -> MemoryClip:
+    ) -> Sam2Clip:
         brightness, contrast = 1 + rng.uniform(-1, 1, 2) * (BRIGHTNESS, CONTRAST)
         shown = []
         for image in images:
@@ -152,14 +152,14 @@ class ClipSampler:
         place = _draw_place(rng)
         turned = _turned(truth, place, "nearest")
         if not turned[0].flatten(1).any(1).all():
-            # Turned out of sight: as it is.
-            return MemoryClip(torch.cat(shown), truth)
+            # Rotated out of the image: keep the original.
+            return Sam2Clip(torch.cat(shown), truth)
         black = self._preprocessor.image(np.zeros((1, 1), np.float32))[..., :1, :1]
-        return MemoryClip(_turned(torch.cat(shown) - black, place, "bilinear") + black, turned)
+        return Sam2Clip(_turned(torch.cat(shown) - black, place, "bilinear") + black, turned)
 
 
 def _draw_place(rng: np.random.Generator) -> Tensor:
-    """A turn, a shear and perhaps a mirror, shape (2, 3)."""
+    """A rotation, a shear and possibly a reflection, shape (2, 3)."""
     turn, shear = rng.uniform(-TURN, TURN), rng.uniform(-SHEAR, SHEAR)
     cos, sin = math.cos(turn), math.sin(turn)
     matrix = np.array([[cos, -sin], [sin, cos]]) @ np.array([[1, math.tan(shear)], [0, 1]])
@@ -169,7 +169,7 @@ def _draw_place(rng: np.random.Generator) -> Tensor:
 
 
 def _turned(stack: Tensor, place: Tensor, mode: str) -> Tensor:
-    """All slices of a stack (T, C, S, S) seen from the same place; zero outside."""
+    """All slices of a stack (T, C, S, S) under the same transform; zero outside."""
     theta = place.to(stack.device).expand(len(stack), -1, -1)
     grid = F.affine_grid(theta, list(stack.shape), align_corners=False)
     return F.grid_sample(stack, grid, mode=mode, align_corners=False)

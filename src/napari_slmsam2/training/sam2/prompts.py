@@ -1,4 +1,4 @@
-"""Prompts as a person would give them, made from true masks: masks, boxes, points, corrections."""
+"""Simulated prompts made from true masks: masks, boxes, points, corrections."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Clicks:
     labels: Tensor
 
     def and_then(self, other: Clicks) -> Clicks:
-        """These clicks and further ones."""
+        """These clicks and the others after them."""
         return Clicks(
             torch.cat([self.coordinates, other.coordinates], 1),
             torch.cat([self.labels, other.labels], 1),
@@ -74,7 +74,7 @@ def first_clicks(kind: str, truth: Tensor, generator: torch.Generator) -> Clicks
 
 
 def correction(truth: Tensor, found: Tensor, generator: torch.Generator) -> Clicks:
-    """One click per label where the found mask is wrong; now and then anywhere in the true one.
+    """One click per label where the found mask is wrong; sometimes anywhere in the true one.
 
     Parameters
     ----------

@@ -24,24 +24,24 @@ from napari_slmsam2.engine.sam2.network import (
     SliceOutput,
 )
 from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
-from napari_slmsam2.training.sam2.clips import MemoryClip
+from napari_slmsam2.training.sam2.clips import Sam2Clip
 from napari_slmsam2.training.sam2.prompts import Clicks, correction, draw_kind, first_clicks
 
 MASK_WEIGHT, DICE_WEIGHT, IOU_WEIGHT, PRESENCE_WEIGHT = 20.0, 1.0, 1.0, 1.0
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
 
 _LARGEST_LOGIT = 32.0
-"""sam2 puts -1024 where it judges the object absent."""
+"""sam2 writes -1024 where the object is absent."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What the decoder says of B labels: all its masks, and the one that it takes.
+    """Decoder output for B labels: all masks, and the one that is selected.
 
     Attributes
     ----------
     logits : Tensor, shape (B, M, S, S)
-        M is 3, or 1 for prompts that leave no doubt.
+        M is 3, or 1 for unambiguous prompts.
     ious : Tensor, shape (B, M)
     output : SliceOutput
     """
@@ -53,30 +53,30 @@ class Answer:
 
 def roll_out(
     segmenter: NetworkSegmenter,
-    clip: MemoryClip,
+    clip: Sam2Clip,
     generator: torch.Generator,
     *,
     corrections: int,
     save_memory: bool,
 ) -> Iterator[tuple[Answer, Tensor]]:
-    """Prompt the first slice and carry the masks on.
+    """Prompt the first slice and propagate the masks.
 
     Parameters
     ----------
     segmenter : NetworkSegmenter
         Its network is in training mode.
-    clip : MemoryClip
+    clip : Sam2Clip
     generator : torch.Generator
         Of the prompts, on the CPU.
     corrections : int
         Clicks after a box or a point.
     save_memory : bool
-        Compute parts again in the backward pass.
+        Recompute activations in the backward pass.
 
     Yields
     ------
     tuple of (Answer, Tensor)
-        Every answer that is judged, with the true masks of shape (B, S, S).
+        Every answer with a loss, and the true masks of shape (B, S, S).
     """
     network = segmenter.network
     call = _again if save_memory else _once
@@ -113,9 +113,8 @@ def clip_loss(answers: Iterator[tuple[Answer, Tensor]]) -> tuple[Tensor, dict[st
 def answer_loss(answer: Answer, truth: Tensor) -> dict[str, Tensor]:
     """Losses of one answer, each a mean over the labels.
 
-    The mask and its Dice are judged on the best of the masks, the predicted overlap on all; all
-    three only where the object is there. Its presence is judged always: that is how ends are
-    learned.
+    The mask and Dice losses use the best of the masks, the loss of the predicted overlap all masks;
+    the three are 0 on slices without the object. The presence loss is that of all slices.
 
     Parameters
     ----------

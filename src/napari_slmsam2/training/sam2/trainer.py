@@ -14,7 +14,7 @@ from napari_slmsam2.engine.sam2.network import SliceNetwork
 from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
 from napari_slmsam2.training.distributed import DistributedContext
 from napari_slmsam2.training.lora import add_adapters
-from napari_slmsam2.training.optimizer import make_adamw
+from napari_slmsam2.training.optimizer import load_optimizer, make_adamw, make_schedule
 from napari_slmsam2.training.recipes import PaperRecipe
 from napari_slmsam2.training.sam2.clips import ClipSampler
 from napari_slmsam2.training.sam2.rollout import clip_loss, roll_out
@@ -22,16 +22,16 @@ from napari_slmsam2.training.sam2.rollout import clip_loss, roll_out
 _TRUNK = "image_encoder.trunk."
 
 
-class MemoryTrainer:
-    """Network, optimiser and place in the training.
+class Sam2Trainer:
+    """Network, optimiser and position in the training.
 
-    What happens at a step depends on the seed and the number of the step alone, so that a training
-    that goes on from a checkpoint does what it would have done.
+    A step depends only on the seed and its number, so that a resumed training gives the same
+    result as an uninterrupted one.
 
     Parameters
     ----------
     network : SliceNetwork
-        Is trained itself; takes the adapters if these are what the recipe trains.
+        Trained in place; gets adapters if the recipe trains these.
     recipe : PaperRecipe
     clips : ClipSampler
     steps : int
@@ -42,7 +42,7 @@ class MemoryTrainer:
     precision : torch.dtype
         Of the computation; weights stay in float32.
     save_memory : bool
-        Compute parts again in the backward pass.
+        Recompute activations in the backward pass.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class MemoryTrainer:
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(recipe.trains(name))
         self.optimizer = make_adamw(groups_of(network, recipe))
+        self._schedule = make_schedule(self.optimizer, self._rate)
         self._segmenter = NetworkSegmenter(
             network, name="training", device=distributed.device, memory_dtype=torch.float32
         )
@@ -80,7 +81,7 @@ class MemoryTrainer:
         Raises
         ------
         FloatingPointError
-            The loss is not a number; the weights are as they were.
+            The loss is not a number; the weights are unchanged.
         """
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -89,16 +90,18 @@ class MemoryTrainer:
             for name, value in self._learn(number).items():
                 sums[name] = sums.get(name, 0.0) + value
         self._distributed.all_reduce_gradients(self.network.parameters())
-        fall = 0.55 + 0.45 * math.cos(math.pi * min(1.0, self.step / max(1, self.steps)))
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["highest"] * fall
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"the loss of step {self.step} is not a number")
         self.optimizer.step()
+        self._schedule.step()
         self.step += 1
         loss = self._distributed.total(torch.tensor(sums["loss"], device=self.device))
         return {**sums, "loss": float(loss)}
+
+    def _rate(self, step: int) -> float:
+        """Share of the highest learning rate: a cosine to a tenth."""
+        return 0.55 + 0.45 * math.cos(math.pi * min(1.0, step / max(1, self.steps)))
 
     def _learn(self, number: int) -> dict[str, float]:
         """Gradients of one clip of the batch."""
@@ -125,7 +128,7 @@ class MemoryTrainer:
         return {name: value / self.batch_size for name, value in parts.items()}
 
     def state(self) -> dict[str, Any]:
-        """Everything that is needed to go on, not copied."""
+        """Everything that is needed to resume, not copied."""
         return {
             "step": self.step,
             "network": self.network.state_dict(),
@@ -133,17 +136,18 @@ class MemoryTrainer:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Resume from a `state`."""
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         self.step = state["step"]
+        self._schedule = make_schedule(self.optimizer, self._rate, self.step)
 
 
 def groups_of(network: SliceNetwork, recipe: PaperRecipe) -> list[dict[str, Any]]:
-    """Parameters that are trained, by learning rate and weight decay.
+    """Trained parameters, grouped by learning rate and weight decay.
 
-    The encoder learns slower, its trunk slower from layer to layer towards the image; biases,
-    norms and embeddings are not decayed.
+    Learning rates are lower in the encoder, and in its trunk lower from layer to layer towards the
+    image; biases, norms and embeddings have no weight decay.
     """
     depth = sum(network.config.stages) + 1
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -158,12 +162,12 @@ def groups_of(network: SliceNetwork, recipe: PaperRecipe) -> list[dict[str, Any]
         decay = recipe.weight_decay if parameter.ndim > 1 and "embed" not in name else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return [
-        {"params": parameters, "lr": rate, "highest": rate, "weight_decay": decay}
+        {"params": parameters, "lr": rate, "weight_decay": decay}
         for (rate, decay), parameters in groups.items()
     ]
 
 
 def _layer(name: str) -> int:
-    """0 for what comes before the first block."""
+    """Number of a layer of the trunk; 0 before the first block."""
     parts = name.split(".")
     return int(parts[1]) + 1 if parts[0] == "blocks" else 0

@@ -1,4 +1,4 @@
-"""How a training goes: loss of every step, and the held-out Dice."""
+"""Plot of a training: loss of every step, and the held-out Dice."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TrainingCurve(QWidget):
         self.setMinimumSize(120, 150)
         self.setAccessibleName("Training")
         self.setToolTip(
-            "Above: Dice of what is held out, judged now and then; the dashed line is the base "
+            "Above: Dice of the held-out part at every evaluation; the dashed line is the base "
             "model. Below: the loss of every step, and its running mean."
         )
 
@@ -54,11 +54,11 @@ class TrainingCurve(QWidget):
 
     @property
     def dice(self) -> Sequence[_Point]:
-        """``(step, Dice)`` of every judgement; step 0 is the base model."""
+        """``(step, Dice)`` of every evaluation; step 0 is the base model."""
         return tuple(self._dice)
 
     def clear(self) -> None:
-        """Start anew."""
+        """Remove all points."""
         self._total = 1
         self._loss, self._smooth, self._dice = [], [], []
         self._changed()
@@ -78,13 +78,13 @@ class TrainingCurve(QWidget):
         self._changed()
 
     def add_dice(self, step: int, dice: float) -> None:
-        """A judgement after a step."""
+        """Add an evaluation after a step."""
         if math.isfinite(dice):
             self._dice.append((step, dice))
             self._changed()
 
     def _changed(self) -> None:
-        dice = f"held-out Dice {self._dice[-1][1]:.3f}" if self._dice else "not judged yet"
+        dice = f"held-out Dice {self._dice[-1][1]:.3f}" if self._dice else "not evaluated yet"
         loss = f"loss {self._smooth[-1][1]:.3f}" if self._smooth else "no step yet"
         self.setAccessibleDescription(f"{dice}; {loss}")
         self.update()

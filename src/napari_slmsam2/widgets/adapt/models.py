@@ -40,12 +40,12 @@ class ModelManager(QWidget):
         self.models = NarrowCombo()
         self.models.setToolTip("Models in the folder of models.")
         self.about = wrapped_label()
-        self.about.setToolTip("What the file tells of itself.")
+        self.about.setToolTip("Metadata of the file.")
         self.rename_button = button("Rename ...", "Give the chosen model another name.")
         self.export_button = button(
             "Export ...", "Copy the file, to give it away; it names no files of yours."
         )
-        self.delete_button = button("Delete ...", "Delete the file; you are asked once more.")
+        self.delete_button = button("Delete ...", "Delete the file, after a confirmation.")
         self.rename_button.clicked.connect(self.rename)
         self.export_button.clicked.connect(self.export)
         self.delete_button.clicked.connect(self.delete)

@@ -1,4 +1,4 @@
-"""The volumes to learn from: pairs of layers or of files."""
+"""Training data: pairs of layers or of files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from napari_slmsam2.widgets.workspace.grid import (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerPair:
-    """An image and its labels in the viewer, and the stack of slices to learn from.
+    """An image and its labels in the viewer, and the stack of slices to train on.
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ class LayerPair:
 
 
 def annotated(viewer: Viewer, labels: Labels, *, confident: bool = False) -> OpenPair | None:
-    """The volume and the slices to learn from, where a panel is open on this layer.
+    """The volume and the slices to train on, if a panel is open on this layer.
 
     Parameters
     ----------
@@ -109,8 +109,8 @@ def annotated(viewer: Viewer, labels: Labels, *, confident: bool = False) -> Ope
             if confident and widget.runner.running and widget.runner.annotation is annotation:
                 raise ConfigError(
                     "confident slices",
-                    "are not known while a run goes on",
-                    hint="Wait for its end or stop it, or learn from the painted slices alone.",
+                    "are not known during a run",
+                    hint="Wait for its end or stop it, or train on the painted slices alone.",
                 )
             trusted = confident_slices(annotation) if confident else {}
             return OpenPair(annotation.volume, _learned(annotation, trusted), trusted)
@@ -145,7 +145,7 @@ class PairTable(QTableWidget):
         self._viewer = viewer
         self._pairs: list[Pair] = []
         self.setHorizontalHeaderLabels(["Image", "Labels"])
-        self.setToolTip("One to five volumes to learn from. Delete takes the chosen ones out.")
+        self.setToolTip("One to five volumes to train on. Delete removes the chosen ones.")
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
@@ -167,7 +167,7 @@ class PairTable(QTableWidget):
         return tuple(self._pairs)
 
     def add(self, pair: Pair) -> None:
-        """Add a pair; one that is there already is not added again."""
+        """Add a pair, unless it is in the table."""
         if not any(_names(pair) == _names(old) and _same(pair, old) for old in self._pairs):
             self._set([*self._pairs, pair])
 

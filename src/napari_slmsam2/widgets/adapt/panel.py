@@ -34,7 +34,7 @@ from napari_slmsam2.widgets.common.wording import duration
 from napari_slmsam2.widgets.runs.task import Failed
 
 if TYPE_CHECKING:
-    from napari_slmsam2.training.adapt.adaptation import AdaptProgress
+    from napari_slmsam2.training.adapt.progress import AdaptProgress
 
 _IMAGES = "Scans (*.nii *.nii.gz *.nrrd *.nhdr *.mgz *.mgh *.tif *.tiff *.npy);;All files (*)"
 
@@ -56,6 +56,7 @@ class AdaptWidget(AdaptView):
         self.runner = AdaptRunner(self)
         self._unsaved: Unsaved | None = None
         self._named = False
+        self._adapt_next = False
         self._wire()
         pair = first_pair(viewer)
         if pair is not None:
@@ -74,14 +75,14 @@ class AdaptWidget(AdaptView):
         self.name.textEdited.connect(self._on_named)
         self.go_button.clicked.connect(self.adapt)
         self.estimate_button.clicked.connect(self.prepare)
-        self.cancel_button.clicked.connect(self.runner.cancel)
+        self.cancel_button.clicked.connect(self.cancel)
         self.save_button.clicked.connect(self.save_again)
         self.runner.progressed.connect(self._on_progress)
         self.runner.ended.connect(self._on_ended)
         self.runner.changed.connect(self._show_state)
         model_events.changed.connect(self._on_models)
 
-    # -- what to learn from
+    # -- training data
 
     def add_chosen_layers(self) -> None:
         """Add the two layers that are chosen above the table."""
@@ -95,8 +96,8 @@ class AdaptWidget(AdaptView):
             show_warning(str(error))
 
     def ask_for_files(self) -> None:
-        """Ask for a scan and for its label map."""
-        image, _ = QFileDialog.getOpenFileName(self, "Scan to learn from", filter=_IMAGES)
+        """Choose the files of a scan and of its label map."""
+        image, _ = QFileDialog.getOpenFileName(self, "Scan to train on", filter=_IMAGES)
         if not image:
             return
         labels, _ = QFileDialog.getOpenFileName(
@@ -106,12 +107,12 @@ class AdaptWidget(AdaptView):
             self.pairs.add(FilePair(Path(image), Path(labels)))
 
     def request(self) -> AdaptRequest:
-        """What the controls ask for.
+        """The request of the controls.
 
         Raises
         ------
         SlmSam2Error
-            There is nothing to learn from, or a value is not allowed.
+            There is nothing to train on, or a value is not allowed.
         """
         recipe = self.read_recipe()
         name = self.name.text().strip()
@@ -132,18 +133,27 @@ class AdaptWidget(AdaptView):
             labels=parse_labels(self.chosen.text()),
         )
 
-    # -- the work
+    # -- runs
 
     def prepare(self) -> None:
-        """Say what it would take."""
+        """Estimate the time without training."""
         self._begin(only_estimate=True)
 
     def adapt(self) -> None:
-        """Train; where an estimate of the same was made just before, go on from there."""
-        self._begin(only_estimate=False)
+        """Train; an estimate of the same request is used, and waited for while it is made."""
+        if self.runner.estimating:
+            self._adapt_next = True
+            self._show_state()
+        else:
+            self._begin(only_estimate=False)
+
+    def cancel(self) -> None:
+        """Stop after the current step; the best model so far is kept."""
+        self._adapt_next = False
+        self.runner.cancel()
 
     def save_again(self) -> None:
-        """Write the model that could not be written, under the name that is there now."""
+        """Write the model that could not be written, under the current name."""
         if self._unsaved is None or self.runner.running:
             return
         try:
@@ -197,7 +207,7 @@ class AdaptWidget(AdaptView):
         if self._unsaved is None:
             return True
         answer = QMessageBox.question(
-            self, "Adapt", "The last model could not be written yet. Give it up and begin anew?"
+            self, "Adapt", "The last model is not written yet. Discard it and start again?"
         )
         return bool(answer == QMessageBox.StandardButton.Yes)
 
@@ -222,12 +232,12 @@ class AdaptWidget(AdaptView):
             self.curve.add_loss(done, progressed.loss)
         elif progressed.stage == "clips":
             self.show_progress(done, total, f"Cutting clips: {done} of {total}")
-        elif progressed.stage == "trial":
-            self.show_progress(0, 0, "Trying two steps ...")
-        elif progressed.seconds_left == progressed.seconds_left:
-            self.show_progress(done, total, f"Step {done} of {total}; judging what is held out")
+        elif progressed.stage == "measuring":
+            self.show_progress(0, 0, "Measuring a few clips and steps ...")
         else:
-            self.show_progress(0, 0, "Judging the base model on what is held out ...")
+            model = f"model after {progressed.step} steps" if progressed.step else "base model"
+            share = f"{100 * done // max(1, total)} %"
+            self.show_progress(done, total, f"Evaluating the {model}: {share}")
         if progressed.evaluation is not None:
             self.curve.add_dice(
                 done if progressed.stage == "training" else 0, progressed.evaluation.dice
@@ -240,61 +250,68 @@ class AdaptWidget(AdaptView):
         plan = prepared.estimate
         self.curve.set_total(plan.steps)
         lines = [
-            f"{plan.steps} steps in about {duration(plan.seconds)}, "
+            f"About {duration(plan.seconds)} for {plan.steps} steps, "
             f"{plan.memory / 2**20:.0f} MiB of memory. Held out: {prepared.held_out}.",
             *self._about_confident(),
         ]
         set_text(self.estimate, "\n".join([*lines, *(f"Note: {note}." for note in prepared.notes)]))
 
     def _about_confident(self) -> list[str]:
-        """How many slices are learned from that nobody painted, where that was asked for."""
+        """The number of propagated slices that are trained on, if that was chosen."""
         if not self.confident.isChecked() or self.confident.isHidden():
             return []
         assert self.runner.request is not None
         pairs = [pair for pair in self.runner.request.pairs if isinstance(pair, OpenPair)]
         n = sum(len(indices) for pair in pairs for indices in pair.confident.values())
         if not n:
-            return ["No confident slices are known: propagate in the panel Annotate before."]
-        return [f"Confident slices that are learned from: {n}."]
+            return ["No confident slices are known: propagate in the panel Annotate first."]
+        return [f"Confident slices that are trained on: {n}."]
 
     def _on_ended(self, end: AdaptEnd | None) -> None:
         self._unsaved = end if isinstance(end, Unsaved) else None
+        adapt_next, self._adapt_next = self._adapt_next, False
         if isinstance(end, Prepared):
             self._show_estimate(end)
             self.show_idle("Press Adapt to begin.")
+            if adapt_next:
+                self.adapt()
         elif isinstance(end, Adapted | Unsaved):
             self._show_end(end)
         elif isinstance(end, Cancelled):
-            self.show_idle("Cancelled before there was anything to keep.")
+            self.show_idle("Cancelled before there was a result.")
         elif isinstance(end, Failed):
-            self.show_idle(f"It cannot be done: {end.message}")
+            self.show_idle(f"Not possible: {end.message}")
             show_error(end.message)
         else:
-            self.show_idle("It ended early, because of an error in the program.")
+            self.show_idle("Stopped by an error in the program.")
 
     def _show_end(self, end: Adapted | Unsaved) -> None:
         report = end.report
         self.scores.show_scores(report.before, report.after)
         self.preview.show_result(report.after.preview if report.improved else None)
         if isinstance(end, Unsaved):
-            self.show_result(f"{report.verdict} It is not saved yet: {end.message}")
+            self.show_result(f"{report.verdict} The model is not saved yet: {end.message}")
             self.show_idle("Choose another name or make room, then press Save again.")
             show_error(end.message)
             return
-        took = f"It ended after {report.steps} steps and {duration(report.seconds)}"
+        took = f"Finished after {report.steps} steps and {duration(report.seconds)}"
         self.show_idle(f"{took}: {end.why}.")
         if end.path is None:
-            self.show_result(f"{report.verdict} Nothing was written; the old model stays.")
+            self.show_result(f"{report.verdict} No file was written; the base model is kept.")
             return
         name = end.path.stem
-        self.show_result(f"{report.verdict} The model {name} is in the lists of models now.")
+        self.show_result(f"{report.verdict} Model {name} is in all lists of models.")
         show_info(f"Adapted: {name}.")
         model_events.changed.emit("", name)
 
-    # -- what is shown
+    # -- display
 
     def _show_state(self) -> None:
         self.set_running(self.runner.running, ready=bool(self.pairs.pairs))
+        if self.runner.estimating:
+            self.go_button.setEnabled(not self._adapt_next)
+            if self._adapt_next:
+                set_text(self.status, "Measuring a few clips and steps; adapting follows ...")
         self.save_button.setVisible(self._unsaved is not None)
 
     def _on_pairs(self) -> None:
@@ -328,10 +345,10 @@ class AdaptWidget(AdaptView):
         self.name.setText(name)
         self.name.setCursorPosition(0)
 
-    # -- the end
+    # -- closing
 
     def shut_down(self) -> None:
-        """End the work, of which the best is kept, and let go of viewer and layers."""
+        """Stop, keep the best model so far, and disconnect from viewer and layers."""
         if not self._closed:
             model_events.changed.disconnect(self._on_models)
         super().shut_down()

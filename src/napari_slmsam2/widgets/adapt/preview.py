@@ -36,7 +36,7 @@ class SlicePreview(QWidget):
         self.setMinimumWidth(120)
         self.setAccessibleName("Held-out slice")
         self.setToolTip(
-            "A slice that nothing is learned from. Yellow: the true outline. Orange: what the base "
+            "A held-out slice. Yellow: the true outline. Orange: what the base "
             "model finds. Blue: what the model finds now."
         )
 

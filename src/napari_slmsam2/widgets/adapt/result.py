@@ -1,4 +1,4 @@
-"""Scores of what was held out, before and after."""
+"""Scores on the held-out part, before and after."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ScoreTable(QTableWidget):
             item = QTableWidgetItem(title)
             item.setToolTip(tip)
             self.setHorizontalHeaderItem(column, item)
-        self.setToolTip("What was held out: the base model, and the adapted one.")
+        self.setToolTip("Scores on the held-out part: the base model and the adapted one.")
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)

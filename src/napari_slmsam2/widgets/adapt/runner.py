@@ -1,4 +1,4 @@
-"""Runs an adaptation in a worker thread and hands what it tells to the GUI thread."""
+"""Runs an adaptation in a worker thread and passes its progress to the GUI thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,17 @@ _TICK_MS = 80
 
 
 class AdaptRunner(QObject):
-    """One adaptation at a time."""
+    """Runs one adaptation at a time.
+
+    Attributes
+    ----------
+    control : RunControl
+        Of the current or the last worker.
+    request : AdaptRequest or None
+        Of the current or the last worker.
+    estimating : bool
+        A worker is running that only estimates.
+    """
 
     progressed = Signal(object)
     """`AdaptProgress`, `Prepared`, or bytes that were downloaded, ``(done, total)``."""
@@ -31,9 +41,10 @@ class AdaptRunner(QObject):
         super().__init__(parent)
         self.control = RunControl()
         self.request: AdaptRequest | None = None
+        self.estimating = False
         self._prepared: tuple[AdaptRequest, Prepared] | None = None
         self._worker: FunctionWorker[Any] | None = None
-        # The worker tells more than a window can draw, and may outlive it.
+        # The worker reports more often than a window can draw, and may outlive it.
         self._queue: SimpleQueue[Any] = SimpleQueue()
         self._end: AdaptEnd | None = None
         self._timer = QTimer(self)
@@ -42,21 +53,21 @@ class AdaptRunner(QObject):
 
     @property
     def running(self) -> bool:
-        """Whether a worker is at work."""
+        """Whether a worker is running."""
         return self._worker is not None
 
     def prepare(self, request: AdaptRequest) -> None:
-        """Find out what a request will take."""
-        self._prepared = None
+        """Estimate the time of a request."""
+        self._prepared, self.estimating = None, True
         self._start(request, task.prepare, request)
 
     def adapt(self, request: AdaptRequest) -> bool:
-        """Adapt; where the same was prepared just before, that is not done again.
+        """Adapt; an estimate of the same request is used again.
 
         Returns
         -------
         bool
-            Whether it goes on from there.
+            Whether there was one.
         """
         prepared = None
         if self._prepared is not None and self._prepared[0].asks_the_same(request):
@@ -66,15 +77,15 @@ class AdaptRunner(QObject):
         return prepared is not None
 
     def save(self, unsaved: Unsaved, request: AdaptRequest) -> None:
-        """Try again to write a model."""
+        """Write a model again."""
         self._start(request, _save, unsaved, request)
 
     def cancel(self) -> None:
-        """End the work after the present step; the best so far is kept."""
+        """Stop after the current step; the best model so far is kept."""
         self.control.stop()
 
     def close_connections(self) -> None:
-        """Nobody looks any more: end the work."""
+        """Stop, because the window closes."""
         self._timer.stop()
         self.cancel()
 
@@ -107,7 +118,7 @@ class AdaptRunner(QObject):
 
     def _on_finished(self) -> None:
         self._timer.stop()
-        self._worker = None
+        self._worker, self.estimating = None, False
         self._drain()
         end = self._end
         if isinstance(end, Broken):
@@ -120,6 +131,6 @@ class AdaptRunner(QObject):
 
 
 def _save(
-    unsaved: Unsaved, request: AdaptRequest, control: RunControl, tell: task.Tell
+    unsaved: Unsaved, request: AdaptRequest, control: RunControl, on_progress: task.OnProgress
 ) -> AdaptEnd:
     return task.save(unsaved.job, unsaved.report, request)

@@ -1,4 +1,4 @@
-"""An adaptation in a worker thread: what goes in, what comes out. Knows neither napari nor Qt."""
+"""An adaptation in a worker thread: its request and its results. Without napari and Qt."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import numpy.typing as npt
 
 from napari_slmsam2.core.errors import ConfigError, DownloadError, SlmSam2Error
 from napari_slmsam2.core.volume import Volume
-from napari_slmsam2.training.recipes import AdaptRecipe
+from napari_slmsam2.training.recipes import AdaptRecipe, get_recipe
 from napari_slmsam2.widgets.runs.task import Broken, Failed, RunControl, failure_of
 
 if TYPE_CHECKING:
-    from napari_slmsam2.training.adapt.adaptation import Adaptation, AdaptProgress
+    from napari_slmsam2.training.adapt.adaptation import Adaptation
     from napari_slmsam2.training.adapt.estimate import Estimate
+    from napari_slmsam2.training.adapt.progress import AdaptProgress
     from napari_slmsam2.training.adapt.report import AdaptReport
     from napari_slmsam2.training.data.labelled_scan import LabelledScan
 
@@ -30,9 +31,9 @@ class OpenPair:
     ----------
     volume : Volume
     labels : ndarray of int, shape of the volume
-        A copy: painting may go on.
+        A copy, so that painting can continue.
     confident : mapping of label to tuple of int
-        Slices that were propagated, and are learned from like those that were painted.
+        Propagated slices that are trained on like painted ones.
     """
 
     volume: Volume
@@ -40,7 +41,7 @@ class OpenPair:
     confident: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     def is_same(self, other: OpenPair | FilePair) -> bool:
-        """Whether the other one has the very image, and equal labels."""
+        """Whether the other pair has the same image array, and equal labels."""
         return (
             isinstance(other, OpenPair)
             and self.volume.data is other.volume.data
@@ -64,7 +65,7 @@ class FilePair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptRequest:
-    """Everything that an adaptation is asked for.
+    """Everything that an adaptation needs.
 
     Attributes
     ----------
@@ -73,11 +74,11 @@ class AdaptRequest:
     base : str
         A name of the registry, or a file of weights.
     name : str
-        Of the new model.
+        Name of the new model.
     device : str
     models_folder : str or None
     labels : tuple of int or None
-        To learn; None for all.
+        Labels to train on; None for all.
     """
 
     pairs: tuple[OpenPair | FilePair, ...]
@@ -89,7 +90,7 @@ class AdaptRequest:
     labels: tuple[int, ...] | None = None
 
     def asks_the_same(self, other: AdaptRequest) -> bool:
-        """Whether the other one differs in the name at most."""
+        """Whether another request differs in the name at most."""
         if len(self.pairs) != len(other.pairs):
             return False
         pairs = zip(self.pairs, other.pairs, strict=True)
@@ -100,7 +101,7 @@ class AdaptRequest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """An adaptation that can begin, and what it will take.
+    """An adaptation that is ready to run, and its estimate.
 
     Attributes
     ----------
@@ -118,15 +119,15 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Adapted:
-    """How it ended.
+    """Result of an adaptation.
 
     Attributes
     ----------
     report : AdaptReport
     why : str
-        It stopped, in words.
+        Why it stopped, as text.
     path : Path or None
-        Of the new model; None where the old one stays.
+        File of the new model; None if no model was better than the base model.
     """
 
     report: AdaptReport
@@ -136,7 +137,7 @@ class Adapted:
 
 @dataclass(frozen=True, slots=True)
 class Unsaved:
-    """It went well, but the file could not be written.
+    """An adaptation whose model could not be written.
 
     Attributes
     ----------
@@ -152,11 +153,11 @@ class Unsaved:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """It was cancelled before there was anything to keep."""
+    """The adaptation was cancelled before there was a result."""
 
 
 AdaptEnd = Prepared | Adapted | Unsaved | Cancelled | Failed | Broken
-Tell = Callable[["AdaptProgress | Prepared | tuple[int, int]"], None]
+OnProgress = Callable[["AdaptProgress | Prepared | tuple[int, int]"], None]
 
 
 def parse_labels(text: str) -> tuple[int, ...] | None:
@@ -165,29 +166,31 @@ def parse_labels(text: str) -> tuple[int, ...] | None:
     Raises
     ------
     ConfigError
-        It holds something else.
+        The text is something else.
     """
     parts = [part.strip() for part in text.split(",")]
     if not text.strip():
         return None
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ConfigError("labels to learn", "cannot be read", expected="1, 2, 5", found=repr(text))
+        raise ConfigError(
+            "labels to train on", "cannot be read", expected="1, 2, 5", found=repr(text)
+        )
     return tuple(int(part) for part in parts)
 
 
-def prepare(request: AdaptRequest, control: RunControl, tell: Tell) -> AdaptEnd:
-    """Read everything, try it and say what it will take. Nothing is raised."""
-    return _told(lambda: _prepare(request, control, tell), control)
+def prepare(request: AdaptRequest, control: RunControl, on_progress: OnProgress) -> AdaptEnd:
+    """Read the data, measure the parts and plan the schedule; errors are returned."""
+    return _guarded(lambda: _prepare(request, control, on_progress), control)
 
 
 def adapt(
-    request: AdaptRequest, prepared: Prepared | None, control: RunControl, tell: Tell
+    request: AdaptRequest, prepared: Prepared | None, control: RunControl, on_progress: OnProgress
 ) -> AdaptEnd:
-    """Prepare where that is still to be done, train and write the model. Nothing is raised."""
-    return _told(lambda: _adapt(request, prepared, control, tell), control)
+    """Prepare if that is not done yet, train and write the model; errors are returned."""
+    return _guarded(lambda: _adapt(request, prepared, control, on_progress), control)
 
 
-def _told(work: Callable[[], AdaptEnd], control: RunControl) -> AdaptEnd:
+def _guarded(work: Callable[[], AdaptEnd], control: RunControl) -> AdaptEnd:
     try:
         return work()
     except DownloadError as error:
@@ -196,7 +199,9 @@ def _told(work: Callable[[], AdaptEnd], control: RunControl) -> AdaptEnd:
         return failure_of(error)
 
 
-def _prepare(request: AdaptRequest, control: RunControl, tell: Tell) -> Prepared | Cancelled:
+def _prepare(
+    request: AdaptRequest, control: RunControl, on_progress: OnProgress
+) -> Prepared | Cancelled:
     from napari_slmsam2.engine.loading import load_network
     from napari_slmsam2.engine.weights.model_folder import check_room, path_for
     from napari_slmsam2.training.adapt.adaptation import Adaptation
@@ -205,32 +210,41 @@ def _prepare(request: AdaptRequest, control: RunControl, tell: Tell) -> Prepared
     base = load_network(
         request.base,
         folder=request.models_folder,
-        progress=lambda done, total: tell((done, total)),
+        progress=lambda done, total: on_progress((done, total)),
         should_stop=control.should_stop,
     )
     scans = [_scan(pair, request) for pair in request.pairs]
-    job = Adaptation(scans, base, request.recipe, device=request.device, chosen=request.labels)
-    estimate = job.prepare(tell, control.should_stop)
+    job = Adaptation(
+        scans,
+        base,
+        request.recipe,
+        device=request.device,
+        chosen=request.labels,
+        fixed_time=request.recipe.minutes != get_recipe(request.recipe.name).minutes,
+    )
+    estimate = job.prepare(on_progress, control.should_stop)
     if estimate is None:
         return Cancelled()
-    return Prepared(job, estimate, job.held_out, job.notes)
+    return Prepared(job, estimate, job.held_out, (*job.notes, *estimate.notes))
 
 
 def _adapt(
-    request: AdaptRequest, prepared: Prepared | None, control: RunControl, tell: Tell
+    request: AdaptRequest, prepared: Prepared | None, control: RunControl, on_progress: OnProgress
 ) -> AdaptEnd:
     from napari_slmsam2.engine.weights.model_folder import path_for
     from napari_slmsam2.training.adapt.report import WHY_STOPPED
 
     path_for(request.name, request.models_folder)
     if prepared is None:
-        made = _prepare(request, control, tell)
+        made = _prepare(request, control, on_progress)
         if isinstance(made, Cancelled):
             return made
         prepared = made
-        tell(prepared)
+        on_progress(prepared)
     job = prepared.job
-    report = job.run(tell, control.should_stop)
+    report = job.run(on_progress, control.should_stop)
+    if report is None:
+        return Cancelled()
     if not report.improved:
         return Adapted(report, WHY_STOPPED[report.stopped], None)
     return save(job, report, request)

@@ -1,4 +1,4 @@
-"""What the window "Adapt" looks like: its parts, and how they are stacked."""
+"""The view of the window "Adapt": its controls and their layout."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from napari.layers import Image, Labels
 from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import (
     QCheckBox,
-    QDoubleSpinBox,
     QFormLayout,
     QLabel,
     QLineEdit,
     QProgressBar,
-    QSpinBox,
     QWidget,
 )
 
@@ -28,22 +26,14 @@ from napari_slmsam2.widgets.common.closing import ClosingWidget
 from napari_slmsam2.widgets.common.icons import GlyphButton
 from napari_slmsam2.widgets.common.layout import button, group, row, scrolled, set_text
 from napari_slmsam2.widgets.common.preferences import Preferences
+from napari_slmsam2.widgets.common.settings_form import form_of
 
-_TRAINED = {
-    "all": "All of the network",
-    "memory+heads": "Its memories and heads",
-    "heads": "Its heads",
-    "adapters": "Adapters of low rank",
-}
-_LABELS_ARE = {
-    "auto": "Structures, if few",
-    "structures": "The same structures",
-    "objects": "Objects of one kind",
-}
+_SHOWN = ("minutes", "batch_size", "trained", "labels_are")
+"""Settings of a recipe that the form shows."""
 
 
 class AdaptView(ClosingWidget):
-    """The controls, and what they say; without any behaviour.
+    """The controls of the window, without behaviour.
 
     Parameters
     ----------
@@ -58,7 +48,7 @@ class AdaptView(ClosingWidget):
         self._make_settings(preferences)
         self._make_run()
         self.result, self.scores = wrapped_label(), ScoreTable()
-        self.result.setToolTip("How the adapted model compares with its base model.")
+        self.result.setToolTip("Comparison of the adapted model with its base model.")
         self.manager = ModelManager(self.folder)
         scrolled(self, *self._arrange())
         self.setMinimumWidth(240)
@@ -69,13 +59,13 @@ class AdaptView(ClosingWidget):
         self.images, self.labels = LayerChooser(viewer, Image), LayerChooser(viewer, Labels)
         self.images.setToolTip("Image of the pair to add.")
         self.labels.setToolTip("Its labels.")
-        self.add_layers = button("Add layers", "Learn from these two layers.")
-        self.add_files = button("Add files ...", "Learn from a scan and its label map in files.")
-        self.remove = button("Remove", "Take the chosen pairs out of the table.")
+        self.add_layers = button("Add layers", "Train on these two layers.")
+        self.add_files = button("Add files ...", "Train on a scan and its label map in files.")
+        self.remove = button("Remove", "Remove the chosen pairs from the table.")
         self.pairs = PairTable(viewer)
         self.chosen = QLineEdit()
         self.chosen.setPlaceholderText("all; or 1, 2, 5")
-        self.chosen.setToolTip("Values of the labels to learn. Empty: all of them.")
+        self.chosen.setToolTip("Values of the labels to train on. Empty: all labels.")
 
     def _make_settings(self, preferences: Preferences) -> None:
         self.recipe = NarrowCombo()
@@ -83,59 +73,41 @@ class AdaptView(ClosingWidget):
             self.recipe.addItem(name, name)
             self.recipe.setItemData(self.recipe.count() - 1, ABOUT[name], 3)
         self.about = wrapped_label()
-        self.about.setToolTip("What the recipe is for.")
+        self.about.setToolTip("Purpose of the recipe.")
         self.base = NarrowCombo()
-        self.base.setToolTip("The model to start from. It stays as it is.")
-        self.trained = NarrowCombo()
-        self.trained.setToolTip("Fewer parts change less, and forget less.")
-        for value, title in _TRAINED.items():
-            self.trained.addItem(title, value)
-        self.labels_are = NarrowCombo()
-        self.labels_are.setToolTip(
-            "Structures have the same label in all volumes: the model learns something of each of "
-            "them. Objects, such as cells, are only numbered."
-        )
-        for value, title in _LABELS_ARE.items():
-            self.labels_are.addItem(title, value)
-        self.confident = QCheckBox("Learn from confident slices, too")
+        self.base.setToolTip("Model to start from; it is not changed.")
+        recipe = get_recipe(self.recipe.currentData())
+        self.form = form_of(recipe, [f.name for f in recipe.fields() if f.name not in _SHOWN])
+        self.confident = QCheckBox("Train on confident slices, too")
         self.confident.setToolTip(
-            "Those that the panel Annotate has propagated: where the model is sure, both sweeps "
-            "agree, and size and place change little. They may be wrong all the same: look first."
+            "Slices that the panel Annotate has propagated with high confidence: sweeps agree, "
+            "and size and position change little. They may still be wrong: check them first."
         )
-        self.minutes, self.batch = QDoubleSpinBox(), QSpinBox()
-        self.minutes.setRange(0.1, 10_000)
-        self.minutes.setDecimals(1)
-        self.minutes.setSuffix(" min")
-        self.minutes.setToolTip("For everything. It ends earlier where it gets no better.")
-        self.batch.setRange(1, 1024)
-        self.batch.setToolTip("Clips per step. Less needs less memory.")
         self.device = NarrowCombo()
         self.device.addItems(["auto", "cpu", "cuda", "mps"])
         self.device.setCurrentText(preferences.device)
-        self.device.setToolTip(
-            "Where it is trained. auto takes a graphics card where there is one."
-        )
+        self.device.setToolTip("Device to train on. auto takes a graphics card if there is one.")
         self.name = QLineEdit()
-        self.name.setToolTip("Of the adapted model, in all lists of models.")
+        self.name.setToolTip("Name of the adapted model in all lists of models.")
 
     def _make_run(self) -> None:
         self.go_button = GlyphButton(
-            "Adapt", "Train a copy of the base model; it is kept where it is better.", "play"
+            "Adapt", "Train a copy of the base model; it is kept if it is better.", "play"
         )
         self.estimate_button = button(
-            "Estimate", "Try two steps and say how long it will take, without training."
+            "Estimate", "Measure a few clips and steps and show the time, without training."
         )
         self.cancel_button = GlyphButton(
-            "Cancel", "End after the present step; the best model so far is kept.", "stop"
+            "Cancel", "Stop after the current step; the best model so far is kept.", "stop"
         )
-        self.save_button = button("Save again", "Try once more to write the model.")
+        self.save_button = button("Save again", "Write the model again.")
         self.estimate: QLabel = wrapped_label()
         self.estimate.setToolTip("Measured on this device.")
         self.bar = QProgressBar()
-        self.bar.setToolTip("Clips, or steps, that are done.")
+        self.bar.setToolTip("Progress of the current stage.")
         self.bar.setTextVisible(False)
         self.status: QLabel = wrapped_label()
-        self.status.setToolTip("What is done now.")
+        self.status.setToolTip("Current stage.")
         self.curve, self.preview = TrainingCurve(), SlicePreview()
         self.show_plots()
         set_text(self.estimate, "")
@@ -145,25 +117,22 @@ class AdaptView(ClosingWidget):
         layers.addRow("Image", self.images)
         layers.addRow("Labels", self.labels)
         wanted = _form()
-        wanted.addRow("Learn labels", self.chosen)
+        wanted.addRow("Labels to train on", self.chosen)
         settings.addRow("Recipe", self.recipe)
         settings.addRow(self.about)
         settings.addRow("Start from", self.base)
         settings.addRow(self.confident)
-        settings.addRow("Train", self.trained)
-        settings.addRow("Labels are", self.labels_are)
-        settings.addRow("Time", self.minutes)
-        settings.addRow("Batch", self.batch)
+        settings.addRow(self.form)
         settings.addRow("Device", self.device)
         settings.addRow("Name", self.name)
         self.volumes = group(
-            "Volumes to learn from",
+            "Training data",
             layers,
             row(self.add_layers, self.add_files, self.remove),
             self.pairs,
             wanted,
         )
-        self.settings, self.settings_form = group("How", settings), settings
+        self.settings = group("Settings", settings)
         self.comparison = group("Before and after", self.result, self.scores)
         first = row(self.go_button, self.cancel_button)
         first.setStretch(0, 2)
@@ -185,16 +154,13 @@ class AdaptView(ClosingWidget):
         ]
 
     def show_recipe(self) -> None:
-        """Show what the chosen recipe asks for."""
+        """Show the settings of the chosen recipe."""
         recipe = get_recipe(self.recipe.currentData())
         self.about.setText(ABOUT[recipe.name])
         self.recipe.setToolTip(ABOUT[recipe.name])
-        self.minutes.setValue(recipe.minutes)
-        self.batch.setValue(recipe.batch_size)
-        self.trained.setCurrentIndex(self.trained.findData(recipe.trained))
-        self.labels_are.setCurrentIndex(self.labels_are.findData(recipe.labels_are))
-        progressed = recipe.source == "volumes" and recipe.architecture == "window"
-        self.settings_form.setRowVisible(self.labels_are, progressed)
+        self.form.set_record(recipe)
+        structured = recipe.source == "volumes" and recipe.architecture == "window"
+        self.form.editors["labels_are"].enabled = structured
         self.confident.setVisible(recipe.source == "seeds")
         self.fill_bases(str(self.base.currentData()))
 
@@ -212,28 +178,24 @@ class AdaptView(ClosingWidget):
             self.base.setCurrentIndex(self.base.findData(chosen))
 
     def read_recipe(self) -> AdaptRecipe:
-        """The recipe with what the controls say.
+        """The recipe with the settings of the form.
 
         Raises
         ------
         ConfigError
             A value is not allowed.
         """
-        return get_recipe(self.recipe.currentData()).replace(
-            minutes=self.minutes.value(),
-            batch_size=self.batch.value(),
-            trained=str(self.trained.currentData()),
-            labels_are=str(self.labels_are.currentData()),
-        )
+        shown = {name: getattr(self.form.record, name) for name in _SHOWN}
+        return get_recipe(self.recipe.currentData()).replace(**shown)
 
     def set_running(self, running: bool, *, ready: bool) -> None:
-        """Enable what can be done now.
+        """Enable the controls that can be used.
 
         Parameters
         ----------
         running : bool
         ready : bool
-            There is something to learn from.
+            There is something to train on.
         """
         for box in (self.volumes, self.settings):
             box.setEnabled(not running)
@@ -243,24 +205,24 @@ class AdaptView(ClosingWidget):
         self.save_button.setEnabled(not running)
 
     def show_progress(self, done: int, total: int, text: str) -> None:
-        """How far it is; a total of 0 stands for work of unknown length."""
+        """Show the progress of a stage; a total of 0: unknown length."""
         self.bar.setRange(0, total)
         self.bar.setValue(done)
         self.bar.show()
         set_text(self.status, text)
 
     def show_plots(self) -> None:
-        """Show curve and preview where there is something in them."""
+        """Show curve and preview if they are not empty."""
         self.curve.setHidden(not (self.curve.losses or self.curve.dice))
         self.preview.setHidden(self.preview.shown[0] is None)
 
     def show_result(self, text: str) -> None:
-        """Say how it went; an empty text hides it with the scores."""
+        """Show the result; an empty text hides it and the scores."""
         set_text(self.result, text)
         self.comparison.setVisible(bool(text))
 
     def show_idle(self, text: str) -> None:
-        """Nothing goes on."""
+        """Show that nothing is running."""
         self.bar.setRange(0, 1)
         self.bar.setValue(0)
         self.bar.hide()
