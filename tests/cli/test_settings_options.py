@@ -55,6 +55,7 @@ def test_options_keep_their_names_and_defaults(command):
     ("command", "option", "value", "expected"),
     [
         ("train", "--batch", "0", "expected a whole number from 1"),
+        ("train", "--seed", "x", "expected a whole number, found 'x'"),
         ("train", "--feedback", "2", "less than or equal to 1"),
         ("adapt", "--train", "nothing", "all or memory+heads or heads or adapters"),
         ("adapt", "--minutes", "0", "greater than or equal to 0.05"),

@@ -82,19 +82,22 @@ def parse_channel(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 
-def whole_number(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
-    """A parser of whole numbers in a range, whose error names what was expected and found."""
+def whole_number(minimum: int | None, maximum: int | None = None) -> Callable[[str], int]:
+    """A parser of whole numbers in a range; its errors name the range and the value."""
+    lower = "" if minimum is None else f" from {minimum}"
+    upper = "" if maximum is None else f" to {maximum}"
 
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
-            value = minimum - 1
-        if value < minimum or (maximum is not None and value > maximum):
-            upper = "" if maximum is None else f" to {maximum}"
-            raise typer.BadParameter(
-                f"expected a whole number from {minimum}{upper}, found {text!r}."
-            )
+            value = None
+        if (
+            value is None
+            or (minimum is not None and value < minimum)
+            or (maximum is not None and value > maximum)
+        ):
+            raise typer.BadParameter(f"expected a whole number{lower}{upper}, found {text!r}.")
         return value
 
     return parse
