@@ -82,7 +82,7 @@ def open_window(viewer, qtbot, labels: np.ndarray | None = None) -> AdaptWidget:
 
 
 def finish(window, qtbot) -> None:
-    qtbot.waitUntil(lambda: not window.runner.running, timeout=60_000)
+    qtbot.waitUntil(lambda: not window.runner.running, timeout=240_000)
 
 
 def models(combo: QComboBox) -> list[str]:
@@ -148,7 +148,7 @@ def test_adapt_pressed_during_the_estimate_follows_it(adapt, qtbot, folder):
     adapt.go_button.click()
     assert not adapt.go_button.isEnabled()
     assert "adapting follows" in adapt.status.text()
-    qtbot.waitUntil(lambda: "all steps" in adapt.status.text(), timeout=60_000)
+    qtbot.waitUntil(lambda: "all steps" in adapt.status.text(), timeout=240_000)
     assert (folder / "knee-scan-quick.safetensors").is_file()
 
 
