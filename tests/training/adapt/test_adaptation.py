@@ -78,7 +78,8 @@ def test_training_improves_the_held_out_dice_and_writes_one_file(scans, base, tm
     report = job.run(progress.append)
     assert report.held_out == "one end of every object"
     assert report.improved
-    assert report.after.dice > report.before.dice + 0.015
+    # The base model is close to the truth: the error falls to less than two thirds.
+    assert 1 - report.after.dice < (1 - report.before.dice) * 2 / 3
     assert report.after.mean("op_voxels") <= report.before.mean("op_voxels")
     dice = [p.evaluation.dice for p in progress if p.evaluation]
     assert dice == [report.before.dice, *(p.dice for p in report.curve)]
