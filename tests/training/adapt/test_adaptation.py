@@ -452,7 +452,7 @@ def test_bad_input_is_named(tmp_path):
         LabelledScan.of(Volume(make_image(labels, 0)), labels[1:])
     with pytest.raises(VolumeError, match="single slices only"):
         check_scans([scan_of(keep_slices(labels, {1: (4, 7, 10)}))], None)
-    with pytest.raises(VolumeError, match="too few slices to learn"):
+    with pytest.raises(VolumeError, match="too few slices to train on"):
         check_scans([scan_of(keep_slices(labels, {1: (7,)}))], None)
     with pytest.raises(ConfigError, match="label 7"):
         check_scans([read_pair(image, good)], [7])
