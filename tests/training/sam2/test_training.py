@@ -173,7 +173,7 @@ def test_a_computer_with_too_little_memory_is_refused_before_it_is_tried(base, s
     free = 64**2 * 1900 * 3
     monkeypatch.setattr(backends, "free_memory", lambda device: free)
     job = Adaptation(scans, base, SHORT.replace(checkpointing="auto"), device="cpu")
-    job._backend._foresee()
+    job._backend._predict_memory()
     assert job._backend._save_memory
     free //= 3
     with pytest.raises(DeviceMemoryError, match="too little memory to train on 4 slices of 64"):
