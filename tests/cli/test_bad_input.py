@@ -176,6 +176,14 @@ def test_outputs_and_inputs_must_differ(fails, scene):
     fails(2, "--report", "same file as --out", options=("--report", same))
 
 
+def test_a_log_is_no_other_file(fails, scene):
+    before = scene.image.read_bytes()
+    fails(2, "--log", "same file", options=("--log", scene.image))
+    assert scene.image.read_bytes() == before
+    fails(2, "--log", "same file", options=("--log", scene.folder / "labels.nii.gz"))
+    fails(1, "no.log", options=("--log", scene.folder / "nowhere" / "no.log"))
+
+
 @pytest.mark.parametrize("option", ["--report", "--qc", "--session"])
 def test_other_results_are_not_overwritten_either(fails, scene, option):
     path = scene.folder / "mine.png"

@@ -51,6 +51,19 @@ def check_outputs(
             )
 
 
+def check_log(log: Path | None, others: Iterable[Path | None]) -> None:
+    """Refuse a log file that is an input or a result too, before anything is appended to it.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if log is None:
+        return
+    if log.resolve() in {path.resolve() for path in others if path is not None}:
+        raise ConfigError("--log", "names the same file as another argument", found=log)
+
+
 def check_suffix(option: str, path: Path | None, suffix: str) -> None:
     """Refuse a file name whose suffix does not match the content."""
     if path is not None and path.suffix.lower() != suffix:

@@ -20,6 +20,7 @@ from napari_slmsam2.cli._console import (
 from napari_slmsam2.cli._errors import FAILED
 from napari_slmsam2.cli._inputs import listed, open_inputs
 from napari_slmsam2.cli._outputs import (
+    check_log,
     check_outputs,
     check_space,
     check_suffix,
@@ -69,6 +70,8 @@ def run_job(options: PropagateOptions) -> SegmentationSession:
     SlmSam2Error
         The input cannot be used. Nothing was written.
     """
+    given = (options.image, options.seeds, options.resume, Path(options.model))
+    check_log(options.log, (*given, *_outputs(options).values()))
     configure_output(quiet=options.quiet, log_file=options.log, progress=options.progress)
     _check(options)
     with locked_outputs({**_outputs(options), "--resume": options.resume}):
@@ -163,8 +166,6 @@ def _check(options: PropagateOptions) -> None:
         inputs.append(Path(options.model))
     else:
         raise CheckpointError(f"--model {options.model}", "not found")
-    if options.log is not None:
-        inputs.append(options.log)
     check_suffix("--qc", options.qc, ".png")
     if options.resume is not None:
         check_outputs({"--resume": options.resume}, inputs, force=True)

@@ -71,14 +71,15 @@ def replay(options: ReplayOptions) -> None:
     out the same, bit for bit; if not, nothing is written.
     """
     from napari_slmsam2.cli._console import configure_output, log
-    from napari_slmsam2.cli._outputs import check_outputs, locked_outputs
+    from napari_slmsam2.cli._outputs import check_log, check_outputs, locked_outputs
     from napari_slmsam2.cli._run import load_model
     from napari_slmsam2.io.formats import format_to_write
     from napari_slmsam2.session.file import load_session, open_image
 
+    check_log(options.log, (options.session, options.image, options.out))
     configure_output(quiet=options.quiet, log_file=options.log, progress=options.progress)
     outputs, force = {"--out": options.out}, options.force
-    given = (options.session, options.image, options.log)
+    given = (options.session, options.image)
     check_outputs(outputs, [path for path in given if path is not None], force=force)
     format_to_write(options.out)
     with locked_outputs(outputs):
