@@ -17,7 +17,7 @@ from napari_slmsam2.engine.device import is_out_of_memory
 _SMALL_BATCH = 2
 _MARGIN = 1.2
 _SAMPLE_S = 0.005
-_LONGEST_STEP_S = 8.0
+_LONGEST_STEP_S = 40.0
 
 
 @dataclass(frozen=True, slots=True)
