@@ -354,6 +354,13 @@ def test_a_schedule_is_shortened_to_its_time_and_reports_it():
     assert plan.notes == ("shortened to fit into 1 min: 60 of 100 steps, 6 of 8 evaluations",)
 
 
+def test_the_shortest_schedule_uses_the_rest_of_the_time_for_steps():
+    slow = dataclasses.replace(MEASURED, clip_seconds=0.5, step_seconds=1.2, base_seconds=16.0)
+    plan = plan_schedule(PLANNED, slow, 10.0)
+    assert (plan.clips, plan.steps, plan.evaluations) == (8, 23, 1)
+    assert 58 < 10 + plan.seconds <= 60
+
+
 def test_what_does_not_fit_is_refused_or_takes_longer_where_the_time_is_a_default():
     slow = dataclasses.replace(MEASURED, clip_seconds=1.0, step_seconds=5.0)
     with pytest.raises(ConfigError, match="does not fit into 1 min") as error:

@@ -79,7 +79,9 @@ def plan_schedule(
     evaluations, steps = _fit_training(recipe, measured, rest)
     fewest_steps = min(recipe.fewest_steps, recipe.steps)
     if steps < fewest_steps:
-        clips, evaluations, steps = fewest_clips, 1, fewest_steps
+        clips, evaluations = fewest_clips, 1
+        rest = left - clips * measured.clip_seconds - measured.evaluation_seconds
+        steps = _within(rest, measured.step_seconds, fewest_steps, recipe.steps)
     needed = elapsed + _seconds(measured, clips, steps, evaluations)
     if needed > limit and fixed_time:
         minutes = needed / 60 * _MARGIN
