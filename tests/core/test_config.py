@@ -9,12 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_slmsam2.core.config import (
-    ModelConfig,
-    PropagationConfig,
-    sam2_config,
-    slm_sam2_config,
-)
+from napari_slmsam2.core.config import ModelConfig, PropagationConfig, sam2_config, slm_sam2_config
 from napari_slmsam2.core.errors import ConfigError
 
 

@@ -12,7 +12,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from napari_slmsam2.core.config import PropagationConfig, Settings
+from napari_slmsam2.core.config import PropagationConfig
+from napari_slmsam2.core.settings import Settings
 
 _FLAGS = {"stop_after_absent": "--stop-after"}
 """Flags that differ from the name of their setting."""

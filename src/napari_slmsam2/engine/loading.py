@@ -173,9 +173,9 @@ def load_network(
     ----------
     model : str or path-like
         A name of `napari_slmsam2.engine.weights.registry.list_models`, or a file of weights
-        (told by its suffix or by a folder in front of it).
+        (recognised by its suffix or by a folder in front of it).
     config : ModelConfig, optional
-        Of a file that does not tell it. Default: the safetensors metadata, else the published
+        Of a file that does not state it. Default: the safetensors metadata, else the published
         SAM 2.1 or SLM-SAM 2 network that the weights look like.
     conversion : str, optional
         Of the weights of a file, see `convert_state`; needs ``config``.
@@ -191,7 +191,7 @@ def load_network(
     DownloadError
         The weights could not be downloaded.
     CheckpointError
-        The file is not there, is no checkpoint, or does not fit the network.
+        The file is missing, is no checkpoint, or does not fit the network.
     """
     if is_weights_file(model):
         path = Path(model)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from napari_slmsam2.core.config import Settings, setting
 from napari_slmsam2.core.errors import ConfigError
+from napari_slmsam2.core.settings import Settings, setting
 
 #: Prefixes of parameters by architecture; the rest is the image encoder and, in compact networks,
 #: the decoder.

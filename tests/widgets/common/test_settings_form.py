@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QFormLayout, QLabel, QWidget
 
-from napari_slmsam2.core.config import PropagationConfig, Settings, setting
+from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.intensity import CT_PRESETS, DEFAULT_WINDOW, WINDOW_CHOICES, parse_window
+from napari_slmsam2.core.settings import Settings, setting
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.training.recipes import AdaptRecipe
 from napari_slmsam2.widgets.common.settings_form import (

@@ -17,23 +17,20 @@ from napari_slmsam2.core.config import ModelConfig
 from napari_slmsam2.engine.sam2._imports import (
     MLP,
     CXBlock,
-    FpnNeck,
     Fuser,
-    Hiera,
-    ImageEncoder,
     MaskDecoder,
-    MaskDownSampler,
-    MemoryAttention,
     MemoryAttentionLayer,
-    MemoryEncoder,
-    PositionEmbeddingSine,
     PromptEncoder,
     SAM2Base,
     TwoWayTransformer,
     get_1d_sine_pe,
 )
-from napari_slmsam2.engine.sam2.attention import BlockwiseTrunkAttention, MemoryRoPEAttention
-from napari_slmsam2.engine.sam2.slice_adapters import add_slice_adapters
+from napari_slmsam2.engine.sam2.modules import (
+    build_image_encoder,
+    build_memory_attention,
+    build_memory_encoder,
+    sine_position,
+)
 
 
 @dataclass(slots=True)
@@ -107,13 +104,6 @@ class MemoryTokens:
         return bool(self.maps)
 
 
-class _NoPosition(nn.Module):
-    """Keeps the neck from making position encodings of levels that nobody reads."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.new_empty(0)
-
-
 class SliceNetwork(SAM2Base):
     """SAM 2.1 with an optional short-term memory beside its long-term one.
 
@@ -133,9 +123,9 @@ class SliceNetwork(SAM2Base):
         self.config = config
         is_2_1 = config.sam_version == "2.1"
         super().__init__(
-            image_encoder=_image_encoder(config),
-            memory_attention=_memory_attention(config),
-            memory_encoder=_memory_encoder(config),
+            image_encoder=build_image_encoder(config),
+            memory_attention=build_memory_attention(config),
+            memory_encoder=build_memory_encoder(config),
             num_maskmem=config.memory_slices,
             image_size=config.image_size,
             backbone_stride=16,
@@ -164,7 +154,7 @@ class SliceNetwork(SAM2Base):
             no_obj_embed_spatial=is_2_1,
         )
         if config.has_short_memory:
-            self.recent_memory_attention = _memory_attention(config)
+            self.recent_memory_attention = build_memory_attention(config)
             if config.fusion == "sum":
                 self.recent_memory_fuser = Fuser(
                     CXBlock(config.model_dim, layer_scale_init_value=config.fuser_layer_scale),
@@ -178,10 +168,10 @@ class SliceNetwork(SAM2Base):
             self.rec_maskmem_tpos_enc = nn.Parameter(torch.zeros(rows, 1, 1, config.memory_dim))
         grid = config.image_size // 16
         self.register_buffer(
-            "_feature_position", _sine_position(config.model_dim, grid), persistent=False
+            "_feature_position", sine_position(config.model_dim, grid), persistent=False
         )
         self.register_buffer(
-            "_memory_position", _sine_position(config.memory_dim, grid), persistent=False
+            "_memory_position", sine_position(config.memory_dim, grid), persistent=False
         )
 
     def _build_sam_heads(self) -> None:
@@ -432,73 +422,3 @@ def _expand(embedding: ImageEmbedding, batch: int) -> tuple[Tensor, list[Tensor]
 def _output(heads: tuple[Any, ...]) -> SliceOutput:
     _, _, ious, low_res, _, pointer, presence = heads
     return SliceOutput(low_res, presence.float(), pointer, ious.amax(dim=1).float())
-
-
-def _sine_position(channels: int, grid: int) -> Tensor:
-    """SAM 2's sine position encoding of a square grid, shape (grid * grid, 1, channels)."""
-    encode = PositionEmbeddingSine(
-        channels, temperature=10000, normalize=True, scale=None, warmup_cache=False
-    )
-    return encode(torch.zeros(1, 1, grid, grid)).flatten(2).permute(2, 0, 1).contiguous()
-
-
-def _image_encoder(c: ModelConfig) -> nn.Module:
-    channels = [c.embed_dim * 2**stage for stage in (3, 2, 1, 0)]
-    trunk = Hiera(
-        embed_dim=c.embed_dim,
-        num_heads=c.trunk_heads,
-        stages=c.stages,
-        global_att_blocks=c.global_attention_blocks,
-        window_pos_embed_bkg_spatial_size=c.pos_embed_background,
-        window_spec=c.window_spec,
-    )
-    for block in trunk.blocks:
-        block.attn.__class__ = BlockwiseTrunkAttention
-    add_slice_adapters(trunk, c)
-    return ImageEncoder(
-        trunk=trunk,
-        neck=FpnNeck(
-            position_encoding=_NoPosition(),
-            d_model=c.model_dim,
-            backbone_channel_list=channels,
-            fpn_top_down_levels=[2, 3],
-            fpn_interp_model="nearest",
-        ),
-        scalp=1,
-    )
-
-
-def _memory_attention(c: ModelConfig) -> nn.Module:
-    grid = (c.image_size // 16, c.image_size // 16)
-    shared: dict[str, Any] = {
-        "rope_theta": 10000.0,
-        "feat_sizes": grid,
-        "embedding_dim": c.model_dim,
-        "num_heads": c.attention_heads,
-        "downsample_rate": 1,
-        "dropout": 0.1,
-    }
-    layer = MemoryAttentionLayer(
-        activation="relu",
-        dim_feedforward=c.feedforward_dim,
-        dropout=0.1,
-        pos_enc_at_attn=False,
-        self_attention=MemoryRoPEAttention(**shared),
-        d_model=c.model_dim,
-        pos_enc_at_cross_attn_keys=True,
-        pos_enc_at_cross_attn_queries=False,
-        cross_attention=MemoryRoPEAttention(rope_k_repeat=True, kv_in_dim=c.memory_dim, **shared),
-    )
-    return MemoryAttention(
-        d_model=c.model_dim, pos_enc_at_input=True, layer=layer, num_layers=c.attention_layers
-    )
-
-
-def _memory_encoder(c: ModelConfig) -> nn.Module:
-    return MemoryEncoder(
-        out_dim=c.memory_dim,
-        in_dim=c.model_dim,
-        position_encoding=_NoPosition(),
-        mask_downsampler=MaskDownSampler(embed_dim=c.model_dim, kernel_size=3, stride=2, padding=1),
-        fuser=Fuser(CXBlock(c.model_dim, layer_scale_init_value=1e-6), num_layers=2),
-    )

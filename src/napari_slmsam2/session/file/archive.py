@@ -58,7 +58,7 @@ def read_archive(path: Path) -> tuple[dict[str, Any], Arrays]:
     Raises
     ------
     SessionFileError
-        The file is not there, is no session, is damaged or of a newer version.
+        The file is missing, is no session, is damaged or of a newer version.
     """
     if not path.is_file():
         raise SessionFileError(str(path), "is not a file" if path.exists() else "does not exist")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from napari_slmsam2.core.config import Settings, setting
+from napari_slmsam2.core.settings import Settings, setting
 
 
 @dataclass(frozen=True, slots=True)

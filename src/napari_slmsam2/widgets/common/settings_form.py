@@ -13,8 +13,9 @@ from magicgui.widgets.bases import ValueWidget
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFormLayout, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_slmsam2.core.config import PropagationConfig, Settings
+from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.intensity import WINDOW_CHOICES
+from napari_slmsam2.core.settings import Settings
 from napari_slmsam2.widgets.common.fold import Fold
 
 LAYER_LIMITS = "layer"

@@ -23,7 +23,7 @@ class RecoveryBar(QFrame):
         self.text = wrapped_label()
         self.text.setToolTip("Work that was neither saved nor discarded is kept on this computer.")
         self.go_button = button(
-            "Go on where you stopped", "Bring back its labels, seeds and settings."
+            "Continue where you stopped", "Bring back its labels, seeds and settings."
         )
         self.discard_button = button("Discard", "Delete it; you are asked once more.")
         self.yes_button = button("Discard for good", "Delete it: it cannot be restored.")
