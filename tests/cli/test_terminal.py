@@ -24,14 +24,14 @@ def test_importing_the_command_line_is_cheap():
     assert json.loads(done.stdout) == []
 
 
-def test_flow_needs_no_torch(scene, tmp_path):
+def test_interpolation_needs_no_torch(scene, tmp_path):
     code = (
         "import sys; from napari_slmsam2.cli import app\n"
         "try: app()\n"
         "finally: assert 'torch' not in sys.modules"
     )
     out = tmp_path / "labels.nii.gz"
-    arguments = ["propagate", scene.image, scene.seeds, "-o", out, "--model", "flow"]
+    arguments = ["propagate", scene.image, scene.seeds, "-o", out, "--model", "interpolation"]
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,

@@ -6,7 +6,8 @@ import torch
 from scipy import ndimage as ndi
 from skimage.registration import optical_flow_tvl1
 
-from napari_slmsam2.engine.features.optical_flow import optical_flow, resample, warp
+from napari_slmsam2.engine.features.optical_flow import optical_flow, warp
+from napari_slmsam2.engine.features.resampling import resample
 
 
 def texture(shape, seed=0):

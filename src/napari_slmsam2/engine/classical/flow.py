@@ -23,8 +23,9 @@ from napari_slmsam2.engine.features.interpolation import (
     mask_stability,
     signed_distance,
 )
-from napari_slmsam2.engine.features.optical_flow import optical_flow, resample, warp
+from napari_slmsam2.engine.features.optical_flow import optical_flow, warp
 from napari_slmsam2.engine.features.presence import AppearanceFeatures
+from napari_slmsam2.engine.features.resampling import resample
 from napari_slmsam2.engine.features.taper import Taper, find_taper
 from napari_slmsam2.engine.raw_slice_segmenter import Image, RawSliceSegmenter
 

@@ -24,7 +24,7 @@ from napari_slmsam2.engine.clicks.geodesic import (
     intensity_cost,
 )
 from napari_slmsam2.engine.clicks.level_sets import LevelSets
-from napari_slmsam2.engine.features.optical_flow import resample
+from napari_slmsam2.engine.features.resampling import resample
 
 Image = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy import ndimage as ndi
 
 from napari_slmsam2.engine.features.interpolation import bounding_window, signed_distance
-from napari_slmsam2.engine.features.optical_flow import resample
+from napari_slmsam2.engine.features.resampling import resample
 from napari_slmsam2.training.synthetic.stack import LabelledStack
 
 Image = npt.NDArray[np.float32]
