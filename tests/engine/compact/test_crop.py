@@ -9,8 +9,8 @@ from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.core.errors import ConfigError
 from napari_slmsam2.engine.compact.crop import ObjectCrops
 from napari_slmsam2.engine.compact.features import (
-    AREA_CUE,
     LOGITS_PER_PIXEL,
+    SEED_AREA,
     KnownShapes,
     chosen_seeds,
     crop_for,
@@ -173,7 +173,7 @@ def test_position_features_contain_marked_ends_and_seeds_ahead():
     between = features({10: 314, 20: 100}, 14, 1, None, SPACING)
     assert between[4] == 1
     assert between[6] == pytest.approx(0.4)
-    assert between[AREA_CUE] == pytest.approx(np.log(314 * 4 + 1))
+    assert between[SEED_AREA] == pytest.approx(np.log(314 * 4 + 1))
     finer = features(areas, 14, 1, None, (1.5, 0.5, 0.5))
     np.testing.assert_allclose(finer, open_end, rtol=1e-6)
 

@@ -71,7 +71,7 @@ def prepared(scans, base, recipe=SHORT, **options):
 
 def test_training_improves_the_held_out_dice_and_writes_one_file(scans, base, tmp_path):
     recipe = SHORT.replace(
-        steps=32, clips=32, batch_size=8, evaluations=2, learning_rate=5e-3, l2_sp=0.0
+        steps=64, clips=32, batch_size=8, evaluations=4, learning_rate=5e-3, l2_sp=0.0
     )
     job = prepared(scans[:2], base, recipe)
     progress = []

@@ -8,7 +8,7 @@ import torch
 
 from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.engine.compact.network import CompactNetwork
-from napari_slmsam2.engine.compact.presence_gru import N_CLUES
+from napari_slmsam2.engine.compact.presence_gru import N_PRESENCE_FEATURES
 from napari_slmsam2.engine.compact.segmenter import CompactSegmenter
 from napari_slmsam2.training.compact.config import PresenceTrainingConfig
 from napari_slmsam2.training.compact.presence import (
@@ -110,7 +110,7 @@ def object_that_ends(rng):
     """Only the rise of a clue over its usual value, which differs, tells the end."""
     n_slices, end = 12, int(rng.integers(3, 10))
     there = np.arange(n_slices) < end
-    clues = 0.2 * rng.standard_normal((n_slices, N_CLUES)).astype(np.float32)
+    clues = 0.2 * rng.standard_normal((n_slices, N_PRESENCE_FEATURES)).astype(np.float32)
     clues[:, 0] = 1.0  # it is believed in everywhere
     clues[:, 5] += rng.uniform(-3, 3) + 1.5 * ~there
     pixels = np.full(n_slices, 100)

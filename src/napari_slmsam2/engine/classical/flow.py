@@ -191,11 +191,11 @@ def _propagated(
     ratio = ndi.gaussian_filter(ratio, 1.0, mode="nearest")
     refined = distance + np.float32(weight) * ratio * near
     shape = (crop.shape[0], crop.shape[1])
-    carried, shown = (
+    propagated, shown = (
         resample(field.astype(np.float32), shape) / np.float32(zoom)
         for field in (distance, refined)
     )
-    return carried, taper.shape(shown, index), features
+    return propagated, taper.shape(shown, index), features
 
 
 def _next_state(image: Image, state: FlowState, warped: Image) -> FlowState:

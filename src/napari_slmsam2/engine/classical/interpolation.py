@@ -22,7 +22,7 @@ from napari_slmsam2.engine.raw_slice_segmenter import Image, RawSliceSegmenter
 class InterpolationSegmenter(RawSliceSegmenter):
     """Interpolation between the seeds as a `SliceSegmenter`.
 
-    It looks at intensities only where a seed consists of clicks.
+    Intensities matter only where a seed consists of clicks.
     """
 
     name = "interpolation"

@@ -29,8 +29,8 @@ LOGITS_PER_PIXEL = 2.0
 MAX_LOGIT = 8.0
 """Bound of the logits that are propagated from slice to slice."""
 
-N_CUES = 9
-END_MARKED_CUE, BETWEEN_CUE, AREA_CUE, THICKNESS_CUE, ZOOM_CUE = 2, 4, 5, 7, 8
+N_POSITION_FEATURES = 9
+END_MARKED, BETWEEN_SEEDS, SEED_AREA, THICKNESS, ZOOM = 2, 4, 5, 7, 8
 
 
 def crop_for(mask: Mask, config: CompactConfig) -> ObjectCrops | None:
@@ -214,8 +214,8 @@ def in_crops(positions: Tensor, crops: ObjectCrops) -> Tensor:
         last feature.
     """
     features, zoom = positions.clone(), crops.zoom
-    features[:, AREA_CUE] = torch.log(positions[:, AREA_CUE] * zoom**2 + 1.0)
-    thickness = torch.log(positions[:, THICKNESS_CUE] / crops.side) / 2.0
-    features[:, THICKNESS_CUE] = thickness.clamp(-3.0, 3.0)
-    features[:, ZOOM_CUE] += torch.log2(zoom) / 2.0
+    features[:, SEED_AREA] = torch.log(positions[:, SEED_AREA] * zoom**2 + 1.0)
+    thickness = torch.log(positions[:, THICKNESS] / crops.side) / 2.0
+    features[:, THICKNESS] = thickness.clamp(-3.0, 3.0)
+    features[:, ZOOM] += torch.log2(zoom) / 2.0
     return features

@@ -10,7 +10,7 @@ from napari_slmsam2.engine.compact.features import LOGITS_PER_PIXEL
 
 N_BINS = 32
 RING = 0.15
-"""Width of the surround whose intensities are looked at, over the side of the window."""
+"""Width of the surround whose intensities are measured, over the side of the crop."""
 
 
 def smoothed(image: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def log_ratios(images: Tensor, logits: Tensor, known: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (B, 32)
-        Weighted with how well they tell both apart.
+        Weighted by how well they separate both.
     """
     bins = _bins(images).flatten(2)
     inside = (logits > 0) & known[..., None, None]
@@ -56,7 +56,7 @@ def _kernel(like: Tensor) -> Tensor:
     return weights[None, None]
 
 
-def looked_up(image: Tensor, ratios: Tensor) -> Tensor:
+def lookup(image: Tensor, ratios: Tensor) -> Tensor:
     """The ratio of every pixel's intensity.
 
     Parameters

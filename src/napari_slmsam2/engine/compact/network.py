@@ -1,43 +1,39 @@
-"""A compact short-long-memory network on a window that follows the object.
+"""A compact short-long-memory network on an object-centred crop.
 
-After SLM-SAM 2 (Chen et al., arXiv:2505.01854) and AOT (Yang et al., arXiv:2106.02638), cut down to
-what volumes need: the short-term read-out is aligned by optical flow and local, the long-term one
-attends to the annotated slices, each has its own parameters, and a fuser joins them.
+After SLM-SAM 2 (Chen et al., arXiv:2505.01854) and AOT (Yang et al., arXiv:2106.02638), reduced
+to what volumes need: the short-term read-out is local and aligned by optical flow, the long-term
+one attends to the annotated slices, each has its own parameters, and a fuser joins them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from napari_slmsam2.core.config import CompactConfig
-from napari_slmsam2.engine.compact.features import AREA_CUE, MAX_LOGIT, N_CUES
-from napari_slmsam2.engine.compact.intensity_prior import log_ratios, looked_up, smoothed
-from napari_slmsam2.engine.compact.presence_gru import WIDTH as ENDS_WIDTH
+from napari_slmsam2.engine.compact.features import MAX_LOGIT, N_POSITION_FEATURES, SEED_AREA
+from napari_slmsam2.engine.compact.intensity_prior import log_ratios, lookup, smoothed
+from napari_slmsam2.engine.compact.presence_gru import WIDTH as PRESENCE_WIDTH
 from napari_slmsam2.engine.compact.presence_gru import SweepPresence
 
-_CUES_WIDTH, _HEADS_WIDTH = 64, 96
-_TOLD_WIDTHS = (_CUES_WIDTH, _HEADS_WIDTH, ENDS_WIDTH, 1)
+_POSITION_WIDTH, _HEADS_WIDTH = 64, 96
+_EMBEDDING_WIDTHS = (_POSITION_WIDTH, _HEADS_WIDTH, PRESENCE_WIDTH, 1)
 
 STRUCTURE_GAIN = 10.0
-"""What is learned of single structures learns so much faster: few steps are for each of them."""
+"""Factor on the class embeddings, which few training steps reach: they learn that much faster."""
 
 FEEDBACK_LIMIT = 4.0
-"""Largest correction of a mask logit that is carried on."""
-
-Field = TypeVar("Field", npt.NDArray[np.float32], Tensor)
+"""Largest correction of a mask logit that is propagated."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompactInput:
-    """One slice of ``B`` objects, as the windows around them show it.
+    """One slice of ``B`` objects, in the crops around them.
 
     Attributes
     ----------
@@ -45,22 +41,22 @@ class CompactInput:
         The slice before in the direction of the sweep, the slice itself and the next one; about 0
         to 1 over the object and its surround on the seed.
     aligned : Tensor, shape (B, 1, N, N)
-        The slice before, moved by the optical flow onto this one.
-    carried : Tensor, shape (B, 1, N, N)
-        Mask logits that the flow has carried here from the seed, slice by slice.
+        The slice before, warped by the optical flow onto this one.
+    warped : Tensor, shape (B, 1, N, N)
+        Mask logits that the flow has warped here from the seed, slice by slice.
     prior : Tensor, shape (B, 1, N, N)
         Mask logits interpolated from the annotated slices; 0 where nothing can be interpolated.
-    cues : Tensor, shape (B, 9)
-        See `napari_slmsam2.engine.compact.features.position_features`.
+    positions : Tensor, shape (B, 9)
+        See `napari_slmsam2.engine.compact.features.in_crops`.
     labels : Tensor of int, shape (B,)
         Label values, for a network that was adapted to some structures.
     """
 
     images: Tensor
     aligned: Tensor
-    carried: Tensor
+    warped: Tensor
     prior: Tensor
-    cues: Tensor
+    positions: Tensor
     labels: Tensor
 
 
@@ -72,10 +68,10 @@ class SeedMemory(NamedTuple):
     key, value : Tensor, shape (B, T, memory_dim)
         Tokens of all seeds of an object.
     known : Tensor of bool, shape (B, T)
-        False for the tokens of seeds that are not there.
+        False for the tokens of missing seeds.
     ratios : Tensor, shape (B, 2, 32)
         Log likelihood ratio of object against surround per bin of intensity, of the image and of
-        the smoothed image, weighted with how well they tell both apart.
+        the smoothed image, weighted by how well they separate both.
     """
 
     key: Tensor
@@ -83,9 +79,15 @@ class SeedMemory(NamedTuple):
     known: Tensor
     ratios: Tensor
 
+    def first(self, n: int, of: int) -> SeedMemory:
+        """The first ``n`` seeds of every object, of ``of`` that the memory has room for."""
+        tokens = self.key.shape[1] // of * n
+        key, value, known = (x[:, :tokens] for x in self[:3])
+        return SeedMemory(key, value, known, self.ratios)
+
 
 class CompactOutput(NamedTuple):
-    """What the network says of ``B`` objects.
+    """Output of the network for ``B`` objects.
 
     Attributes
     ----------
@@ -126,7 +128,9 @@ class CompactNetwork(nn.Module):
         self.mid2 = _Residual(c)
         self.down3 = nn.Sequential(_conv(c, d, 2), _Residual(d))
         self.cue_scale = nn.Sequential(
-            nn.Linear(N_CUES, _CUES_WIDTH), nn.ReLU(), nn.Linear(_CUES_WIDTH, 2 * d)
+            nn.Linear(N_POSITION_FEATURES, _POSITION_WIDTH),
+            nn.ReLU(),
+            nn.Linear(_POSITION_WIDTH, 2 * d),
         )
         self.mid3 = _Residual(d)
         self.up2 = nn.Sequential(_conv(d + c, c), _Residual(c))
@@ -140,7 +144,7 @@ class CompactNetwork(nn.Module):
         self.ends = SweepPresence()
         self.structures = None
         if config.structures:
-            width = sum(_TOLD_WIDTHS)
+            width = sum(_EMBEDDING_WIDTHS)
             self.structures = nn.Parameter(torch.zeros(len(config.structures), width))
         for last in (self.out[1], self.cue_scale[2]):
             for parameter in last.parameters():
@@ -179,14 +183,14 @@ class CompactNetwork(nn.Module):
         """Segment one slice of every object."""
         config = self.config
         current = inputs.images[:, 1:2]
-        carried = inputs.carried / MAX_LOGIT
+        warped = inputs.warped / MAX_LOGIT
         prior = inputs.prior / MAX_LOGIT
         likely = [
-            looked_up(image, memory.ratios[:, i])
+            lookup(image, memory.ratios[:, i])
             for i, image in enumerate((current, smoothed(current)))
         ]
         short = self.short_stem(
-            torch.cat([carried, inputs.aligned, inputs.aligned - current], dim=1)
+            torch.cat([warped, inputs.aligned, inputs.aligned - current], dim=1)
         )
         long = self.long_stem(torch.cat([prior, *likely], dim=1))
         images = inputs.images
@@ -198,37 +202,41 @@ class CompactNetwork(nn.Module):
         feature = self.seed_encoder.image(current)
         query = self.seed_encoder.key(feature)
         read = _attend(query, memory)
-        aligned = self.short_out(F.pixel_unshuffle(carried, 4))
+        aligned = self.short_out(F.pixel_unshuffle(warped, 4))
         x2 = self.mid2(x2 + self.memory_in(self.memory_fuser(query, aligned, read)))
         x3 = self.down3(x2)
-        of_cues, of_heads, *_ = self._known_of(inputs.labels)
-        scale, shift = _told(self.cue_scale, self._cues(inputs), of_cues).chunk(2, dim=1)
+        of_positions, of_heads, *_ = self._label_embedding(inputs.labels)
+        scale, shift = _conditioned(self.cue_scale, self._positions(inputs), of_positions).chunk(
+            2, dim=1
+        )
         x3 = self.mid3(x3 * (1 + scale[..., None, None]) + shift[..., None, None])
         y2 = self.up2(torch.cat([_doubled(x3), x2], dim=1))
         y1 = self.up1(torch.cat([_doubled(y2), x1], dim=1))
         y0 = self.out(torch.cat([_doubled(self.up0(y1)), x0], dim=1))
-        base = inputs.prior if config.memory == "long" else inputs.carried
+        base = inputs.prior if config.memory == "long" else inputs.warped
         logits = (self.carried_weight * base + y0)[:, 0]
         summary = self._summary(x3, y1, base, logits)
-        presence, iou = _told(self.heads, summary, of_heads).float().unbind(1)
+        presence, iou = _conditioned(self.heads, summary, of_heads).float().unbind(1)
         return CompactOutput(logits.float(), presence, iou)
 
-    def judge_presence(self, clues: Tensor, state: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Judge over the sweeps so far whether the objects are still there.
+    def judge_presence(
+        self, features: Tensor, state: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logits of the objects being on the slice, judged over the sweeps so far, and new states.
 
         Parameters
         ----------
-        clues : Tensor, shape (B, 21)
+        features : Tensor, shape (B, 21)
         state : Tensor, shape (B, 32)
             See `SweepPresence`.
         labels : Tensor of int, shape (B,)
         """
-        *_, of_ends, shift = self._known_of(labels)
-        logit, state = self.ends(clues, state, of_ends)
+        *_, of_ends, shift = self._label_embedding(labels)
+        logit, state = self.ends(features, state, of_ends)
         return logit + shift[:, 0], state
 
     def with_structures(self, labels: Iterable[int]) -> CompactNetwork:
-        """A copy that can be told of more structures, and for now does as this one."""
+        """A copy with class embeddings for more structures, equal to this one until trained."""
         old = self.config.structures
         new = CompactNetwork(
             self.config.replace(structures=(*old, *sorted(set(labels) - set(old))))
@@ -252,25 +260,26 @@ class CompactNetwork(nn.Module):
                 row = self.config.structures.index(structure)
                 self.structures[row, -1] += by / STRUCTURE_GAIN
 
-    def _known_of(self, labels: Tensor) -> tuple[Tensor, ...]:
-        """What was learned of each structure, for cues, heads and ends; 0 for other labels."""
+    def _label_embedding(self, labels: Tensor) -> tuple[Tensor, ...]:
+        """The class embeddings for positions, heads and presence; 0 for labels without one."""
         if self.structures is None:
-            found = torch.zeros(len(labels), sum(_TOLD_WIDTHS), device=labels.device)
+            found = torch.zeros(len(labels), sum(_EMBEDDING_WIDTHS), device=labels.device)
         else:
             known = torch.tensor(self.config.structures, dtype=labels.dtype, device=labels.device)
             chosen = (labels[:, None] == known).to(self.structures.dtype)
             found = STRUCTURE_GAIN * (chosen @ self.structures)
-        return torch.split(found, list(_TOLD_WIDTHS), dim=1)
+        return torch.split(found, list(_EMBEDDING_WIDTHS), dim=1)
 
-    def _cues(self, inputs: CompactInput) -> Tensor:
-        """The cues, with the growth of the object since its seed filled in."""
-        area = torch.sigmoid(inputs.carried[:, 0]).sum((1, 2))
-        cues = inputs.cues.clone()
-        cues[:, AREA_CUE] = (torch.log(area + 1.0) - cues[:, AREA_CUE]).clamp(-3.0, 3.0)
-        return cues
+    def _positions(self, inputs: CompactInput) -> Tensor:
+        """The position features, with the growth of the object since its seed filled in."""
+        area = torch.sigmoid(inputs.warped[:, 0]).sum((1, 2))
+        positions = inputs.positions.clone()
+        growth = torch.log(area + 1.0) - positions[:, SEED_AREA]
+        positions[:, SEED_AREA] = growth.clamp(-3.0, 3.0)
+        return positions
 
     def _summary(self, x3: Tensor, y1: Tensor, base: Tensor, logits: Tensor) -> Tensor:
-        """What the heads look at: the whole window, the carried and the found mask."""
+        """Input of the heads: features of the whole crop, of the warped and of the found mask."""
         before = F.avg_pool2d(torch.sigmoid(base), 2)
         now = F.avg_pool2d(torch.sigmoid(logits[:, None]), 2)
         parts = [x3.mean((2, 3))]
@@ -280,36 +289,34 @@ class CompactNetwork(nn.Module):
         return torch.cat(parts, dim=1)
 
 
-def _told(layers: nn.Sequential, x: Tensor, offset: Tensor) -> Tensor:
-    """Two layers, with something added between them."""
+def _conditioned(layers: nn.Sequential, x: Tensor, offset: Tensor) -> Tensor:
+    """Two layers, with an embedding added between them."""
     first, rectify, second = layers
     found: Tensor = second(rectify(first(x) + offset))
     return found
 
 
-def apply_correction(moved: Field, found: Field, share: float | Field) -> Field:
-    """What goes on to the next slice: the carried mask, and a part of the correction.
+def apply_correction(warped: Tensor, found: Tensor, share: Tensor) -> Tensor:
+    """The mask that is propagated: the warped one, and a share of the correction.
 
     The correction is bounded, so that one slice on which the network is wrong does not lose the
     object.
 
     Parameters
     ----------
-    moved : ndarray or Tensor of float32
-        Mask logits that the flow has carried here.
-    found : ndarray or Tensor of float32
+    warped : Tensor of float32
+        Mask logits that the flow has warped here.
+    found : Tensor of float32
         Those of the network.
-    share : float, or Tensor of shape (B, 1, 1)
+    share : Tensor, shape (B, 1, 1)
         ``CompactConfig.feedback``, as far as the object needs it.
     """
-    correction = found.clip(-MAX_LOGIT, MAX_LOGIT) - moved
-    correction = correction.clip(-FEEDBACK_LIMIT, FEEDBACK_LIMIT)
-    correction *= share
-    return moved + correction
+    correction = found.clamp(-MAX_LOGIT, MAX_LOGIT) - warped
+    return warped + share * correction.clamp_(-FEEDBACK_LIMIT, FEEDBACK_LIMIT)
 
 
 class _SeedEncoder(nn.Module):
-    """Keys and values at a quarter of the resolution; keys also for the slice that asks."""
+    """Keys and values at a quarter of the resolution; keys also for the present slice."""
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
@@ -366,12 +373,14 @@ class _Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.body(x))
+        return F.relu(x + self.body(x), inplace=True)
 
 
 def _conv(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inside, outside, 3, stride, 1, bias=False), _norm(outside), nn.ReLU()
+        nn.Conv2d(inside, outside, 3, stride, 1, bias=False),
+        _norm(outside),
+        nn.ReLU(inplace=True),
     )
 
 

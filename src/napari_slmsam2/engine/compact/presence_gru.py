@@ -1,19 +1,19 @@
-"""Is the object still there? Judged from the whole sweep so far."""
+"""Presence of the object, judged from the whole sweep so far."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from napari_slmsam2.engine.compact.features import N_CUES
+from napari_slmsam2.engine.compact.features import N_POSITION_FEATURES
 
-N_CLUES = 3 + 9 + N_CUES
-"""Joint logit, the network's logit, expected overlap; the flow's cues; those of the way."""
+N_PRESENCE_FEATURES = 3 + 9 + N_POSITION_FEATURES
+"""Joint logit, the network's logit, expected overlap; appearance features; position features."""
 
 WIDTH = 32
 
 DROPOUT = 0.1
-"""In training, of clues and state."""
+"""In training, of features and state."""
 
 _LIMIT = 5.0
 
@@ -21,8 +21,8 @@ _LIMIT = 5.0
 class SweepPresence(nn.Module):
     """A gated recurrent unit (Cho et al., arXiv:1406.1078) along a sweep.
 
-    What is usual differs from object to object: whether a residual or a loss of likeness means
-    the end shows in comparison with the slices before. Untrained, it gives back the joint logit.
+    Typical values differ from object to object: whether a residual or a loss of similarity means
+    the end shows in comparison with the slices before. Untrained, it returns the joint logit.
     """
 
     centre: Tensor
@@ -30,9 +30,9 @@ class SweepPresence(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("centre", torch.zeros(N_CLUES))
-        self.register_buffer("scale", torch.ones(N_CLUES))
-        self.inside = nn.Linear(N_CLUES, WIDTH)
+        self.register_buffer("centre", torch.zeros(N_PRESENCE_FEATURES))
+        self.register_buffer("scale", torch.ones(N_PRESENCE_FEATURES))
+        self.inside = nn.Linear(N_PRESENCE_FEATURES, WIDTH)
         self.cell = nn.GRUCell(WIDTH, WIDTH)
         self.out = nn.Linear(WIDTH, 1)
         self.dropout = nn.Dropout(DROPOUT)
@@ -40,24 +40,24 @@ class SweepPresence(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, clues: Tensor, state: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, state: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """One slice of every sweep.
 
         Parameters
         ----------
-        clues : Tensor, shape (B, 21)
+        features : Tensor, shape (B, 21)
             The joint logit comes first.
         state : Tensor, shape (B, 32)
             Of the slice before; zeros on the first one.
-        told : Tensor, shape (B, 32)
-            What was learned of each structure.
+        embedding : Tensor, shape (B, 32)
+            Class embedding of the structure.
 
         Returns
         -------
         logit : Tensor, shape (B,)
-            Of the object being on the slice, where the carried mask is.
+            Of the object being on the slice, where the propagated mask is.
         state : Tensor, shape (B, 32)
         """
-        seen = ((clues - self.centre) / self.scale).clamp(-_LIMIT, _LIMIT)
-        state = self.cell(torch.relu(self.inside(self.dropout(seen)) + told), state)
-        return self.joint_weight * clues[:, 0] + self.out(self.dropout(state))[:, 0], state
+        seen = ((features - self.centre) / self.scale).clamp(-_LIMIT, _LIMIT)
+        state = self.cell(torch.relu(self.inside(self.dropout(seen)) + embedding), state)
+        return self.joint_weight * features[:, 0] + self.out(self.dropout(state))[:, 0], state

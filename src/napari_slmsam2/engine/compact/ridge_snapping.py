@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
+from skimage.segmentation import watershed
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
@@ -27,9 +28,6 @@ REACH = 1.5
 
 LONGEST_STEP = 1.0
 """Of the outline towards a ridge, before it is weighted, in pixels."""
-
-FLOOD_STEPS = 16
-"""Pixels that a flood runs at most: more than the width of the band between core and outside."""
 
 
 def measure_ridge(image: Image, distance: Image) -> float:
@@ -63,8 +61,8 @@ def measure_ridge(image: Image, distance: Image) -> float:
 def snap_to_ridge(distances: Tensor, images: Tensor, strength: Tensor) -> Tensor:
     """Move outlines towards the ridges next to them.
 
-    Floods rise from the core of the object and from what is certainly outside (the watershed by
-    flooding of Beucher and Lantuejoul 1979); they meet on the ridge.
+    A watershed (Beucher and Lantuejoul 1979) from the core of the object and from what is
+    certainly outside finds the ridge, on the CPU and object by object: few objects need it.
 
     Parameters
     ----------
@@ -81,35 +79,21 @@ def snap_to_ridge(distances: Tensor, images: Tensor, strength: Tensor) -> Tensor
         is less than 2 pixels deep.
     """
     depth = distances.amax((1, 2))
-    moves = (strength != 0) & (depth >= 2.0)
-    core = distances > CORE * depth[:, None, None]
-    outside = distances < -REACH
-    height = _smoothed(torch.sign(strength)[:, None, None] * images)
-    arrival = _flood(height, torch.stack([core, outside], 1))
-    inside = arrival[:, 0] < arrival[:, 1]
-    inside |= (arrival[:, 0] == arrival[:, 1]) & (distances > 0)
-    wanted = signed_distances((inside | core) & ~outside)
-    step = (wanted - distances).clamp_(-LONGEST_STEP, LONGEST_STEP)
-    moved = distances + strength.abs()[:, None, None] * step
-    return torch.where(moves[:, None, None], moved, distances)
-
-
-def _flood(height: Tensor, sources: Tensor) -> Tensor:
-    """Lowest level at which a flood from each source arrives beside every pixel: (B, S, H, W)."""
-    height = height[:, None].expand_as(sources)
-    level = torch.where(sources, height, torch.inf)
-    # From one source a flood does not run through another.
-    barred = sources.flip(1)
-    for _ in range(FLOOD_STEPS):
-        reached = torch.maximum(_lowest_neighbour(level), height)
-        level = torch.minimum(level, reached.masked_fill_(barred, torch.inf))
-    return _lowest_neighbour(level)
-
-
-def _lowest_neighbour(level: Tensor) -> Tensor:
-    rows = F.max_pool2d(-level, (3, 1), 1, (1, 0))
-    columns = F.max_pool2d(-level, (1, 3), 1, (0, 1))
-    return -torch.maximum(rows, columns)
+    chosen = ((strength != 0) & (depth >= 2.0)).nonzero()[:, 0]
+    if not len(chosen):
+        return distances
+    present, share = distances[chosen], strength[chosen, None, None]
+    height = _smoothed(torch.sign(share) * images[chosen])
+    markers = (present > CORE * depth[chosen, None, None]).int() + 2 * (present < -REACH).int()
+    regions = [
+        watershed(one, marked) == 1
+        for one, marked in zip(height.cpu().numpy(), markers.cpu().numpy(), strict=True)
+    ]
+    wanted = signed_distances(torch.from_numpy(np.stack(regions)).to(distances.device))
+    step = (wanted - present).clamp_(-LONGEST_STEP, LONGEST_STEP)
+    moved = distances.clone()
+    moved[chosen] = present + share.abs() * step
+    return moved
 
 
 def _smoothed(images: Tensor) -> Tensor:

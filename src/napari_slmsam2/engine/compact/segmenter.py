@@ -110,7 +110,8 @@ class CompactSegmenter(RawSliceSegmenter):
     ) -> None:
         self.name = name
         self.config = network.config
-        self._network = network.to(device).eval()
+        # Convolutions on a CPU take two thirds of the time in this layout.
+        self._network = network.to(device).to(memory_format=torch.channels_last).eval()
         self._device, self._dtype, self._threshold = device, dtype, threshold
 
     def encode_image(self, image: npt.NDArray[np.float32]) -> Tensor:
@@ -151,9 +152,13 @@ class CompactSegmenter(RawSliceSegmenter):
             tracked = self._tracked(index, direction, banks, context)
             # After a move to the CPU some states are still on the device.
             state = join([self._on_device(one.state) for one in tracked])
+            # The attention need not read the room for seeds that no object of the batch has.
+            memory = join([self._on_device(one.memory) for one in tracked]).first(
+                max(len(one.seeds) for one in tracked), self.config.seed_slices
+            )
             output, state = sweep_step(
                 self._network,
-                join([self._on_device(one.memory) for one in tracked]),
+                memory,
                 join([self._on_device(one.seed) for one in tracked]),
                 state,
                 self._step(slices, index, direction, banks, context, tracked, state),

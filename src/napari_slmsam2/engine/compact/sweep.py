@@ -22,7 +22,7 @@ from napari_slmsam2.engine.compact.network import (
     SeedMemory,
     apply_correction,
 )
-from napari_slmsam2.engine.compact.presence_gru import N_CLUES
+from napari_slmsam2.engine.compact.presence_gru import N_PRESENCE_FEATURES
 from napari_slmsam2.engine.compact.presence_gru import WIDTH as STATE_WIDTH
 from napari_slmsam2.engine.compact.ridge_snapping import snap_to_ridge
 from napari_slmsam2.engine.compact.seed_crop import SeedCrop, ring_width
@@ -110,7 +110,7 @@ class SweepState(NamedTuple):
             crops,
             logits.clamp(-MAX_LOGIT, MAX_LOGIT),
             logits.new_zeros(n, STATE_WIDTH),
-            logits.new_zeros(n, N_CLUES),
+            logits.new_zeros(n, N_PRESENCE_FEATURES),
         )
 
 
@@ -208,7 +208,7 @@ def sweep_step(
         output = network(inputs, memory)
     with torch.no_grad(), exact:
         found = output.logits.detach().float()
-        evidence = _presence_features(features, inputs.cues, output)
+        evidence = _presence_features(features, inputs.positions, output)
         logit, presence_state = network.judge_presence(evidence, state.presence, seed.labels)
         chance = torch.sigmoid(logit)
         presence = torch.where(step.certain, 0.5 + 0.5 * chance, chance)
@@ -217,7 +217,7 @@ def sweep_step(
         raised = torch.where(step.certain & (highest <= 0), 0.5 - highest, 0.0)
         found = found + raised[:, None, None]
         present = (presence >= threshold) & (found > 0).flatten(1).any(1)
-        warped = inputs.carried[:, 0]
+        warped = inputs.warped[:, 0]
         corrected = apply_correction(warped, found, seed.feedback[:, None, None])
         propagated = torch.where(present[:, None, None], corrected, warped)
         shape = step.current.shape[1:]
@@ -237,9 +237,7 @@ def _network_input(
     current = images[:, 1]
     flow = optical_flow(current, images[:, 0])
     warped = warp(torch.stack([images[:, 0], state.propagated], 1), flow)
-    distances = warped[:, 1] / LOGITS_PER_PIXEL
-    if bool((seed.ridge_strength != 0).any()):
-        distances = snap_to_ridge(distances, current, seed.ridge_strength)
+    distances = snap_to_ridge(warped[:, 1] / LOGITS_PER_PIXEL, current, seed.ridge_strength)
     features = AppearanceFeatures.measure(
         current,
         (current - warped[:, 0]).abs(),
@@ -255,22 +253,24 @@ def _network_input(
     inputs = CompactInput(
         images=images,
         aligned=warped[:, :1],
-        carried=propagated,
+        warped=propagated,
         prior=torch.zeros_like(propagated) if step.prior is None else step.prior[:, None],
-        cues=in_crops(step.positions, crops),
+        positions=in_crops(step.positions, crops),
         labels=seed.labels,
     )
     return inputs, features
 
 
-def _presence_features(features: AppearanceFeatures, cues: Tensor, output: CompactOutput) -> Tensor:
+def _presence_features(
+    features: AppearanceFeatures, positions: Tensor, output: CompactOutput
+) -> Tensor:
     """Input of `SweepPresence`, shape (B, 21)."""
     chance = features.presence().clamp(1e-4, 1 - 1e-4)
     logit = output.presence.detach().float()
     joint = NETWORK_SHARE * logit + (1 - NETWORK_SHARE) * torch.logit(chance)
     iou = torch.sigmoid(output.iou.detach().float())
     own = torch.stack([joint, logit, iou, *features], 1)
-    return torch.cat([own, cues], 1).clamp(-10.0, 10.0)
+    return torch.cat([own, positions], 1).clamp(-10.0, 10.0)
 
 
 def follow(

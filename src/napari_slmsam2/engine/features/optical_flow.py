@@ -18,8 +18,9 @@ ATTACHMENT = 60.0
 TIGHTNESS = 0.3
 """Coupling of the two variables of the TV-L1 scheme."""
 
-WARPS, ITERATIONS = 3, 10
-"""Warps of the moving image on every level of the pyramid, and iterations per warp."""
+SCHEDULE = ((3, 10),)
+"""Warps of the moving image, and iterations per warp, on the levels of the pyramid, finest first;
+the last entry holds for all coarser levels."""
 
 DUAL_STEPS = 2
 """Steps of the dual variable per iteration."""
@@ -56,10 +57,10 @@ def optical_flow(reference: Tensor, moving: Tensor) -> Tensor:
         half = _halved(torch.cat(levels[-1]))
         levels.append((half[:n], half[n:]))
     flow = reference.new_zeros(n, 2, *levels[-1][0].shape[1:])
-    for fixed, moved in reversed(levels):
+    for level, (fixed, moved) in reversed(list(enumerate(levels))):
         if flow.shape[2:] != fixed.shape[1:]:
             flow = _resized(flow, (fixed.shape[1], fixed.shape[2]))
-        flow = _TVL1Level(fixed, moved, flow).solve(WARPS, ITERATIONS)
+        flow = _TVL1Level(fixed, moved, flow).solve(*SCHEDULE[min(level, len(SCHEDULE) - 1)])
     flat = [x.flatten(1).amax(1) - x.flatten(1).amin(1) < _FLAT for x in (reference, moving)]
     return torch.where((flat[0] | flat[1])[:, None, None, None], 0.0, flow)
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from napari_slmsam2.engine.compact.crop import ObjectCrops
 from napari_slmsam2.engine.compact.features import (
-    BETWEEN_CUE,
-    END_MARKED_CUE,
+    BETWEEN_SEEDS,
+    END_MARKED,
     LOGITS_PER_PIXEL,
     MAX_LOGIT,
     read_logits,
@@ -103,7 +103,7 @@ def _step_input(batch: Batch, step: int, crops: ObjectCrops) -> StepInput:
         which=torch.arange(len(positions), device=positions.device),
         positions=positions,
         travel=batch.travel[:, step],
-        certain=(positions[:, [END_MARKED_CUE, BETWEEN_CUE]] > 0).any(1),
+        certain=(positions[:, [END_MARKED, BETWEEN_SEEDS]] > 0).any(1),
         prior=prior.clamp_(-MAX_LOGIT, MAX_LOGIT),
     )
 

@@ -15,11 +15,11 @@ from torch.nn import functional as F  # noqa: N812
 from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.engine.compact.crop import ObjectCrops
 from napari_slmsam2.engine.compact.features import (
-    AREA_CUE,
     LOGITS_PER_PIXEL,
     MAX_LOGIT,
-    THICKNESS_CUE,
-    ZOOM_CUE,
+    SEED_AREA,
+    THICKNESS,
+    ZOOM,
 )
 from napari_slmsam2.engine.compact.seed_crop import ring_width
 from napari_slmsam2.engine.compact.sweep import SweepSeed, SweepState
@@ -142,9 +142,9 @@ def make_batch(
     distances = _seen(distances, grid) * by
     priors = (_seen(priors, grid) * by).clamp(-MAX_LOGIT, MAX_LOGIT)
     seed_logits = _seen(seed_distances, still)[..., inner, inner] * by * LOGITS_PER_PIXEL
-    positions[..., AREA_CUE] *= scale[:, None] ** 2
-    positions[..., THICKNESS_CUE] *= scale[:, None]
-    positions[..., ZOOM_CUE] += torch.log2(scale)[:, None] / 2
+    positions[..., SEED_AREA] *= scale[:, None] ** 2
+    positions[..., THICKNESS] *= scale[:, None]
+    positions[..., ZOOM] += torch.log2(scale)[:, None] / 2
     start = (_seen(starts, grid) * by)[:, 0]
     if generator is not None:
         images, seed_images, inverted = _disturb(images, seed_images, generator, gentle)
@@ -170,7 +170,7 @@ def make_batch(
             config,
             seed_images[:, 0],
             seed_logits[:, 0],
-            area=positions[:, 0, AREA_CUE],
+            area=positions[:, 0, SEED_AREA],
             feedback=config.feedback * load("feedback").float(),
             ridge_strength=ridges,
             labels=labels,

@@ -11,12 +11,12 @@ import torch
 from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.engine.compact.crop import ObjectCrops
 from napari_slmsam2.engine.compact.features import (
-    AREA_CUE,
     LOGITS_PER_PIXEL,
     MAX_LOGIT,
-    N_CUES,
-    THICKNESS_CUE,
-    ZOOM_CUE,
+    N_POSITION_FEATURES,
+    SEED_AREA,
+    THICKNESS,
+    ZOOM,
     KnownShapes,
     chosen_seeds,
     crop_for,
@@ -232,7 +232,9 @@ def cut_clip(
                 for p in priors
             ]
         ),
-        positions=np.stack([np.zeros(N_CUES, np.float32) if p is None else p[0] for p in position]),
+        positions=np.stack(
+            [np.zeros(N_POSITION_FEATURES, np.float32) if p is None else p[0] for p in position]
+        ),
         travel=np.array([0.0 if p is None else p[1] for p in position], np.float32),
         seed_images=seed_fields[0],
         seed_distances=seed_fields[1],
@@ -256,9 +258,9 @@ def _position(
 ) -> tuple[npt.NDArray[np.float32], float]:
     """Position features of a step in pixels of the clip, and the distance from the seed."""
     features = position_features(areas, index, 1, extent, spacing)
-    features[AREA_CUE] *= zoom**2
-    features[THICKNESS_CUE] *= zoom
-    features[ZOOM_CUE] = np.log2(zoom) / 2
+    features[SEED_AREA] *= zoom**2
+    features[THICKNESS] *= zoom
+    features[ZOOM] = np.log2(zoom) / 2
     return features, find_taper(areas, index, 1, extent, spacing).travel(index)
 
 
