@@ -183,7 +183,7 @@ def main() -> None:
         parser.error("--image and --labels must be given together")
     arguments.out.mkdir(parents=True, exist_ok=True)
     # Keep recovery files of this script apart from those of the user.
-    with tempfile.TemporaryDirectory() as recovery:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as recovery:
         os.environ["NAPARI_SLMSAM2_RECOVERY"] = recovery
         scene = open_scene(arguments)
         try:
