@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 RGBA = tuple[float, float, float, float]
@@ -33,11 +33,3 @@ class LabelTable:
     def updated(self, other: LabelTable) -> LabelTable:
         """The table with the names and colours of another one, which take precedence."""
         return LabelTable({**self.names, **other.names}, {**self.colours, **other.colours})
-
-    def restricted(self, labels: Iterable[int]) -> LabelTable:
-        """The part of the table that is about some labels."""
-        kept = set(labels)
-        return LabelTable(
-            {label: name for label, name in self.names.items() if label in kept},
-            {label: colour for label, colour in self.colours.items() if label in kept},
-        )

@@ -9,12 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.core.memory import MemoryEntry
-from napari_slmsam2.core.quality import SliceQuality
 from napari_slmsam2.engine.propagation.compositor import SweptMask
 from napari_slmsam2.engine.propagation.result import PropagationResult
 from napari_slmsam2.engine.propagation.sweep import Sweep, SweepState
-
-Correction = tuple[int, set[int], dict[int, SliceQuality]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

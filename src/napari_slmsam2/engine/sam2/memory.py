@@ -58,22 +58,28 @@ class LongTermMemory:
         self, bank: MemoryBank, index: int, direction: int, n_slices: int
     ) -> MemorySelection:
         """What is read on slice ``index`` when walking in ``direction``."""
-        seed_row = self.config.memory_slices - 1
-        maps = [(entry, seed_row) for entry in bank.seeds.values()]
+        maps, pointers = self._of_seeds(bank, index, direction)
         for distance in range(self.config.memory_slices - 1, 0, -1):
             entry = bank.visited.get(index - direction * distance)
             if entry is not None:
                 maps.append((entry, distance - 1))
-        pointers = [
-            (entry, (index - i) * direction)
-            for i, entry in bank.seeds.items()
-            if (index - i) * direction >= 0
-        ]
         for distance in range(1, min(n_slices, self.config.max_pointers)):
             entry = bank.visited.get(index - direction * distance)
             if entry is not None:
                 pointers.append((entry, distance))
         return MemorySelection(tuple(maps), tuple(pointers))
+
+    def _of_seeds(
+        self, bank: MemoryBank, index: int, direction: int
+    ) -> tuple[list[tuple[MemoryEntry, int]], list[tuple[MemoryEntry, int]]]:
+        """Maps of all seeds with the row for seeds, and pointers of those that lie behind."""
+        maps = [(entry, self.config.memory_slices - 1) for entry in bank.seeds.values()]
+        pointers = [
+            (entry, (index - i) * direction)
+            for i, entry in bank.seeds.items()
+            if (index - i) * direction >= 0
+        ]
+        return maps, pointers
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,17 +144,12 @@ class ConfidentMemory(LongTermMemory):
         chosen = ([] if last is None else [last]) + others
         chosen = sorted(chosen[:places], key=lambda entry: -abs(entry.index - index))
         distances = [abs(entry.index - index) for entry in chosen]
-        maps = [(entry, places) for entry in bank.seeds.values()]
+        maps, pointers = self._of_seeds(bank, index, direction)
         maps += [
             (entry, min(distance, places) - 1)
             for entry, distance in zip(chosen, distances, strict=True)
         ]
         longest = max(1, min(n_slices, self.config.max_pointers) - 1)
-        pointers = [
-            (entry, (index - i) * direction)
-            for i, entry in bank.seeds.items()
-            if (index - i) * direction >= 0
-        ]
         pointers += [
             (entry, min(distance, longest))
             for entry, distance in zip(reversed(chosen), reversed(distances), strict=True)

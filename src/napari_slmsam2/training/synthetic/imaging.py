@@ -11,8 +11,6 @@ from scipy import ndimage
 
 from napari_slmsam2.training.synthetic.noise import Floats, smooth_noise
 
-LOOKS = ("anatomy", "blobs", "cells", "tubes", "lesion")
-
 
 @dataclass(frozen=True, slots=True)
 class Optics:
@@ -79,7 +77,7 @@ class Appearance:
 
 
 def draw_optics(rng: np.random.Generator, look: str) -> Optics:
-    """Draw the imaging parameters of a look (one of `LOOKS`)."""
+    """Draw the imaging parameters of a look (anatomy, blobs, cells, tubes or lesion)."""
     kinds = ("gaussian", "poisson", "rician", "speckle")
     shares = {"blobs": (0.25, 0.7, 0.0, 0.05), "cells": (0.55, 0.45, 0.0, 0.0)}
     blur, blur_along = rng.uniform(0.4, 1.5), 0.0
@@ -118,7 +116,7 @@ def draw_appearance(
     ----------
     rng : numpy.random.Generator
     look : str
-        One of `LOOKS`.
+        anatomy, blobs, cells, tubes or lesion.
     count : int
         Number of labels, zero included.
     noise : float
