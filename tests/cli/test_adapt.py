@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from tests.labelled_files import (
     SHAPE,
     keep_slices,
@@ -15,8 +16,10 @@ from tests.labelled_files import (
     write_base,
     write_pair,
 )
+from tests.random_weights import tiny_file
 
 from napari_slmsam2.cli import adapt as command
+from napari_slmsam2.engine.weights.checkpoints import load_state
 from napari_slmsam2.training import recipes
 
 
@@ -137,6 +140,23 @@ def test_the_estimate_alone(cli, small, base, pair, tmp_path):
     assert not list((tmp_path / "models").iterdir())
 
 
+def test_a_slice_adapter_is_trained_in_a_sam_2_network(cli, pair, tmp_path, monkeypatch):
+    short = {"steps": 2, "fewest_steps": 1, "clip_slices": 3, "corrections": 0}
+    monkeypatch.setitem(recipes.RECIPES, "paper", recipes.RECIPES["paper"].replace(**short))
+    checkpoint = tmp_path / "run.pt"
+    done = cli(
+        "adapt", "--recipe", "paper", "--train", "temporal-slices", "--pair", *pair,
+        "--from", tiny_file(tmp_path / "tiny.safetensors"), "-o", "x", "--device", "cpu",
+        "--models-folder", tmp_path / "models", "--checkpoint", checkpoint,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "2 steps" in done.out
+    state = torch.load(checkpoint, weights_only=True) if checkpoint.exists() else None
+    kept = tmp_path / "models" / "x.safetensors"
+    weights = state["trainer"]["network"] if state else load_state(kept)
+    assert weights["image_encoder.trunk.blocks.0.adapter.conv.weight"].shape[2:] == (3, 1, 1)
+
+
 def test_bad_input_is_refused_before_anything_is_written(cli, base, pair, tmp_path):
     image, truth = pair
     folder = tmp_path / "models"
@@ -156,6 +176,7 @@ def test_bad_input_is_refused_before_anything_is_written(cli, base, pair, tmp_pa
     refused(2, "label 9", "--pair", image, truth, "--labels", "9")
     refused(2, "is not known", "--pair", image, truth, "--recipe", "slow")
     refused(2, "expected all or memory+heads", "--pair", image, truth, "--train", "nothing")
+    refused(2, "use the recipe paper", "--pair", image, truth, "--train", "temporal")
     refused(2, "is not a network", "--pair", image, truth, start="flow")
     refused(2, "cannot be the name", "--pair", image, truth, name="a/b")
     refused(2, "is taken", "--pair", image, truth, name="flow")

@@ -42,6 +42,23 @@ MEMORY = {
 #: embeddings are new in an adapted network: they have no weights to update.
 ADAPTERS = (".lora_a", ".lora_b", "structures")
 
+#: Forms of `napari_slmsam2.engine.sam2.slice_adapters` that a recipe can add to a SAM 2 network.
+SLICE_ADAPTERS = ("temporal", "temporal-slices", "dilated")
+
+SLICE_ADAPTER_KEY = ".adapter."
+"""Part of the names of the parameters of slice adapters."""
+
+TRAINED = {
+    "all": "Whole network",
+    "memory+heads": "Memories and heads",
+    "heads": "Heads",
+    "adapters": "Low-rank updates (LoRA)",
+    "temporal": "Temporal adapters, heads (SAMed-2)",
+    "temporal-slices": "Adapters along slices, heads (MA-SAM)",
+    "dilated": "Dilated adapters, heads (DD-SAM2)",
+}
+"""Choices of what is trained, and their titles."""
+
 #: Keys in files of weights that differ from the name of the setting.
 FILE_KEYS = {"l2_sp": "pull", "evaluations": "judgements"}
 
@@ -88,10 +105,11 @@ class AdaptRecipe(Settings):
         "all",
         "Trained parts",
         "The whole network, its memories and heads, its heads, or adapters: low-rank updates of "
-        "all its weights. Fewer parts change and forget less.",
-        choices=("all", "memory+heads", "heads", "adapters"),
+        "all its weights. temporal, temporal-slices, dilated: slice adapters in the image encoder, "
+        "and the heads; SAM 2 networks only. Fewer parts change and forget less.",
+        choices=tuple(TRAINED),
     )
-    rank: int = setting(8, "Rank", "Rank of the adapters.", minimum=1, advanced=True)
+    rank: int = setting(8, "Rank", "Rank of the low-rank updates.", minimum=1, advanced=True)
     labels_are: str = setting(
         "auto",
         "Labels are",
@@ -127,6 +145,28 @@ class AdaptRecipe(Settings):
     )
     seed: int = setting(0, "Seed", "Random seed of clips and training.", minimum=0, advanced=True)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trained not in self.trainable():
+            raise ConfigError(
+                "setting trained",
+                f"{self.trained} does not apply to a compact network",
+                expected=" | ".join(self.trainable()),
+                found=self.trained,
+                hint="Slice adapters belong to the image encoder of SAM 2: use the recipe paper.",
+            )
+
+    @classmethod
+    def trainable(cls) -> tuple[str, ...]:
+        """The choices of ``trained`` that the architecture has."""
+        is_sam2 = cls.architecture == "sam2"
+        return tuple(choice for choice in TRAINED if is_sam2 or choice not in SLICE_ADAPTERS)
+
+    @property
+    def slice_adapter(self) -> str | None:
+        """Form of the slice adapter that is trained."""
+        return self.trained if self.trained in SLICE_ADAPTERS else None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values under the keys of files of weights."""
         return {FILE_KEYS.get(name, name): value for name, value in super().to_dict().items()}
@@ -143,6 +183,8 @@ class AdaptRecipe(Settings):
             return True
         if self.trained == "adapters":
             return parameter.endswith(ADAPTERS)
+        if self.slice_adapter is not None and SLICE_ADAPTER_KEY in parameter:
+            return True
         parts = HEADS[self.architecture]
         if self.trained == "memory+heads":
             parts += MEMORY[self.architecture]
@@ -163,6 +205,13 @@ class PaperRecipe(AdaptRecipe):
         3e-6,
         "Learning rate of the encoder",
         "Learning rate of its last layer.",
+        minimum=0,
+        advanced=True,
+    )
+    adapter_rate: float = setting(
+        1e-4,
+        "Learning rate of slice adapters",
+        "They start at zero and need larger steps than pretrained weights (SAMed-2, DD-SAM2).",
         minimum=0,
         advanced=True,
     )

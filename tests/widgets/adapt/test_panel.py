@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
     QMessageBox,
 )
 from tests.labelled_files import SHAPE, make_image, make_labels, write_base, write_pair
+from tests.random_weights import tiny_file
 
 from napari_slmsam2.training import recipes
 from napari_slmsam2.training.adapt import base_models
@@ -382,6 +383,36 @@ def test_the_kind_of_labels_can_be_chosen_where_it_matters(adapt):
     assert shown == {"quick": True, "this-volume": False, "paper": False}
     adapt.form.editors["labels_are"].value = "objects"
     assert adapt.read_recipe() == recipes.get_recipe("paper").replace(labels_are="objects")
+
+
+def test_slice_adapters_are_trained_in_sam_2_networks_only(adapt, qtbot, folder, monkeypatch):
+    combo = adapt.form.editors["trained"].native
+    forms = recipes.SLICE_ADAPTERS
+
+    def offered() -> dict[str, tuple[bool, str]]:
+        items = [combo.model().item(combo.findText(recipes.TRAINED[form])) for form in forms]
+        return dict(zip(forms, ((i.isEnabled(), i.toolTip()) for i in items), strict=True))
+
+    assert all(not on and "choose the recipe paper" in why for on, why in offered().values())
+    assert "Low-rank" in combo.itemText(list(recipes.TRAINED).index("adapters"))
+    tiny_file(folder / "tiny.safetensors")
+    short = {"steps": 2, "batch_size": 1, "clip_slices": 3, "corrections": 0}
+    monkeypatch.setitem(recipes.RECIPES, "paper", recipes.RECIPES["paper"].replace(**short))
+    adapt.recipe.setCurrentIndex(adapt.recipe.findData("paper"))
+    assert offered() == dict.fromkeys(forms, (True, ""))
+    adapt.base.setCurrentIndex(adapt.base.findData("tiny"))
+    combo.setCurrentText(recipes.TRAINED["temporal"])
+    adapt.estimate_button.click()
+    finish(adapt, qtbot)
+    assert "for 2 steps" in adapt.estimate.text()
+    job = adapt.runner._prepared[1].job
+    adapt.go_button.click()
+    finish(adapt, qtbot)
+    assert job._run.trainer.network.config.adapter == "temporal"
+    assert adapt.scores.rowCount() == 3
+    adapt.recipe.setCurrentIndex(adapt.recipe.findData("quick"))
+    assert adapt.read_recipe().trained == "all"
+    assert not any(on for on, _ in offered().values())
 
 
 def test_only_what_a_recipe_can_adapt_is_offered(folder):

@@ -44,6 +44,7 @@ from napari_slmsam2.training.distributed import DistributedContext
 from napari_slmsam2.training.lora import merged
 from napari_slmsam2.training.recipes import AdaptRecipe, PaperRecipe
 from napari_slmsam2.training.sam2.clips import ClipSampler
+from napari_slmsam2.training.sam2.slice_adapter import with_slice_adapter
 from napari_slmsam2.training.sam2.trainer import Sam2Trainer
 
 _WARM_UP = 10
@@ -216,6 +217,7 @@ class Sam2Backend:
     Parameters
     ----------
     network : SliceNetwork
+        Gets the slice adapter of the recipe, which is zero at first.
     recipe : PaperRecipe
     data_split : DataSplit
     distributed : DistributedContext
@@ -228,12 +230,18 @@ class Sam2Backend:
         data_split: DataSplit,
         distributed: DistributedContext,
     ) -> None:
+        if recipe.slice_adapter is not None:
+            network = with_slice_adapter(network, recipe.slice_adapter, recipe.seed)
         self.network = network.to(distributed.device)
         self._recipe, self._distributed = recipe, distributed
         self._held_out = list(data_split.held_out_volumes)
         self._dtype = choose_dtype(distributed.device, image_size=network.config.image_size)
         self._clips = ClipSampler(
-            data_split.training_objects, recipe, network.config.image_size, distributed.device
+            data_split.training_objects,
+            recipe,
+            network.config.image_size,
+            distributed.device,
+            network.config.encoded_slices // 2,
         )
         self._save_memory = recipe.checkpointing == "on"
 
@@ -282,10 +290,10 @@ class Sam2Backend:
         """Recompute activations, or refuse, before a step is tried."""
         size, free = self.network.config.image_size, free_memory(self._distributed.device)
         slices = self._recipe.clip_slices
+        each = _BYTES_PER_PIXEL * size**2 * self.network.config.encoded_slices
         if self._recipe.checkpointing == "auto":
-            self._save_memory = _BYTES_PER_PIXEL * size**2 * slices > free
-        held = min(slices, 2) if self._save_memory else slices
-        needed = _BYTES_PER_PIXEL * size**2 * held
+            self._save_memory = each * slices > free
+        needed = each * (min(slices, 2) if self._save_memory else slices)
         if needed > free:
             raise DeviceMemoryError(
                 f"device {self._distributed.device}",

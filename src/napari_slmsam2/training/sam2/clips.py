@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from napari_slmsam2.core.errors import VolumeError
+from napari_slmsam2.engine.propagation.slice_encoding import slices_to_encode
 from napari_slmsam2.engine.sam2.preprocess import SlicePreprocessor
 from napari_slmsam2.training.data.split import TrainingObject
 from napari_slmsam2.training.recipes import PaperRecipe
@@ -33,14 +34,40 @@ class Sam2Clip:
 
     Attributes
     ----------
-    images : Tensor, shape (T, 3, S, S)
-        As the network takes them.
+    images : Tensor, shape (N, 3, S, S)
+        As the network takes them: the T slices of the sweep, then other slices that an encoder
+        with a temporal adapter reads beside them.
     masks : Tensor, shape (T, B, S, S)
         0 or 1. Every label is on the first slice.
+    groups : tuple of tuple of int
+        For each slice of the sweep, the positions in ``images`` that its embedding depends on, in
+        the order of the volume.
     """
 
     images: Tensor
     masks: Tensor
+    groups: tuple[tuple[int, ...], ...]
+
+    def encoder_input(self, index: int) -> Tensor:
+        """The images that the encoder reads for a slice of the sweep, shape (D, 3, S, S)."""
+        return self.images[list(self.groups[index])]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cut:
+    """A clip before augmentation.
+
+    Attributes
+    ----------
+    images : list of ndarray of float32, shape (H, W)
+        See `Sam2Clip.images`.
+    masks : ndarray of bool, shape (T, B, H, W)
+    groups : tuple of tuple of int
+    """
+
+    images: list[npt.NDArray[np.float32]]
+    masks: npt.NDArray[np.bool_]
+    groups: tuple[tuple[int, ...], ...]
 
 
 class ClipSampler:
@@ -53,6 +80,10 @@ class ClipSampler:
     image_size : int
         Side S of the network's input.
     device : torch.device
+    neighbours : int
+        Slices on either side that the encoder reads (`NetworkSegmenter.neighbours`). Their images
+        are read wherever they lie in the volume, as in a run; masks are read on the slices of the
+        training objects only.
     """
 
     def __init__(
@@ -61,9 +92,11 @@ class ClipSampler:
         recipe: PaperRecipe,
         image_size: int,
         device: torch.device,
+        neighbours: int = 0,
     ) -> None:
         self._objects = training_objects
         self._recipe = recipe
+        self._neighbours = neighbours
         self._preprocessor = SlicePreprocessor(image_size, device)
 
     def draw(self, seed: Sequence[int]) -> Sam2Clip:
@@ -77,9 +110,9 @@ class ClipSampler:
         rng = np.random.default_rng(seed)
         for _ in range(_TRIES):
             training_object = self._objects[int(rng.integers(len(self._objects)))]
-            images, masks = self._cut(training_object, rng)
-            if masks[0].any():
-                return self._seen(images, masks, rng)
+            cut = self._cut(training_object, rng)
+            if cut.masks[0].any():
+                return self._seen(cut, rng)
         raise VolumeError(
             "labels",
             "have no run of slices that starts with a label",
@@ -87,16 +120,17 @@ class ClipSampler:
             hint="Give volumes that are labelled on every slice.",
         )
 
-    def _cut(
-        self, training_object: TrainingObject, rng: np.random.Generator
-    ) -> tuple[list[npt.NDArray[np.float32]], npt.NDArray[np.bool_]]:
-        """Slices in either direction, and masks of shape (T, B, H, W)."""
+    def _cut(self, training_object: TrainingObject, rng: np.random.Generator) -> _Cut:
+        """Slices in either direction."""
         length = self._recipe.clip_slices
         if training_object.first == training_object.last:
             made = training_object.stack(rng)
             first = int(rng.integers(max(1, len(made.image) - length + 1)))
-            part = slice(first, first + length)
-            return list(made.image[part]), np.asarray(made.mask[part])[:, None]
+            part = range(first, min(first + length, len(made.image)))
+            masks = np.asarray(made.mask[part.start : part.stop])[:, None]
+            return self._with_neighbours(
+                part, masks, made.image.__getitem__, len(made.image), made.spacing
+            )
         scan = training_object.scan
         span = training_object.last - training_object.first + 1
         known = np.flatnonzero(scan.areas[training_object.label])
@@ -111,13 +145,29 @@ class ClipSampler:
         stop = min(start + length - 1, training_object.last) if forward else max(
             start - length + 1, training_object.first
         )  # fmt: skip
-        indices = list(range(start, stop + 1) if forward else range(start, stop - 1, -1))
+        indices = range(start, stop + 1) if forward else range(start, stop - 1, -1)
         labels = self._labels(training_object, indices, rng)
         masks = np.stack([[scan.mask(label, i) for label in labels] for i in indices])
-        return [scan.image(i) for i in indices], masks
+        return self._with_neighbours(
+            indices, masks, scan.image, scan.volume.n_slices, scan.volume.slice_spacing
+        )
+
+    def _with_neighbours(
+        self,
+        indices: range,
+        masks: npt.NDArray[np.bool_],
+        image: Callable[[int], npt.NDArray[np.float32]],
+        n_slices: int,
+        spacing: tuple[float, float, float],
+    ) -> _Cut:
+        """Read the slices of a sweep, and those that a run would encode with them."""
+        reads = [slices_to_encode(i, n_slices, self._neighbours, spacing) for i in indices]
+        slices = list(dict.fromkeys((*indices, *(i for group in reads for i in group))))
+        groups = tuple(tuple(map(slices.index, group)) for group in reads)
+        return _Cut([image(i) for i in slices], masks, groups)
 
     def _labels(
-        self, training_object: TrainingObject, indices: list[int], rng: np.random.Generator
+        self, training_object: TrainingObject, indices: Sequence[int], rng: np.random.Generator
     ) -> list[int]:
         """The label of the object, and others that are known on all these slices."""
         low, high = min(indices), max(indices)
@@ -133,29 +183,26 @@ class ClipSampler:
         more = rng.permutation(others)[: self._recipe.most_labels - 1].tolist()
         return [training_object.label, *more]
 
-    def _seen(
-        self,
-        images: list[npt.NDArray[np.float32]],
-        masks: npt.NDArray[np.bool_],
-        rng: np.random.Generator,
-    ) -> Sam2Clip:
+    def _seen(self, cut: _Cut, rng: np.random.Generator) -> Sam2Clip:
+        """The clip after augmentation, at the resolution of the network."""
         brightness, contrast = 1 + rng.uniform(-1, 1, 2) * (BRIGHTNESS, CONTRAST)
         shown = []
-        for image in images:
+        for image in cut.images:
             own = 1 + rng.uniform(-1, 1, 2) * (SLICE_BRIGHTNESS, SLICE_CONTRAST)
             middle = float(image.mean())
             changed = (image - middle) * contrast * own[1] + middle * brightness * own[0]
             shown.append(self._preprocessor.image(np.clip(changed, 0, 1).astype(np.float32)))
         size = self._preprocessor.image_size
-        flat = [self._preprocessor.mask(mask) for mask in masks.reshape(-1, *masks.shape[2:])]
-        truth = torch.cat(flat).reshape(len(masks), -1, size, size)
+        flat = [self._preprocessor.mask(m) for m in cut.masks.reshape(-1, *cut.masks.shape[2:])]
+        truth = torch.cat(flat).reshape(len(cut.masks), -1, size, size)
         place = _draw_place(rng)
         turned = _turned(truth, place, "nearest")
         if not turned[0].flatten(1).any(1).all():
             # Rotated out of the image: keep the original.
-            return Sam2Clip(torch.cat(shown), truth)
+            return Sam2Clip(torch.cat(shown), truth, cut.groups)
         black = self._preprocessor.image(np.zeros((1, 1), np.float32))[..., :1, :1]
-        return Sam2Clip(_turned(torch.cat(shown) - black, place, "bilinear") + black, turned)
+        images = _turned(torch.cat(shown) - black, place, "bilinear") + black
+        return Sam2Clip(images, turned, cut.groups)
 
 
 def _draw_place(rng: np.random.Generator) -> Tensor:

@@ -16,7 +16,6 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
 from napari_slmsam2.core.memory import MemoryBank, MemoryEntry
-from napari_slmsam2.engine.propagation.slice_encoding import slices_to_encode
 from napari_slmsam2.engine.sam2.network import (
     ImageEmbedding,
     MemoryTokens,
@@ -82,7 +81,7 @@ def roll_out(
     call = _again if save_memory else _once
     kind = draw_kind(generator)
     truth = clip.masks[0] > 0.5
-    embedding = _encode(network, clip.images, 0, call)
+    embedding = _encode(network, clip, 0, call)
     if kind == "mask":
         output = network.prompt_mask(embedding, truth[:, None].float())
     else:
@@ -91,9 +90,9 @@ def roll_out(
             yield answer, truth
     banks = [MemoryBank(label) for label in range(1, len(truth) + 1)]
     _remember(segmenter, banks, 0, embedding, output, prompted=True)
-    for index in range(1, len(clip.images)):
-        embedding = _encode(network, clip.images, index, call)
-        [(_, memory)] = segmenter.read(banks, index, 1, len(clip.images), embedding)
+    for index in range(1, len(clip.masks)):
+        embedding = _encode(network, clip, index, call)
+        [(_, memory)] = segmenter.read(banks, index, 1, len(clip.masks), embedding)
         answer = call(_track, network, embedding, *memory)
         yield answer, clip.masks[index] > 0.5
         _remember(segmenter, banks, index, embedding, answer.output, prompted=False)
@@ -164,11 +163,10 @@ def _again(function: _Call, *args: Any) -> Any:
     return checkpoint(function, *args, use_reentrant=False)
 
 
-def _encode(network: SliceNetwork, images: Tensor, index: int, call: _Call) -> ImageEmbedding:
-    slices = slices_to_encode(index, len(images), network.config.encoded_slices // 2)
+def _encode(network: SliceNetwork, clip: Sam2Clip, index: int, call: _Call) -> ImageEmbedding:
     trained = any(p.requires_grad for p in network.image_encoder.parameters())
     with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-        embedding: ImageEmbedding = call(network.encode_image, images[list(slices)])
+        embedding: ImageEmbedding = call(network.encode_image, clip.encoder_input(index))
     return embedding
 
 

@@ -15,7 +15,7 @@ from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
 from napari_slmsam2.training.distributed import DistributedContext
 from napari_slmsam2.training.lora import add_adapters
 from napari_slmsam2.training.optimizer import load_optimizer, make_adamw, make_schedule
-from napari_slmsam2.training.recipes import PaperRecipe
+from napari_slmsam2.training.recipes import SLICE_ADAPTER_KEY, PaperRecipe
 from napari_slmsam2.training.sam2.clips import ClipSampler
 from napari_slmsam2.training.sam2.rollout import clip_loss, roll_out
 
@@ -31,7 +31,7 @@ class Sam2Trainer:
     Parameters
     ----------
     network : SliceNetwork
-        Trained in place; gets adapters if the recipe trains these.
+        Trained in place; gets low-rank updates if the recipe trains these.
     recipe : PaperRecipe
     clips : ClipSampler
     steps : int
@@ -147,7 +147,8 @@ def groups_of(network: SliceNetwork, recipe: PaperRecipe) -> list[dict[str, Any]
     """Trained parameters, grouped by learning rate and weight decay.
 
     Learning rates are lower in the encoder, and in its trunk lower from layer to layer towards the
-    image; biases, norms and embeddings have no weight decay.
+    image; new slice adapters have a rate of their own. Biases, norms and embeddings have no weight
+    decay.
     """
     depth = sum(network.config.stages) + 1
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -159,6 +160,8 @@ def groups_of(network: SliceNetwork, recipe: PaperRecipe) -> list[dict[str, Any]
             rate = recipe.encoder_rate
         if name.startswith(_TRUNK):
             rate *= recipe.layer_decay ** (depth - _layer(name.removeprefix(_TRUNK)))
+        if recipe.slice_adapter is not None and SLICE_ADAPTER_KEY in name:
+            rate = recipe.adapter_rate
         decay = recipe.weight_decay if parameter.ndim > 1 and "embed" not in name else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return [

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from magicgui.widgets import ComboBox
 from napari import Viewer
 from napari.layers import Image, Labels
 from qtpy.QtCore import QSignalBlocker
@@ -15,7 +18,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_slmsam2.training.adapt.base_models import list_bases
-from napari_slmsam2.training.recipes import ABOUT, RECIPES, AdaptRecipe, get_recipe
+from napari_slmsam2.training.recipes import ABOUT, RECIPES, TRAINED, AdaptRecipe, get_recipe
 from napari_slmsam2.widgets.adapt.curve import TrainingCurve
 from napari_slmsam2.widgets.adapt.models import ModelManager
 from napari_slmsam2.widgets.adapt.pairs import PairTable
@@ -30,6 +33,8 @@ from napari_slmsam2.widgets.common.settings_form import form_of
 
 _SHOWN = ("minutes", "batch_size", "trained", "labels_are")
 """Settings of a recipe that the form shows."""
+
+_NOT_TRAINABLE = "Slice adapters belong to the image encoder of SAM 2: choose the recipe paper."
 
 
 class AdaptView(ClosingWidget):
@@ -78,6 +83,9 @@ class AdaptView(ClosingWidget):
         self.base.setToolTip("Model to start from; it is not changed.")
         recipe = get_recipe(self.recipe.currentData())
         self.form = form_of(recipe, [f.name for f in recipe.fields() if f.name not in _SHOWN])
+        trained = self.form.editors["trained"]
+        assert isinstance(trained, ComboBox)
+        trained.choices = [(title, name) for name, title in TRAINED.items()]
         self.confident = QCheckBox("Train on confident slices, too")
         self.confident.setToolTip(
             "Slices that the panel Annotate has propagated with high confidence: sweeps agree, "
@@ -161,8 +169,17 @@ class AdaptView(ClosingWidget):
         self.form.set_record(recipe)
         structured = recipe.source == "volumes" and recipe.architecture == "window"
         self.form.editors["labels_are"].enabled = structured
+        self._offer_trained(recipe.trainable())
         self.confident.setVisible(recipe.source == "seeds")
         self.fill_bases(str(self.base.currentData()))
+
+    def _offer_trained(self, trainable: Collection[str]) -> None:
+        """Disable the parts that the network of the recipe does not have, with the reason."""
+        combo = self.form.editors["trained"].native
+        for number, name in enumerate(TRAINED):
+            item, offered = combo.model().item(number), name in trainable
+            item.setEnabled(offered)
+            item.setToolTip("" if offered else _NOT_TRAINABLE)
 
     def fill_bases(self, chosen: str) -> None:
         """Show the models that the chosen recipe can start from."""
