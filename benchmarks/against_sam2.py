@@ -16,6 +16,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -33,10 +34,11 @@ from napari_slmsam2.core.events import SliceSegmented
 from napari_slmsam2.core.intensity import IntensityWindow
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.volume import Volume
-from napari_slmsam2.engine.device import choose_device, choose_dtype
-from napari_slmsam2.engine.loading import ReadyModel
+from napari_slmsam2.engine.device import choose_device
+from napari_slmsam2.engine.loading import make_segmenter
 from napari_slmsam2.engine.sam2.network import SliceNetwork
-from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
+from napari_slmsam2.engine.sam2.preprocess import SlicePreprocessor
+from napari_slmsam2.engine.weights.checkpoints import save_weights
 from napari_slmsam2.session.session import SegmentationSession
 
 SHAPE = (256, 256)
@@ -104,7 +106,7 @@ class Theirs:
         self, network: SliceNetwork, size: int, volume: GeneratedVolume, labels: int
     ) -> None:
         self.predictor = make_sam2(network, size)
-        preprocessor = NetworkSegmenter(network, name="", device=network.device).preprocessor
+        preprocessor = SlicePreprocessor(network.image_size, network.device)
         images = torch.cat([preprocessor.image(slice_) for slice_ in volume])
         self.state = sam2_state(images, SHAPE)
         for k, mask in enumerate(seeds(labels)):
@@ -129,14 +131,14 @@ class Ours:
     def __init__(
         self, network: SliceNetwork, volume: GeneratedVolume, labels: int, config: PropagationConfig
     ) -> None:
-        device = network.device
-        dtype = choose_dtype(device, config.precision, image_size=network.image_size)
-        network.pool_memory(config.memory_pooling)
-        segmenter = NetworkSegmenter(network, name="sam2", device=device, dtype=dtype)
         self.session = SegmentationSession(
             Volume(volume), config=config, window=IntensityWindow.from_limits(0.0, 1.0)
         )
-        self.session.use_model(ReadyModel(segmenter, "sam2", None, str(device), str(dtype)))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "random.safetensors"
+            save_weights(path, network.state_dict(), {"config": network.config.to_dict()})
+            device = str(network.device)
+            self.session.use_model(make_segmenter(path, device=device, config=config))
         for k, mask in enumerate(seeds(labels)):
             self.session.add_prompt(SlicePrompt.from_mask(k + 1, 0, mask))
 

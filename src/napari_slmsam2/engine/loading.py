@@ -92,6 +92,7 @@ def make_segmenter(
     from napari_slmsam2.engine.compact.network import CompactNetwork
     from napari_slmsam2.engine.compact.segmenter import CompactSegmenter
     from napari_slmsam2.engine.device import choose_device, choose_dtype, computing
+    from napari_slmsam2.engine.sam2.precision import cast_weights
     from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
 
     config = config or PropagationConfig()
@@ -112,6 +113,7 @@ def make_segmenter(
         )
     size = loaded.network.config.image_size
     dtype = choose_dtype(torch_device, config.precision, image_size=size)
+    cast_weights(loaded.network, dtype)
     with computing(torch_device, torch.float32):
         segmenter = NetworkSegmenter(
             loaded.network,

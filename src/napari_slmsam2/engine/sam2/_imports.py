@@ -30,7 +30,7 @@ from sam2.modeling.sam.mask_decoder import MaskDecoder  # noqa: E402
 from sam2.modeling.sam.prompt_encoder import PromptEncoder  # noqa: E402
 from sam2.modeling.sam.transformer import RoPEAttention, TwoWayTransformer  # noqa: E402
 from sam2.modeling.sam2_base import SAM2Base  # noqa: E402
-from sam2.modeling.sam2_utils import MLP, get_1d_sine_pe  # noqa: E402
+from sam2.modeling.sam2_utils import MLP, LayerNorm2d, get_1d_sine_pe  # noqa: E402
 
 if not _hydra_was_running:
     GlobalHydra.instance().clear()
@@ -42,6 +42,7 @@ __all__ = [
     "Fuser",
     "Hiera",
     "ImageEncoder",
+    "LayerNorm2d",
     "MaskDecoder",
     "MaskDownSampler",
     "MemoryAttention",

@@ -145,6 +145,7 @@ class NetworkSegmenter:
             free_cached_memory(self.device)
             return f"{self.device} is short of memory: stored features were moved off it"
         note = move_to_cpu(self.network, self.device)
+        self.network.float()
         self._use_device(torch.device("cpu"))
         self.dtype = torch.float32
         return note

@@ -1,0 +1,153 @@
+"""Operators, casts, copies and reads by the host of one slice, SAM 2 and SLM-SAM 2.
+
+    python benchmarks/operators.py
+    python benchmarks/operators.py --against ../older-checkout --labels 1 10
+
+Counts are medians over the slices of a run with full memory, and do not depend on the machine or
+its load. They are taken at torch's dispatcher, so that a count on the CPU stands for launches on a
+card; a read by the host (``item``, ``cpu``, ``tolist``, a condition on a tensor) waits for the
+card, and a tensor made from Python numbers is a copy to it. Random weights, bfloat16.
+
+``--against`` counts another checkout of the package in a second process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from against_sam2 import GeneratedVolume, Ours
+from tests.random_weights import randomise
+
+from napari_slmsam2.core.config import PropagationConfig, sam2_config, slm_sam2_config
+from napari_slmsam2.engine.inference_thread import run_on_inference_thread
+from napari_slmsam2.engine.sam2.network import SliceNetwork
+
+KINDS = ("operators", "casts of weights", "other casts", "copies", "reads by the host", "uploads")
+FULL_BANK = 8
+_COPIES = ("copy_", "clone", "cat", "stack", "contiguous")
+_READS = ("cpu", "numpy", "tolist", "item", "__bool__", "__float__", "__int__", "nonzero")
+_UPLOADS = ("tensor", "as_tensor", "new_tensor")
+_VIEWS = (
+    "view", "_unsafe_view", "reshape", "permute", "transpose", "expand", "slice", "select", "split",
+    "unsqueeze", "squeeze", "alias", "detach", "unbind", "t", "as_strided", "unfold",
+    "split_with_sizes", "_reshape_alias", "view_as_real", "view_as_complex", "_conj", "lift_fresh",
+)  # fmt: skip
+
+
+class DispatchCounter(TorchDispatchMode):
+    """Counts what reaches the kernels."""
+
+    def __init__(self, counts: Counter[str]) -> None:
+        super().__init__()
+        self.counts = counts
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if torch._C.DispatchKey.CompositeImplicitAutograd not in func.py_kernels:
+            with self:  # inference mode hands over operators that consist of others
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        result = func(*args, **kwargs)
+        name = func._schema.name.removeprefix("aten::")
+        if name in _VIEWS:
+            return result
+        self.counts["operators"] += 1
+        if name == "_to_copy" and result.dtype != args[0].dtype:
+            weight = isinstance(args[0], torch.nn.Parameter)
+            self.counts["casts of weights" if weight else "other casts"] += 1
+        elif name in _COPIES or name == "_to_copy":
+            self.counts["copies"] += 1
+        return result
+
+
+class CallCounter(TorchFunctionMode):
+    """Counts the calls that make the host wait for a device."""
+
+    def __init__(self, counts: Counter[str]) -> None:
+        super().__init__()
+        self.counts = counts
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = getattr(func, "__name__", "")
+        if name in _READS:
+            self.counts["reads by the host"] += 1
+        elif name in _UPLOADS:
+            self.counts["uploads"] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def count(family: str, labels: int, size: int, slices: int) -> dict[str, float]:
+    """Medians of a slice with full memory."""
+    make = {"SAM 2": sam2_config, "SLM-SAM 2": slm_sam2_config}[family]
+    network = SliceNetwork(make("tiny", image_size=size))
+    randomise(network, 0)
+    config = PropagationConfig(
+        direction="forward",
+        stop_after_absent=slices,
+        precision="bfloat16",
+        batch_size=max(8, labels),
+    )
+    ours = Ours(network.eval(), GeneratedVolume(slices), labels, config)
+    rows: list[Counter[str]] = []
+
+    def run() -> None:
+        counts: Counter[str] = Counter()
+        walk = ours.run()
+        while True:
+            counts.clear()
+            with DispatchCounter(counts), CallCounter(counts):
+                if next(walk, None) is None:
+                    return
+            if counts["operators"]:  # else an event of the check at the end
+                rows.append(counts.copy())
+
+    run_on_inference_thread(run)
+    return {kind: statistics.median(row[kind] for row in rows[FULL_BANK:]) for kind in KINDS}
+
+
+def main() -> None:
+    """Print one row per network, number of labels and checkout."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--labels", type=int, nargs="+", default=[1, 10])
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--slices", type=int, default=14)
+    parser.add_argument("--family", nargs="+", default=["SAM 2", "SLM-SAM 2"])
+    parser.add_argument("--against", type=Path, help="another checkout of this package")
+    parser.add_argument("--json", action="store_true", help="print numbers only")
+    arguments = parser.parse_args()
+    cases = [(family, labels) for family in arguments.family for labels in arguments.labels]
+    found = {"here": [count(*case, arguments.size, arguments.slices) for case in cases]}
+    if arguments.json:
+        print(json.dumps(found["here"]))
+        return
+    if arguments.against is not None:
+        command = [sys.executable, __file__, *sys.argv[1:], "--json"]
+        environment = {**os.environ, "PYTHONPATH": str(arguments.against.resolve() / "src")}
+        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+        found = {str(arguments.against): json.loads(done.stdout.splitlines()[-1]), **found}
+    print(f"| network | labels | checkout | {' | '.join(KINDS)} |")
+    print(f"|---|---|---|{'---|' * len(KINDS)}")
+    for position, (family, labels) in enumerate(cases):
+        for checkout, rows in found.items():
+            numbers = " | ".join(f"{rows[position][kind]:g}" for kind in KINDS)
+            print(f"| {family} | {labels} | {checkout} | {numbers} |")
+
+
+if __name__ == "__main__":
+    main()
