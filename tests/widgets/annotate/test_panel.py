@@ -420,6 +420,18 @@ def test_removed_layers_end_the_run_and_keep_their_labels(bench, messages, which
     assert any("was removed" in message for message in messages)
 
 
+def test_the_end_of_a_run_is_reported_once_where_another_image_takes_over(bench, messages):
+    other = bench.viewer.add_image(scan(), scale=(3, 1, 1), translate=(5, 0, 2))
+    bench.segmenter.delay = 0.02
+    bench.paint(0)
+    bench.panel.propagate()
+    bench.until_slices(2)
+    bench.viewer.layers.remove("scan")
+    bench.finish()
+    assert bench.panel.workspace.image is other
+    assert messages == ["The image was removed: the run ends; its finished slices stay."]
+
+
 def test_data_replaced_during_a_run(bench):
     bench.segmenter.delay = 0.02
     bench.paint(0)

@@ -23,6 +23,7 @@ from napari_slmsam2.widgets.runs.runs import Runs
 from napari_slmsam2.widgets.runs.task import RunRequest
 from napari_slmsam2.widgets.workspace.contrast import ContrastPresets
 from napari_slmsam2.widgets.workspace.first_view import FirstView
+from napari_slmsam2.widgets.workspace.removed_layers import RemovedLayers
 from napari_slmsam2.widgets.workspace.seeds import SeedTracker
 from napari_slmsam2.widgets.workspace.workspace import Workspace, describe_view
 
@@ -41,6 +42,7 @@ class AnnotateWidget(PanelView):
         viewer: Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
         super().__init__(viewer, read_preferences())
         self.viewer = viewer
+        self.removed_layers = RemovedLayers(viewer, self)
         self.workspace = Workspace(viewer, self)
         self.tracker = SeedTracker(self.workspace)
         self.runs = Runs(self, self.workspace, self.tracker)
@@ -93,6 +95,7 @@ class AnnotateWidget(PanelView):
             self.workspace,
             self.images,
             self.labels,
+            self.removed_layers,
             self.shortcuts,
         )
 
@@ -137,7 +140,8 @@ class AnnotateWidget(PanelView):
     # -- layers
 
     def _on_image(self, layer: Layer | None) -> None:
-        if layer is None and self.runner.running:
+        before = self.workspace.image
+        if self.runner.running and before is not None and before not in self.viewer.layers:
             show_warning("The image was removed: the run ends; its finished slices stay.")
             self.runner.stop()
         self._take_image(layer)

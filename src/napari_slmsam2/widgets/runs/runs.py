@@ -158,7 +158,8 @@ class Runs(QObject):
             self.scores.take_over(None)
 
     def _on_volume_replaced(self, annotation: Annotation, what: str) -> None:
-        if self.runner.running and self.runner.annotation is annotation:
+        ending = self.runner.control.stopped  # and its reason was reported
+        if self.runner.running and self.runner.annotation is annotation and not ending:
             show_warning(f"{what}: the run ends; its finished slices stay.")
             self.runner.stop()
 
