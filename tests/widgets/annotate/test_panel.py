@@ -470,6 +470,21 @@ def test_another_volume_during_a_run_ends_it_with_a_message(bench, messages, cha
     assert bench.layer.data.any(axis=(1, 2)).all()
 
 
+def test_voxels_of_another_shape_during_a_run_end_it_with_a_message(bench, messages):
+    bench.segmenter.delay = 0.02
+    bench.paint(0)
+    image, before = bench.panel.workspace.image, bench.panel.workspace.image.data
+    bench.panel.propagate()
+    bench.until_slices(2)
+    image.data = scan((6, 16, 24))
+    bench.finish()
+    assert messages == ["The voxels of the image changed: the run ends; its finished slices stay."]
+    assert not bench.layer.data.any(axis=(1, 2)).all()
+    image.data = before
+    bench.run()
+    assert bench.layer.data.any(axis=(1, 2)).all()
+
+
 def test_an_image_moved_during_a_run_changes_nothing_else(bench, messages):
     bench.segmenter.delay = 0.02
     bench.paint(0)
@@ -586,10 +601,30 @@ def test_labels_of_another_grid_get_a_message_and_an_offer(viewer, qtbot, segmen
     bench.panel.workspace.set_labels(wrong)
     assert "are not at the same place" in bench.panel.problem.text()
     assert not bench.panel.run_bar.go_button.isEnabled()
-    assert bench.panel.new_labels.text() == "Make a matching Labels layer"
+    assert bench.panel.new_labels.text() == "Use the Labels layer scan labels"
     bench.panel.new_labels.click()
     assert bench.panel.problem.text() == ""
     np.testing.assert_array_equal(bench.layer.scale, (3, 1, 1))
+
+
+def test_a_labels_layer_that_fits_is_offered_where_another_one_was_chosen(bench):
+    mine, image = bench.layer, bench.panel.workspace.image
+    small = bench.viewer.add_image(scan((6, 16, 24)), name="small")
+    bench.panel.images.setCurrentText("small")
+    assert bench.panel.workspace.image is small
+    assert bench.panel.new_labels.text() == "Make a matching Labels layer"
+    bench.panel.new_labels.click()
+    assert bench.layer.data.shape == (6, 16, 24)
+    bench.panel.images.setCurrentText("scan")
+    assert bench.panel.workspace.image is image
+    assert bench.layer is mine, "labels that fit are taken"
+    bench.viewer.add_labels(np.zeros(SHAPE, np.uint8), scale=(3, 1, 1), translate=(5, 0, 2))
+    bench.panel.labels.setCurrentText("small labels")
+    assert bench.panel.new_labels.text() == "Use the Labels layer scan labels"
+    assert bench.panel.problem.text() != ""
+    bench.panel.new_labels.click()
+    assert bench.layer is mine, "rather the one that was made for this image"
+    assert bench.panel.problem.text() == ""
 
 
 def test_the_layer_widens_before_its_labels_run_out(bench, messages):

@@ -143,7 +143,7 @@ def test_new_voxels_of_the_image_become_the_volume_and_seeds_survive_another_sha
     space.image.data = np.full(SHAPE, 2.0)
     assert space.annotation.volume.take(0).min() == 2
     assert len(space.annotation.prompts) == 1
-    assert told == ["The voxels of the image changed"] * 2
+    assert told == ["The voxels of the image changed"] * 3
 
 
 def test_a_scale_of_zero_is_a_problem_and_no_crash(space):

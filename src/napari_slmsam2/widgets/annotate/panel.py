@@ -57,6 +57,7 @@ class AnnotateWidget(PanelView):
             self._request_for_clicks,
         )
         self._offered: set[StraySeed] = set()
+        self._fitting: Labels | None = None
         self._wire()
         self.shortcuts = Shortcuts(viewer, self._wanted_shortcuts())
         self.keys.setText("\n".join(f"{s.key}:  {s.title}" for s in self.shortcuts.bound))
@@ -103,7 +104,7 @@ class AnnotateWidget(PanelView):
         space, bar = self.workspace, self.run_bar
         self.images.chosen.connect(self._on_image)
         self.labels.chosen.connect(self._on_labels)
-        self.new_labels.clicked.connect(lambda: space.add_labels())
+        self.new_labels.clicked.connect(self._on_new_labels)
         self.starts.clicked.connect(self.mark_start)
         self.ends.clicked.connect(self.mark_end)
         self.absent.clicked.connect(self.mark_absent)
@@ -151,6 +152,13 @@ class AnnotateWidget(PanelView):
         assert layer is None or isinstance(layer, Image)
         self.workspace.set_image(layer)
 
+    def _on_new_labels(self) -> None:
+        """Work on the Labels layer that is offered, or on a new one."""
+        if self._fitting is not None:
+            self.workspace.set_labels(self._fitting)
+        else:
+            self.workspace.add_labels()
+
     def _open(self) -> None:
         if self._drawn or not self.isVisible():
             self._make_first_labels()
@@ -183,9 +191,11 @@ class AnnotateWidget(PanelView):
             problem = "Open a 3D image to begin: File > Open, or drop a file on the canvas."
         set_text(self.problem, problem)
         needs_labels = space.labels is None or isinstance(space.problem, GridMismatchError)
-        self.new_labels.setText(
-            "Make a matching Labels layer" if needs_labels else "New Labels layer"
-        )
+        text = "Make a matching Labels layer" if needs_labels else "New Labels layer"
+        self._fitting = space.fitting_labels() if needs_labels else None
+        if self._fitting is not None:
+            text = f"Use the Labels layer {self._fitting.name}"
+        self.new_labels.setText(text)
         self.new_labels.setEnabled(space.image is not None)
         n = 0 if annotation is None else annotation.volume.n_slices
         if n != self.strip.n_slices:

@@ -27,6 +27,12 @@ def note_made_for(labels: Labels, image: Image) -> None:
     _made_for[labels] = ref(image)
 
 
+def is_made_for(image: Image, labels: Labels) -> bool:
+    """Whether this plugin made a Labels layer for an image."""
+    made_for = _made_for.get(labels)
+    return made_for is not None and made_for() is image
+
+
 class PlacementWatcher(QObject):
     """Reports new transforms, and keeps labels of this plugin on the grid of their image.
 
@@ -95,8 +101,8 @@ class PlacementWatcher(QObject):
         self._moving = True
         try:
             for layer in self._viewer.layers:
-                made_for = _made_for.get(layer) if isinstance(layer, Labels) else None
-                if made_for is not None and made_for() is image and is_placed(layer, before):
+                ours = isinstance(layer, Labels) and is_made_for(image, layer)
+                if ours and is_placed(layer, before):
                     copy_transform(image, layer)
         finally:
             self._moving = False

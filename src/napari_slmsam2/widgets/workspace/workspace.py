@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
@@ -33,7 +34,11 @@ from napari_slmsam2.widgets.workspace.grid import (
     view_on_screen,
 )
 from napari_slmsam2.widgets.workspace.labels_sink import LabelsSink
-from napari_slmsam2.widgets.workspace.placement import PlacementWatcher, note_made_for
+from napari_slmsam2.widgets.workspace.placement import (
+    PlacementWatcher,
+    is_made_for,
+    note_made_for,
+)
 
 if TYPE_CHECKING:
     from napari_slmsam2.session.session import SegmentationSession
@@ -58,6 +63,7 @@ class Stack:
 
 
 _Stacks = dict[SliceView, Stack]
+_VOXELS_CHANGED = "The voxels of the image changed"
 
 
 class Workspace(QObject):
@@ -118,11 +124,20 @@ class Workspace(QObject):
             return
         self.image = image
         if image is not None and (self.labels is None or not is_same_grid(image, self.labels)):
-            matching = [x for x in self.viewer.layers if isinstance(x, Labels)]
-            matching = [x for x in matching if is_same_grid(image, x)]
-            if matching:
-                self.labels = matching[-1]
+            self.labels = self.fitting_labels() or self.labels
         self.update()
+
+    def fitting_labels(self) -> Labels | None:
+        """The Labels layer that fits the image best: the top one of those made for it, or of all.
+
+        None where no Labels layer is on the voxels of the image.
+        """
+        if self.image is None:
+            return None
+        fitting = [
+            x for x in self.viewer.layers if isinstance(x, Labels) and is_same_grid(self.image, x)
+        ]
+        return max(fitting, key=partial(is_made_for, self.image), default=None)
 
     def set_labels(self, labels: Labels | None) -> None:
         """Work on another Labels layer."""
@@ -166,6 +181,7 @@ class Workspace(QObject):
                 self._activate()
             except SlmSam2Error as error:
                 self.problem = error
+                self._report_replaced_voxels()
         self._index = self.index if self._view is not None else -1
         self.target_changed.emit()
 
@@ -202,7 +218,7 @@ class Workspace(QObject):
             if before[0] != source[0]:
                 what = "Another image was chosen"
             elif before != source:
-                what = "The voxels of the image changed"
+                what = _VOXELS_CHANGED
             elif not _same_size(volume, annotation.volume):
                 what = "The voxel size of the image changed"
             else:
@@ -210,6 +226,15 @@ class Workspace(QObject):
             annotation.replace_volume(volume)
             stack.session = None
             self.volume_replaced.emit(annotation, what)
+
+    def _report_replaced_voxels(self) -> None:
+        """Report annotations whose image has voxels that they do not fit any more."""
+        assert self.image is not None
+        stacks: _Stacks = {} if self.labels is None else self._stacks.get(self.labels, {})
+        for stack in stacks.values():
+            image, version = self._sources[stack.annotation]
+            if image() is self.image and version != self._placement.version(self.image):
+                self.volume_replaced.emit(stack.annotation, _VOXELS_CHANGED)
 
     # -- what is on screen
 
