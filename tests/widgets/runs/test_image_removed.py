@@ -13,9 +13,9 @@ import napari
 import numpy as np
 import pytest
 from qtpy.QtWidgets import QApplication
+from tests.widgets.conftest import FakeModels, SlowFake
 
 from napari_slmsam2.widgets import AnnotateWidget
-from tests.widgets.conftest import FakeModels, SlowFake
 
 SHAPE = (12, 64, 96)
 
