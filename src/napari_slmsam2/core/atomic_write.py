@@ -11,8 +11,9 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 from napari_slmsam2.core.errors import OutputError
 
@@ -80,6 +81,101 @@ def check_writable(
     return path
 
 
+class AtomicTarget:
+    """A file, or a folder such as an OME-Zarr, that is written completely or not at all.
+
+    What is written to `place` is flushed to the disk by `commit` and then renamed into place;
+    companion files (the ``.hdr`` of an ``.img``) are moved as well, the target itself last. A
+    target that is not committed stays as it was; what a killed process left beside it is cleared,
+    and a folder that it had moved aside is put back. As a context manager it discards what was
+    not committed.
+
+    Parameters
+    ----------
+    path : path-like
+        The file or folder to be written.
+    overwrite : bool
+        Whether existing files may be replaced, see `check_writable`.
+    replaceable_folder : callable, optional
+        See `check_writable`.
+
+    Attributes
+    ----------
+    path : Path
+    place : Path
+        Where to write to, in a temporary folder beside the target; it has the target's name.
+
+    Raises
+    ------
+    OutputError
+        The target exists and may not be replaced, or cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        replaceable_folder: Callable[[Path], bool] | None = None,
+    ) -> None:
+        clear_abandoned(path)
+        self._overwrite, self._replaceable = overwrite, replaceable_folder
+        self.path = self._check(Path(path))
+        with self.reported():
+            self._work: Path | None = _temporary_folder(self.path)
+        self.place = self._work / self.path.name
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.discard()
+
+    def commit(self) -> Path:
+        """Put what was written in place of the target.
+
+        Raises
+        ------
+        OutputError
+            The target has appeared meanwhile and may not be replaced, or cannot be written.
+        """
+        assert self._work is not None, "it was committed or discarded before"
+        with self.reported():
+            written = sorted(self._work.iterdir(), key=lambda file: file.name == self.path.name)
+            for file in written:
+                _flush_all(file)
+                self._check(self.path.with_name(file.name))
+            for file in written:
+                _put_in_place(file, self.path.with_name(file.name))
+            with contextlib.suppress(OSError):  # Windows cannot flush a folder.
+                _flush(self.path.parent)
+        self.discard()
+        return self.path
+
+    @contextlib.contextmanager
+    def reported(self) -> Iterator[None]:
+        """Turn an error of the system into one that names the target.
+
+        Raises
+        ------
+        OutputError
+        """
+        try:
+            yield
+        except OSError as error:
+            raise _output_error(self.path, error) from error
+
+    def discard(self) -> None:
+        """Remove what was written and not committed."""
+        work, self._work = self._work, None
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
+            _active.discard(work.stem)
+
+    def _check(self, path: Path) -> Path:
+        return check_writable(path, overwrite=self._overwrite, replaceable_folder=self._replaceable)
+
+
 def atomic_write(
     path: str | os.PathLike[str],
     writer: Callable[[Path], object],
@@ -89,11 +185,8 @@ def atomic_write(
 ) -> Path:
     """Write a file, or a folder such as an OME-Zarr, completely or not at all.
 
-    The writer works in a temporary folder beside the target. Its output is flushed to the disk
-    and then renamed into place; companion files (the ``.hdr`` of an ``.img``) are moved as well,
-    the target itself last. After an error, a full disk or Ctrl-C no temporary file remains and an
-    existing target is unchanged. What a killed process left beside the same target is cleared; a
-    folder that it had moved aside is put back.
+    After an error, a full disk or Ctrl-C no temporary file remains and an existing target is
+    unchanged, see `AtomicTarget`.
 
     Parameters
     ----------
@@ -116,31 +209,10 @@ def atomic_write(
     OutputError
         The target exists and may not be replaced, or cannot be written.
     """
-    clear_abandoned(path)
-    path = check_writable(path, overwrite=overwrite, replaceable_folder=replaceable_folder)
-    work: Path | None = None
-    try:
-        work = _temporary_folder(path)
-        writer(work / path.name)
-        written = sorted(work.iterdir(), key=lambda file: file.name == path.name)
-        for file in written:
-            _flush_all(file)
-            check_writable(
-                path.with_name(file.name),
-                overwrite=overwrite,
-                replaceable_folder=replaceable_folder,
-            )
-        for file in written:
-            _put_in_place(file, path.with_name(file.name))
-        with contextlib.suppress(OSError):  # Windows cannot flush a folder.
-            _flush(path.parent)
-    except OSError as error:
-        raise _output_error(path, error) from error
-    finally:
-        if work is not None:
-            shutil.rmtree(work, ignore_errors=True)
-            _active.discard(work.stem)
-    return path
+    with AtomicTarget(path, overwrite=overwrite, replaceable_folder=replaceable_folder) as target:
+        with target.reported():
+            writer(target.place)
+        return target.commit()
 
 
 def clear_abandoned(path: str | os.PathLike[str]) -> None:
@@ -152,7 +224,7 @@ def clear_abandoned(path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     path : path-like
-        The target of `atomic_write`.
+        The target of `AtomicTarget`.
     """
     path = Path(path)
     name = re.escape(f".{path.name[:100]}.")

@@ -7,6 +7,7 @@ from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.io._ngff import is_label_store
 from napari_slmsam2.io.images import LoadedImage, describe, read_image
 from napari_slmsam2.io.label_names import named_labels, read_label_names, write_label_names
+from napari_slmsam2.io.label_stream import LabelStream
 from napari_slmsam2.io.labels import (
     LabelMap,
     check_same_grid,
@@ -19,6 +20,7 @@ from napari_slmsam2.io.seed_axis import with_seed_axis
 
 __all__ = [
     "LabelMap",
+    "LabelStream",
     "LabelTable",
     "LoadedImage",
     "atomic_write",

@@ -11,40 +11,37 @@ import numpy.typing as npt
 _SMALL = 256
 """Voxels along the longest axis of the coarsest level, at most."""
 
-_SLAB = 16
-"""Slices of a coarser level that are made at once."""
-
 Factor = tuple[int, int, int]
 
 
-def levels(
-    labels: npt.NDArray[Any], spacing: Sequence[float]
-) -> Iterator[tuple[npt.NDArray[Any], Factor]]:
-    """The volume, and halves of it while an axis is longer than 256 voxels.
+def coarser_levels(
+    shape: Sequence[int], spacing: Sequence[float]
+) -> Iterator[tuple[tuple[int, ...], Factor, Factor]]:
+    """The levels of a volume, each a half of the one before, while an axis exceeds 256 voxels.
 
     The axes along which voxels are shortest are halved first, until the voxels are about cubes.
 
     Parameters
     ----------
-    labels : ndarray of unsigned int, shape (I, J, K)
+    shape : sequence of int
     spacing : sequence of float
         Voxel size along the axes.
 
     Yields
     ------
-    labels : ndarray, shape (i, j, k)
-        The dtype of the volume.
+    shape : tuple of int
+    step : tuple of int
+        By which its voxels are larger than those of the level before.
     factor : tuple of int
         By which its voxels are larger than those of the volume.
     """
-    factor = (1, 1, 1)
-    yield labels, factor
-    while max(labels.shape) > _SMALL:
-        step = _step(labels.shape, [s * f for s, f in zip(spacing, factor, strict=True)])
-        labels = _coarser(labels, step)
+    shape, factor = tuple(shape), (1, 1, 1)
+    while max(shape) > _SMALL:
+        step = _step(shape, [s * f for s, f in zip(spacing, factor, strict=True)])
         i, j, k = (f * n for f, n in zip(factor, step, strict=True))
         factor = i, j, k
-        yield labels, factor
+        shape = tuple(-(-n // s) for n, s in zip(shape, step, strict=True))
+        yield shape, step, factor
 
 
 def _step(shape: Sequence[int], spacing: Sequence[float]) -> Factor:
@@ -54,16 +51,31 @@ def _step(shape: Sequence[int], spacing: Sequence[float]) -> Factor:
     return i, j, k
 
 
-def _coarser(labels: npt.NDArray[Any], step: Factor) -> npt.NDArray[Any]:
-    """The commonest label of every block; of equally common ones none is the background."""
-    shape = [-(-n // s) for n, s in zip(labels.shape, step, strict=True)]
-    coarse = np.empty(shape, labels.dtype)
-    for start in range(0, shape[0], _SLAB):
-        stop = start + _SLAB
-        fine = labels[start * step[0] : stop * step[0]]
-        short = [(0, -n % s) for n, s in zip(fine.shape, step, strict=True)]
-        coarse[start:stop] = _commonest(np.pad(fine, short, mode="edge"), step)
-    return coarse
+def write_coarser(fine: Any, coarse: Any, step: Factor, axis: int) -> None:
+    """Fill a coarser level: the commonest label of every block.
+
+    Of equally common labels none is the background, so that thin objects stay.
+
+    Parameters
+    ----------
+    fine : array_like, shape (I, J, K)
+    coarse : zarr.Array, shape (i, j, k)
+        Written in slabs of its chunks along ``axis``.
+    step : tuple of int
+        Voxels of ``fine`` for each of ``coarse``, along the axes.
+    axis : int
+    """
+    depth = coarse.chunks[axis]
+    for start in range(0, coarse.shape[axis], depth):
+        stop = min(start + depth, coarse.shape[axis])
+        key: list[slice] = [slice(None)] * 3
+        key[axis] = slice(start * step[axis], stop * step[axis])
+        slab = np.asarray(fine[tuple(key)])
+        if not slab.any():
+            continue
+        short = [(0, -n % s) for n, s in zip(slab.shape, step, strict=True)]
+        key[axis] = slice(start, stop)
+        coarse[tuple(key)] = _commonest(np.pad(slab, short, mode="edge"), step)
 
 
 def _commonest(labels: npt.NDArray[Any], step: Factor) -> npt.NDArray[Any]:

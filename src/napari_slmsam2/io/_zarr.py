@@ -6,20 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numcodecs  # type: ignore[import-untyped]
-import numpy.typing as npt
 import zarr
-from zarr.codecs import BloscCodec
 
 from napari_slmsam2.core.errors import VolumeError
-from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.io import _ngff
-from napari_slmsam2.io._pyramid import levels
-from napari_slmsam2.io.geometry import Geometry, default_axes, name_axes
+from napari_slmsam2.io.chunked_array import ChunkedArray
+from napari_slmsam2.io.geometry import default_axes, name_axes
 from napari_slmsam2.io.raw import RawImage
 from napari_slmsam2.io.selection import Selection, choose_image
 
-_CHUNK = 128
 _ROLES = {"z": "s", "y": "s", "x": "s", "c": "c", "channel": "c", "t": "t", "time": "t"}
 
 
@@ -29,7 +24,7 @@ def read(path: Path, selection: Selection) -> RawImage:
     if isinstance(node, zarr.Array):
         choose_image(str(path), selection, ("",))
         axes, named = _letters(node)
-        return RawImage(node, axes, "Zarr", named=named)
+        return RawImage(ChunkedArray(node), axes, "Zarr", named=named)
     found = _images(node)
     if not found:
         raise VolumeError(
@@ -42,7 +37,7 @@ def read(path: Path, selection: Selection) -> RawImage:
     place, metadata = found[choose_image(str(path), selection, _names(found))]
     data: Any = node[f"{place}{metadata.finest}"]
     return RawImage(
-        data,
+        ChunkedArray(data),
         metadata.letters(data.ndim),
         "OME-Zarr",
         geometry=metadata.geometry(data.ndim),
@@ -97,38 +92,3 @@ def _letters(array: Any) -> tuple[str, bool]:
     if len(letters) != array.ndim or not all(letter in _ROLES for letter in letters):
         return default_axes(array.ndim), False
     return name_axes("".join(_ROLES[letter] for letter in letters), letters, "zyx"), True
-
-
-def write(
-    path: Path,
-    labels: npt.NDArray[Any],
-    geometry: Geometry,
-    template: Any,
-    table: LabelTable | None = None,
-) -> None:
-    """Write labels as an OME-Zarr label image, in the version of the image if it is one.
-
-    The axes have the names and the order of the image. There are coarser levels, down to one of at
-    most 256 voxels along each axis. Empty chunks take no space.
-    """
-    is_old = _ngff.version_for(template) == "0.4"
-    _, names = _ngff.axis_names(template)
-    codec = numcodecs.Blosc("zstd") if is_old else BloscCodec(cname="zstd")
-    group = zarr.open_group(str(path), mode="w-", zarr_format=2 if is_old else 3)
-    factors = []
-    for level, (array, factor) in enumerate(levels(labels, geometry.spacing)):
-        factors.append(factor)
-        stored = group.create_array(
-            str(level),
-            shape=array.shape,
-            dtype=array.dtype,
-            chunks=tuple(min(n, _CHUNK) for n in array.shape),
-            compressors=codec,
-            fill_value=0,
-            chunk_key_encoding={"name": "v2" if is_old else "default", "separator": "/"},
-            dimension_names=None if is_old else names,
-        )
-        stored[...] = array
-    group.attrs.update(
-        _ngff.label_attributes(path, geometry, template, factors, table or LabelTable())
-    )

@@ -33,6 +33,8 @@ class FileFormat:
         Suffixes, lower case.
     described : bool
         Whether ``write`` takes names and colours of the labels as well.
+    is_written_in_blocks : bool
+        Whether labels are written with `napari_slmsam2.io.label_stream` instead of ``write``.
     """
 
     module: str
@@ -41,6 +43,7 @@ class FileFormat:
     readable: tuple[str, ...]
     writable: tuple[str, ...]
     described: bool = False
+    is_written_in_blocks: bool = False
 
     def load(self, path: Path) -> Any:
         """The module.
@@ -95,7 +98,7 @@ FORMATS = (
                described=True),
     FileFormat("_tiff", "tifffile", "zyx", (".tif", ".tiff", ".btf"), (".tif", ".tiff", ".btf")),
     FileFormat("_arrays", "numpy", "zyx", (".npy",), (".npy",)),
-    FileFormat("_zarr", "zarr", "zyx", (".zarr",), (".zarr",), described=True),
+    FileFormat("_zarr", "zarr", "zyx", (".zarr",), (".zarr",), is_written_in_blocks=True),
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.core.atomic_write import atomic_write, check_writable
-from napari_slmsam2.core.errors import GridMismatchError, SlmSam2Warning, VolumeError
+from napari_slmsam2.core.errors import SlmSam2Warning, VolumeError
 from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.io._ngff import is_label_store
@@ -20,6 +20,7 @@ from napari_slmsam2.io.alignment import align
 from napari_slmsam2.io.formats import format_to_read, format_to_write
 from napari_slmsam2.io.geometry import transposition
 from napari_slmsam2.io.images import LoadedImage, explained, load_volume
+from napari_slmsam2.io.label_stream import LabelStream, check_label_shape, described
 from napari_slmsam2.io.raw import Colours, RawImage
 from napari_slmsam2.io.selection import Selection
 
@@ -27,8 +28,6 @@ _WHOLE = 1e-3
 """How far a float label may be from a whole number: scaled files are not exact."""
 
 _HIGHEST_FLOAT = 2**32 - 1
-_MOST_DESCRIBED = 1024
-"""More labels than these have been counted, not named: their colours are not chosen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,16 +202,17 @@ def write_labels(
     """
     path = check_writable(path, overwrite=overwrite, replaceable_folder=is_label_store)
     target = format_to_write(path)
-    array = np.asarray(labels)
-    if array.shape != like.volume.shape:
-        raise GridMismatchError(
-            str(path), "labels do not have the shape of the image",
-            expected=like.volume.shape, found=array.shape,
-        )  # fmt: skip
-    array = _smallest(_whole(array, str(path), {}))
+    array: Any = labels if hasattr(labels, "dtype") else np.asarray(labels)
+    check_label_shape(path, array, like)
+    if target.is_written_in_blocks:
+        highest = _highest(array, path, like.volume)
+        with LabelStream(path, like, highest=highest, overwrite=overwrite) as stream:
+            stream.fill(array)
+            return stream.finish(table=table, colours=colours)
+    array = _smallest(_whole(np.asarray(array), str(path), {}))
     geometry, options = like.geometry, {}
     if target.described:
-        options["table"] = _described(array, table or like.label_table, colours)
+        options["table"] = described(array, table or like.label_table, colours)
     order = target.order_to_write(path, like.template)
     if order != like.order:
         array = array.transpose(transposition(like.order, order))
@@ -226,17 +226,11 @@ def write_labels(
     )
 
 
-def _described(labels: npt.NDArray[Any], table: LabelTable, colours: Colours | None) -> LabelTable:
-    """Names and colours of the labels in an array; no colours of more than 1024 labels."""
-    if colours is None:
-        return table
-    found = np.unique(np.concatenate([np.unique(plane) for plane in labels]))
-    found = found[found > 0]
-    if not 0 < len(found) <= _MOST_DESCRIBED:
-        return table
-    rgba = np.clip(colours(found), 0, 1).tolist()
-    shown = {label: (r, g, b, a) for label, (r, g, b, a) in zip(found.tolist(), rgba, strict=True)}
-    return table.updated(LabelTable(colours=shown))
+def _highest(labels: Any, path: Path, volume: Volume) -> int:
+    """The highest label, after a check that all are whole numbers; read slice by slice."""
+    parts = (_whole(labels[volume.slicer(i)], str(path), {volume.axis: i})
+             for i in range(volume.n_slices))  # fmt: skip
+    return max(int(part.max(initial=0)) for part in parts)
 
 
 def check_same_grid(image: LoadedImage, labels: LoadedImage) -> None:

@@ -1,0 +1,167 @@
+"""Labels that are written to an OME-Zarr while they are computed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_slmsam2.core.atomic_write import AtomicTarget
+from napari_slmsam2.core.errors import GridMismatchError, OutputError
+from napari_slmsam2.core.label_table import LabelTable
+from napari_slmsam2.io._ngff import is_label_store
+from napari_slmsam2.io.chunked_array import ChunkedArray
+from napari_slmsam2.io.formats import format_to_write
+from napari_slmsam2.io.images import LoadedImage
+from napari_slmsam2.io.raw import Colours
+
+if TYPE_CHECKING:
+    from napari_slmsam2.io.label_store import LabelStore
+
+_MOST_DESCRIBED = 1024
+"""More labels than these have been counted, not named: their colours are not chosen."""
+
+
+class LabelStream:
+    """An OME-Zarr of labels in a temporary folder, until `finish` puts it in place.
+
+    As a context manager it discards what was not finished; an existing file is unchanged then.
+
+    Parameters
+    ----------
+    path : path-like
+        Ends in ``.zarr``.
+    like : LoadedImage
+        The image: its shape, axes, geometry and slice axis are those of the labels.
+    highest : int
+        The highest label that will be written; the smallest dtype that holds it is used.
+    overwrite : bool
+        Whether an existing OME-Zarr of labels may be replaced.
+
+    Attributes
+    ----------
+    store : LabelStore
+        For writing in blocks, also from other processes.
+    labels : ChunkedArray
+        The labels, shape of the image, of which only the slabs in use are in memory. A session
+        that is made with them (``labels=``) writes finished slices to the disk.
+
+    Raises
+    ------
+    OutputError
+        The file exists, or cannot be written.
+    VolumeError
+        The package zarr is not installed.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        like: LoadedImage,
+        *,
+        highest: int,
+        overwrite: bool = False,
+    ) -> None:
+        target = format_to_write(Path(path))
+        if not target.is_written_in_blocks:
+            raise OutputError(
+                str(path), "cannot be written slice by slice", expected=".ome.zarr",
+                found=Path(path).suffix,
+            )  # fmt: skip
+        target.load(Path(path))
+        from napari_slmsam2.io.label_store import LabelStore
+
+        self._like = like
+        self._target = AtomicTarget(path, overwrite=overwrite, replaceable_folder=is_label_store)
+        try:
+            with self._target.reported():
+                self.store: LabelStore = LabelStore.create(
+                    self._target.place,
+                    like.volume.shape,
+                    np.min_scalar_type(highest),
+                    like.volume.axis,
+                    order=like.order,
+                    template=like.template,
+                )
+        except BaseException:
+            self._target.discard()
+            raise
+        self.labels: ChunkedArray = self.store.labels()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.discard()
+
+    def fill(self, labels: Any) -> None:
+        """Write all labels, block by block.
+
+        Parameters
+        ----------
+        labels : array_like of whole numbers, shape of the image
+        """
+        axis = self.store.axis
+        for block in self.store.blocks():
+            key: list[slice] = [slice(None)] * 3
+            key[axis] = slice(block.start, block.stop)
+            part = np.asarray(labels[tuple(key)])
+            part = np.rint(part) if part.dtype.kind == "f" else part
+            with self._target.reported():
+                self.store.write(block.start, part.astype(self.store.dtype))
+
+    def finish(self, *, table: LabelTable | None = None, colours: Colours | None = None) -> Path:
+        """Write coarser levels and metadata, and put the file in place.
+
+        Parameters
+        ----------
+        table, colours : optional
+            Names and colours, see `napari_slmsam2.io.write_labels`.
+
+        Raises
+        ------
+        OutputError
+            The file cannot be written, or has appeared meanwhile.
+
+        Warns
+        -----
+        SlmSam2Warning
+            The image has a rotation or reflection, which OME-Zarr cannot represent.
+        """
+        like = self._like
+        with self._target.reported():
+            self.labels.flush()
+            table = described(self.labels, table or like.label_table, colours)
+            order = "".join(like.order[self.store.axes.index(a)] for a in range(3))
+            geometry = like.geometry.reordered(like.order, order)
+            self.store.finish(geometry, like.template, table)
+        return self._target.commit()
+
+    def discard(self) -> None:
+        """Remove what was written, if it was not finished."""
+        self._target.discard()
+
+
+def described(labels: Any, table: LabelTable, colours: Colours | None) -> LabelTable:
+    """Names and colours of the labels in an array; no colours of more than 1024 labels."""
+    if colours is None:
+        return table
+    found: npt.NDArray[Any] = np.unique(np.concatenate([np.unique(plane) for plane in labels]))
+    found = found[found > 0]
+    if not 0 < len(found) <= _MOST_DESCRIBED:
+        return table
+    rgba = np.clip(colours(found), 0, 1).tolist()
+    shown = {label: (r, g, b, a) for label, (r, g, b, a) in zip(found.tolist(), rgba, strict=True)}
+    return table.updated(LabelTable(colours=shown))
+
+
+def check_label_shape(path: Path, labels: Any, like: LoadedImage) -> None:
+    """Refuse labels that do not have the shape of their image."""
+    if tuple(labels.shape) != like.volume.shape:
+        raise GridMismatchError(
+            str(path), "labels do not have the shape of the image",
+            expected=like.volume.shape, found=tuple(labels.shape),
+        )  # fmt: skip
