@@ -14,6 +14,7 @@ from torch import Tensor
 from napari_slmsam2.core.memory import MemoryBank
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.segmenter import SegmentedSlice, SweepContext
+from napari_slmsam2.engine.compact.cpu_workers import compute_in_parts
 from napari_slmsam2.engine.compact.features import (
     LOGITS_PER_PIXEL,
     MAX_LOGIT,
@@ -131,7 +132,12 @@ class CompactSegmenter(RawSliceSegmenter):
         return note
 
     def _remembered(self, image: Image, mask: npt.NDArray[np.bool_]) -> SeedState:
-        return SeedState(mask, int(mask.sum()), SeedCrop.measure(image, mask, self.config))
+        (crop,) = compute_in_parts(
+            lambda masks: [SeedCrop.measure(image, one, self.config) for one in masks],
+            [mask],
+            torch.device("cpu"),
+        )
+        return SeedState(mask, int(mask.sum()), crop)
 
     def segment(
         self,
@@ -148,6 +154,21 @@ class CompactSegmenter(RawSliceSegmenter):
             slices[0] = context.embedding_of(index - direction)
             if 0 <= following < context.n_slices:
                 slices[2] = context.embedding_of(following)
+        return compute_in_parts(
+            lambda part: self._segment_part(slices, index, direction, part, context),
+            banks,
+            self._device,
+        )
+
+    def _segment_part(
+        self,
+        slices: Sequence[Tensor],
+        index: int,
+        direction: int,
+        banks: Sequence[MemoryBank],
+        context: SweepContext,
+    ) -> list[SegmentedSlice]:
+        """Some of the objects, from the slice before, the slice itself and the next one."""
         with computing(self._device, self._dtype):
             tracked = self._tracked(index, direction, banks, context)
             # After a move to the CPU some states are still on the device.

@@ -120,7 +120,8 @@ class _TVL1Level:
         for _ in range(DUAL_STEPS):
             torch.sub(field[:, :, 1:], field[:, :, :-1], out=rows)
             torch.sub(field[..., 1:], field[..., :-1], out=columns)
-            torch.hypot(slope[0], slope[1], out=norm)
+            # Faster on a CPU than torch.hypot.
+            torch.mul(slope[0], slope[0], out=norm).addcmul_(slope[1], slope[1]).sqrt_()
             torch.add(self.one, norm, alpha=_DUAL_STEP_SIZE / TIGHTNESS, out=norm)
             dual.sub_(slope, alpha=_DUAL_STEP_SIZE).div_(norm)
             torch.sub(self.auxiliary, dual[0], out=flow)

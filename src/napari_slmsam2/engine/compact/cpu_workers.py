@@ -1,0 +1,87 @@
+"""Parts of a batch, computed side by side on the cores of a CPU.
+
+A step of a few objects is thousands of small operations. Threads that share each operation mostly
+wait for each other; threads that each take some of the objects do not.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import lru_cache
+from typing import TypeVar
+
+import torch
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+PART = 4
+"""Objects of a part. It does not depend on the number of threads: how many objects are computed
+together changes the last digits of a result."""
+
+
+def compute_in_parts(
+    compute: Callable[[Sequence[_T]], list[_R]], items: Sequence[_T], device: torch.device
+) -> list[_R]:
+    """The results of ``compute(part)`` for parts of the items, in the order of the items.
+
+    On a CPU the parts are of `PART` items, each is computed on one core, and as many at once as
+    torch may use threads (``OMP_NUM_THREADS``, ``torch.set_num_threads``): the results are equal
+    whatever the number of threads. On other devices all items are one part.
+
+    Parameters
+    ----------
+    compute : callable
+        Called on several threads at once.
+    items : sequence
+    device : torch.device
+        On which ``compute`` computes.
+
+    Raises
+    ------
+    Exception
+        The error of a part, as it is. No part is being computed any more, so that the caller can
+        compute again at once.
+    """
+    if device.type != "cpu":
+        return compute(items)
+    parts = [items[i : i + PART] for i in range(0, len(items), PART)]
+    n_threads = torch.get_num_threads()
+    if n_threads == 1:
+        return [one for part in parts for one in compute(part)]
+    futures = [_single_core_threads(n_threads).submit(compute, part) for part in parts]
+    try:
+        wait(futures, return_when=FIRST_EXCEPTION)
+    finally:
+        for future in futures:
+            future.cancel()
+    wait(futures)
+    return [one for future in futures for one in future.result()]
+
+
+@lru_cache(maxsize=1)
+def _single_core_threads(n: int) -> ThreadPoolExecutor:
+    """Threads on each of which torch uses one core."""
+    pool, all_started = ThreadPoolExecutor(n, "slmsam2-compact"), threading.Barrier(n)
+
+    def use_one_core(_: int) -> int:
+        default = torch.get_num_threads()
+        all_started.wait()
+        torch.set_num_threads(1)
+        all_started.wait()
+        return default
+
+    default = max(pool.map(use_one_core, range(n)))
+    # What one thread sets is the default of threads that start later.
+    reset = threading.Thread(target=torch.set_num_threads, args=(default,))
+    reset.start()
+    reset.join()
+    return pool
+
+
+# A forked process has none of the threads.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_single_core_threads.cache_clear)
