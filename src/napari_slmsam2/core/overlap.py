@@ -16,6 +16,7 @@ def resolve_labels(
     running: Collection[int],
     seeds: Mapping[int, npt.NDArray[np.bool_]],
     rule: str,
+    locked: Collection[int] = (),
 ) -> npt.NDArray[np.integer]:
     """Labels of one slice after a propagation step.
 
@@ -36,6 +37,8 @@ def resolve_labels(
     rule : {"highest", "keep", "overwrite"}
         Whether the running labels compete with the other propagated ones by their logits, leave
         them, or replace every other label that is not a seed.
+    locked : collection of int
+        Labels that neither gain nor lose a pixel, not even to a seed.
 
     Returns
     -------
@@ -43,9 +46,11 @@ def resolve_labels(
         A new array of the dtype of ``existing``.
     """
     resolved = existing.copy()
-    resolved[np.isin(resolved, list(running))] = 0
+    resolved[np.isin(resolved, [label for label in running if label not in locked])] = 0
     contenders = [
-        label for label in logits if label not in seeds and (label in running or rule == "highest")
+        label
+        for label in logits
+        if label not in seeds and label not in locked and (label in running or rule == "highest")
     ]
     best = np.zeros(existing.shape, np.float32)
     winner = np.zeros_like(existing)
@@ -62,4 +67,7 @@ def resolve_labels(
         resolved[np.isin(resolved, list(seeds))] = 0
     for label, mask in seeds.items():
         resolved[mask] = label
+    if locked:
+        fixed = np.isin(existing, list(locked)) | np.isin(resolved, list(locked))
+        resolved[fixed] = existing[fixed]
     return resolved

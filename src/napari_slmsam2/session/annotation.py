@@ -1,10 +1,11 @@
-"""The annotation of one volume: seeds, extents, labels, what was propagated, undo.
+"""The annotation of one volume: seeds, extents, labels, their table, results, undo.
 
 The command line, Python and the window share this one model. It imports neither torch nor napari.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from napari_slmsam2.core.errors import PromptError
 from napari_slmsam2.core.intensity import IntensityWindow, parse_window
+from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
 from napari_slmsam2.core.quality import SliceQuality, Suggestion, rank_slices
 from napari_slmsam2.core.seed_planes import warn_of_other_planes
@@ -89,6 +91,15 @@ class Annotation:
         return self._prompts
 
     @property
+    def table(self) -> LabelTable:
+        """Names, colours and states of the labels; shared by all annotations of a layer."""
+        return self._shared.table
+
+    @table.setter
+    def table(self, table: LabelTable) -> None:
+        self._shared.table = table
+
+    @property
     def runs(self) -> list[RunRecord]:
         """Records of the runs so far."""
         return self.propagated.runs
@@ -118,7 +129,7 @@ class Annotation:
         return found[text]
 
     def labels_to_run(self) -> tuple[int, ...]:
-        """Labels that a person drew, with a slice to start from.
+        """Labels that a person drew, with a slice to start from, and that are not locked.
 
         A label that was only painted over or erased is not among them.
 
@@ -128,7 +139,14 @@ class Annotation:
             There is none.
         """
         present = {p.label for p in self._prompts if p.kind is not PromptKind.ABSENT}
-        labels = tuple(sorted(present & self.strokes.drawn))
+        drawn = present & self.strokes.drawn
+        labels = tuple(sorted(drawn - self.table.locked))
+        if drawn and not labels:
+            raise PromptError(
+                "seeds",
+                "all labels that have one are locked",
+                hint="Unlock a label, then propagate.",
+            )
         if not labels:
             raise PromptError(
                 "seeds",
@@ -149,7 +167,10 @@ class Annotation:
         return self.slices.plane(index)
 
     def protected(self, index: int, plane: Plane) -> Plane:
-        """A slice that is to be written, with seeds, extents and crossing seeds restored.
+        """A slice that is to be written, with what must not be overwritten restored.
+
+        That is: seeds, extents, seeds of slices along another axis, and locked labels, which
+        neither gain nor lose a pixel.
 
         Parameters
         ----------
@@ -172,7 +193,27 @@ class Annotation:
                 plane[seed.mask] = seed.label
         crossing = self.crossing_seeds(index)
         plane[crossing] = self.plane(index)[crossing]
+        if self.table.locked:
+            accepted, locked = self.plane(index), sorted(self.table.locked)
+            fixed = np.isin(accepted, locked) | np.isin(plane, locked)
+            plane[fixed] = accepted[fixed]
         return plane
+
+    def check_unlocked(self, labels: Iterable[int]) -> None:
+        """Refuse to change locked labels.
+
+        Raises
+        ------
+        PromptError
+            Names the first of them that is locked.
+        """
+        for label in sorted(self.table.locked.intersection(labels)):
+            name = self.table.names.get(label)
+            raise PromptError(
+                f"label {label}" + (f" ({name})" if name else ""),
+                "is locked",
+                hint="Unlock it in the label table to change it.",
+            )
 
     @property
     def is_crossed(self) -> bool:
@@ -263,8 +304,9 @@ class Annotation:
         Raises
         ------
         PromptError
-            It does not fit the volume or the extent of its label.
+            It does not fit the volume or the extent of its label, or the label is locked.
         """
+        self.check_unlocked([prompt.label])
         prompts = self._prompts.with_prompt(prompt)
         prompts.check(self.volume.n_slices, self.volume.slice_shape)
         self.strokes.set_seed(prompt)
@@ -314,8 +356,9 @@ class Annotation:
         Raises
         ------
         PromptError
-            The extent leaves out a seed, or ends outside the volume.
+            The extent leaves out a seed, or ends outside the volume, or the label is locked.
         """
+        self.check_unlocked([label])
         prompts = self._prompts.with_extent(label, first, last)
         prompts.check(self.volume.n_slices, self.volume.slice_shape)
         self.set_prompts(prompts)
@@ -357,7 +400,11 @@ class Annotation:
     # -- other states
 
     def restore(
-        self, prompts: PromptSet, runs: Iterable[RunRecord] = (), dirty: Iterable[Key] = ()
+        self,
+        prompts: PromptSet,
+        runs: Iterable[RunRecord] = (),
+        dirty: Iterable[Key] = (),
+        table: LabelTable | None = None,
     ) -> None:
         """Continue with seeds and records of an earlier session; the labels stay as they are.
 
@@ -367,23 +414,31 @@ class Annotation:
         runs : iterable of RunRecord
         dirty : iterable of (label, index)
             See `dirty`.
+        table : LabelTable, optional
+            Default: as it is.
         """
         with self.lock:
+            if table is not None:
+                self.table = table
             self._prompts = prompts
             self.propagated = Propagated(list(runs), set(dirty))
             self.history = History(self)
             self.strokes.reset(prompts)
 
     def rewind(self, record: RunRecord) -> None:
-        """Restore seeds, edited slices and results as a recorded run found them."""
+        """Restore seeds, edited slices, locks and results as a recorded run found them."""
+        self.table = dataclasses.replace(self.table, locked=record.locked)
         self._prompts = record.prompts
         for index in record.edits.indices:
             self.slices.assign(index, record.edits.get(index))
         self.propagated.stale |= self.propagated.known - record.known
         self.propagated.drop_stale()
 
-    def end_replay(self, prompts: PromptSet, dirty: Iterable[Key], edits: SliceStates) -> None:
-        """Restore seeds and edited slices of after the last recorded run."""
+    def end_replay(
+        self, prompts: PromptSet, dirty: Iterable[Key], edits: SliceStates, table: LabelTable
+    ) -> None:
+        """Restore seeds, edited slices and the label table of after the last recorded run."""
+        self.table = table
         for index in edits.indices:
             self.slices.assign(index, edits.get(index))
         last, self._prompts = self._prompts, prompts

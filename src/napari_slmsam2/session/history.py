@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from napari_slmsam2.core.label_table import LabelEntry
 from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
 from napari_slmsam2.engine.propagation.result import PropagationResult
 from napari_slmsam2.session.run_records import RunRecord, SliceStates
@@ -43,37 +44,40 @@ class Change:
         values = (plane[changed].astype(np.int64).tobytes() for plane in (before, after))
         return cls(zlib.compress(np.packbits(changed).tobytes()), *map(zlib.compress, values))
 
-    def revert(self, plane: npt.NDArray[Any]) -> None:
-        """Restore the earlier labels, in place, of the pixels that have not changed since."""
+    def reverted(self, plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A slice with the earlier labels of the pixels that have not changed since."""
         bits = np.frombuffer(zlib.decompress(self.where), np.uint8)
         changed = np.unpackbits(bits, count=plane.size).reshape(plane.shape).astype(bool)
         before, after = (
             np.frombuffer(zlib.decompress(values), np.int64) for values in (self.before, self.after)
         )
+        plane = plane.astype(np.promote_types(plane.dtype, np.min_scalar_type(before.max())))
         plane[changed] = np.where(plane[changed] == after, before, plane[changed])
+        return plane
 
 
 @dataclass(frozen=True, slots=True)
 class EditStep:
-    """Where a label begins and ends, where it is absent, a seed of clicks, or a seed removed.
+    """An edit of seeds, extents, pixels or the label table; or what takes it back.
 
     Attributes
     ----------
-    label : int
-    extent : tuple of int or None
-        First and last slice of the label.
-    seeds : mapping of slice index to SlicePrompt or None
+    extents : mapping of label to tuple of int or None
+        First and last slice.
+    seeds : mapping of (label, index) to SlicePrompt or None
         Seeds to set, or (None) to remove.
     pixels : mapping of slice index to Change
         Pixels to restore.
+    entries : mapping of label to LabelEntry
+        Names, colours and states to set.
     word : str
-        What the user interface calls it: ``mark`` or ``click``.
+        What the user interface calls it, for example ``mark``, ``click`` or ``merge``.
     """
 
-    label: int
-    extent: tuple[int, int] | None
-    seeds: Mapping[int, SlicePrompt | None] = field(default_factory=dict)
+    extents: Mapping[int, tuple[int, int] | None] = field(default_factory=dict)
+    seeds: Mapping[tuple[int, int], SlicePrompt | None] = field(default_factory=dict)
     pixels: Mapping[int, Change] = field(default_factory=dict)
+    entries: Mapping[int, LabelEntry] = field(default_factory=dict)
     word: str = "mark"
 
 
@@ -107,7 +111,7 @@ class Swapped:
     Attributes
     ----------
     word : str
-        ``run``, ``mark`` or ``click``.
+        ``run``, or the word of an `EditStep`.
     slices : tuple of int
         Indices of the slices whose labels changed.
     """
@@ -131,12 +135,12 @@ class History:
 
     @property
     def to_undo(self) -> str | None:
-        """``run``, ``mark``, ``click`` or None: what `undo` takes back."""
+        """``run``, the word of an edit, or None: what `undo` takes back."""
         return self._done[-1].word if self._done else None
 
     @property
     def to_redo(self) -> str | None:
-        """``run``, ``mark``, ``click`` or None: what `redo` restores."""
+        """``run``, the word of an edit, or None: what `redo` restores."""
         return self._undone[-1].word if self._undone else None
 
     def __contains__(self, step: Step) -> bool:
@@ -200,12 +204,68 @@ class History:
         -------
         tuple of int
             The slices whose labels changed.
+
+        Raises
+        ------
+        PromptError
+            The label is locked.
         """
         if extent is ...:
             extent = self._annotation.prompts.extents.get(label)
-        with self._annotation.lock:
-            inverse = self._apply(EditStep(label, extent, seeds or {}, word=word))
+        keyed = {(label, index): seed for index, seed in (seeds or {}).items()}
+        return self.edit_labels(word, [label], extents={label: extent}, seeds=keyed)
+
+    def edit_labels(
+        self,
+        word: str,
+        changed: Iterable[int] = (),
+        *,
+        extents: Mapping[int, tuple[int, int] | None] | None = None,
+        seeds: Mapping[tuple[int, int], SlicePrompt | None] | None = None,
+        planes: Mapping[int, npt.NDArray[np.integer]] | None = None,
+        entries: Mapping[int, LabelEntry] | None = None,
+        removed: Iterable[int] = (),
+    ) -> tuple[int, ...]:
+        """Edit several labels as one step that `undo` takes back.
+
+        Parameters
+        ----------
+        word : str
+            What the user interface calls the step.
+        changed : iterable of int
+            The labels whose seeds, extents or pixels change.
+        extents : mapping of label to tuple of int or None
+        seeds : mapping of (label, index) to SlicePrompt or None
+        planes : mapping of slice index to ndarray of int, shape (H, W)
+            The slices as they are to be.
+        entries : mapping of label to LabelEntry
+            Names, colours and states to set.
+        removed : iterable of int
+            Labels that the edit removes: their results are void.
+
+        Returns
+        -------
+        tuple of int
+            The slices whose labels changed.
+
+        Raises
+        ------
+        PromptError
+            One of the labels is locked.
+        """
+        annotation = self._annotation
+        annotation.check_unlocked(changed)
+        with annotation.lock:
+            pixels = {
+                index: change
+                for index, plane in (planes or {}).items()
+                # What restores this change makes it.
+                if (change := Change.between(plane, annotation.slices.read(index))) is not None
+            }
+            step = EditStep(extents or {}, seeds or {}, pixels, entries or {}, word)
+            inverse = self._apply(step)
             self._add(inverse)
+            annotation.propagated.drop_labels(removed)
         return tuple(inverse.pixels)
 
     def _add(self, step: Step) -> None:
@@ -248,48 +308,59 @@ class History:
 
     def _apply(self, step: EditStep) -> EditStep:
         """Apply an edit; returns the edit that takes it back."""
-        annotation, label = self._annotation, step.label
-        slices, prompts, n_slices = (
-            annotation.slices,
-            annotation.prompts,
-            annotation.volume.n_slices,
-        )
-        extent = prompts.extents.get(label)
-        seeds = {index: prompts.get(label, index) for index in step.seeds}
+        annotation, slices = self._annotation, self._annotation.slices
+        prompts, n_slices = annotation.prompts, annotation.volume.n_slices
+        extents = {label: prompts.extents.get(label) for label in step.extents}
+        seeds = {key: prompts.get(*key) for key in step.seeds}
+        entries = {label: annotation.table.entry(label) for label in step.entries}
+        annotation.table = annotation.table.with_entries(step.entries)
         annotation.set_prompts(self._edited(prompts, step))
-        first, last = annotation.prompts.extents.get(label, (0, n_slices - 1))
+        named = {*step.pixels, *(index for _, index in step.seeds)}
         changes = {}
         for index in range(n_slices):
-            named = index in step.pixels or index in step.seeds
-            if not named and first <= index <= last:
+            outside = [
+                label
+                for label in step.extents
+                if not self._is_inside(annotation.prompts.extents.get(label), index)
+            ]
+            if index not in named and not outside:
                 continue
             before = slices.read(index)
-            if not named and not (before == label).any():
+            if index not in named and not np.isin(before, outside).any():
                 continue
             plane = before.copy()
             if index in step.pixels:
-                step.pixels[index].revert(plane)
+                plane = step.pixels[index].reverted(plane)
             plane = annotation.protected(index, plane)
             change = Change.between(before, plane)
             if change is not None:
                 slices.write(index, plane)
                 changes[index] = change
-        return EditStep(label, extent, seeds, changes, step.word)
+                if index in step.pixels:
+                    annotation.propagated.void_masks(index, before, plane)
+        return EditStep(extents, seeds, changes, entries, step.word)
+
+    @staticmethod
+    def _is_inside(extent: tuple[int, int] | None, index: int) -> bool:
+        return extent is None or extent[0] <= index <= extent[1]
 
     def _edited(self, prompts: PromptSet, step: EditStep) -> PromptSet:
-        label, strokes = step.label, self._annotation.strokes
-        prompts = prompts.without_extent(label)
-        for index, seed in step.seeds.items():
-            strokes.forget(label, index)
-            prompts = prompts.without(label, index)
+        """Seeds and extents after an edit."""
+        strokes = self._annotation.strokes
+        for label in step.extents:
+            prompts = prompts.without_extent(label)
+        for key, seed in step.seeds.items():
+            strokes.forget(*key)
+            prompts = prompts.without(*key)
             if seed is not None:
                 strokes.set_seed(seed)
                 prompts = prompts.with_prompt(seed)
-        if step.extent is not None:
-            own = [p for p in prompts if p.label == label and p.kind is not PromptKind.ABSENT]
-            inside = [p.index for p in own]
-            first, last = min([step.extent[0], *inside]), max([step.extent[1], *inside])
-            prompts = prompts.with_extent(label, first, last)
+        for label, extent in step.extents.items():
+            if extent is not None:
+                own = [p for p in prompts if p.label == label and p.kind is not PromptKind.ABSENT]
+                inside = [p.index for p in own]
+                first, last = min([extent[0], *inside]), max([extent[1], *inside])
+                prompts = prompts.with_extent(label, first, last)
         return prompts
 
     def _swap_run(self, step: RunStep, *, undo: bool) -> RunStep:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.core.errors import GridMismatchError
+from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.core.volume import Volume
 
 Plane = npt.NDArray[np.integer]
@@ -32,12 +33,18 @@ class SharedLabels(Generic[_Owner]):
         Held while the array is written or replaced, and while several values change together.
     owners : WeakSet
         The annotations.
+    table : LabelTable
+        Names, colours and states of the labels.
+    stacks : WeakSet
+        The slices that are cut from the array.
     """
 
     def __init__(self, array: Plane) -> None:
         self.array = array
         self.lock = threading.RLock()
         self.owners: WeakSet[_Owner] = WeakSet()
+        self.table = LabelTable()
+        self.stacks: WeakSet[SliceLabels] = WeakSet()
 
     def widen(self, dtype: npt.DTypeLike) -> None:
         """Make room for the values of another dtype."""
@@ -74,6 +81,11 @@ class SliceLabels:
         ``protected(index, plane)`` gives a slice with everything restored that must not be
         overwritten.
 
+    Attributes
+    ----------
+    uncounted : set of int
+        Slices whose accepted labels may differ from those that were last counted.
+
     Raises
     ------
     GridMismatchError
@@ -92,6 +104,9 @@ class SliceLabels:
         self._deferred, self._protected = deferred, protected
         self._pending: dict[int, Plane] = {}
         check_shape(self.array, volume, "labels")
+        self._n_slices = volume.n_slices
+        self.uncounted = set(range(self._n_slices))
+        shared.stacks.add(self)
 
     @property
     def array(self) -> Plane:
@@ -178,6 +193,14 @@ class SliceLabels:
                 self._shared.widen(plane.dtype)
             self._shared.fit(int(plane.max(initial=0)))
             self.plane(index)[...] = plane
+            self._note_changed([index])
+
+    def _note_changed(self, indices: Iterable[int]) -> None:
+        """Have slices counted again, and all slices along another axis of the same voxels."""
+        self.uncounted.update(indices)
+        for other in self._shared.stacks:
+            if other is not self and other._key == self._key:
+                other.uncounted.update(range(other._n_slices))
 
     def labelled_slices(self) -> tuple[int, ...]:
         """The slices that hold a label."""
@@ -211,6 +234,7 @@ class SliceLabels:
             with self._shared.lock:
                 if not np.array_equal(now, self.array[block]):
                     self.array[block] = now
+        self._note_changed(range(self._n_slices))
         return changed
 
     def _differences(self, labels: Any) -> Iterator[tuple[int, Plane, Plane]]:

@@ -131,12 +131,16 @@ class Propagated:
     result : PropagationResult
     stale : set of (label, index)
         Void results that are not removed yet.
+    void : set of (label, index)
+        Slices whose soft masks are void, because an edit changed the pixels; their scores stand.
     """
 
     def __init__(self, runs: list[RunRecord], dirty: set[Key]) -> None:
         self.runs, self.dirty = runs, dirty
         self.result = PropagationResult()
         self.stale: set[Key] = set()
+        self.void: set[Key] = set()
+        self._without_mask: set[Key] = set()
 
     @property
     def quality(self) -> dict[int, dict[int, SliceQuality]]:
@@ -155,17 +159,49 @@ class Propagated:
             Within -8 and 8; above 0 is the object.
         """
         logits = self.result.label_logits(index)
-        return {label: x for label, x in logits.items() if (label, index) not in self.stale}
+        hidden = self.stale | self.void
+        return {label: x for label, x in logits.items() if (label, index) not in hidden}
 
     @property
     def known(self) -> frozenset[Key]:
         """``(label, index)`` of everything that runs left in memory."""
-        return self.result.known() - self.stale
+        soft = set(self.result.soft)
+        return self.result.known() - self.stale - self.void - (self._without_mask - soft)
+
+    def mean_confidence(self) -> dict[int, float]:
+        """Mean confidence of each label over its propagated slices; in any thread.
+
+        Slices where another label has taken over the object do not count.
+        """
+        means = {}
+        # Copies: a run may add slices meanwhile.
+        for label, slices in list(self.result.scores.items()):
+            found = [
+                one.confidence
+                for index, one in list(slices.items())
+                if (label, index) not in self.stale and (label, index) not in self.result.suppressed
+            ]
+            if found:
+                means[label] = float(np.mean(found))
+        return means
 
     def note(self, changes: PromptChanges) -> None:
         """Take account of other seeds and extents."""
         self.dirty = (self.dirty - changes.outside) | changes.dirty
         self.stale = self.stale | changes.stale
+
+    def void_masks(
+        self, index: int, before: npt.NDArray[np.integer], after: npt.NDArray[np.integer]
+    ) -> None:
+        """Note that an edit changed a slice, shape (H, W): no run may restore what it removed."""
+        changed = before != after
+        labels = np.union1d(before[changed], after[changed]).tolist()
+        self.void = self.void | {(label, index) for label in labels if label > 0}
+
+    def drop_labels(self, labels: Iterable[int]) -> None:
+        """Declare all results of some labels void."""
+        removed = set(labels)
+        self.stale = self.stale | {key for key in self.result.known() if key[0] in removed}
 
     def mark_clean(self, record: RunRecord, prompts: PromptSet, n_slices: int) -> frozenset[Key]:
         """Mark what a completed run has read as clean; see `cleaned_by`."""
@@ -176,6 +212,10 @@ class Propagated:
     def drop_stale(self) -> None:
         """Remove void results; only for the thread that runs, or while nothing runs."""
         stale, self.stale = self.stale, set()
+        void, self.void = self.void, set()
+        self._without_mask |= void
+        for label, index in void:
+            self.result.soft.discard(label, index)
         for label, index in stale:
             self.result.forget(label, index)
 

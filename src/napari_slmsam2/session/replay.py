@@ -28,13 +28,14 @@ def replay(session: SegmentationSession) -> Iterator[PropagationEvent]:
     """
     annotation = session.annotation
     runs, prompts, dirty = annotation.runs, annotation.prompts, annotation.dirty
+    table = annotation.table
     digests = runs[-1].digests if runs else None
     edits, _ = edits_since(annotation.slices.read, annotation.volume.n_slices, digests)
     annotation.labels[...] = 0
     annotation.restore(PromptSet())
     for record in runs:
         yield from _replay_run(session, record)
-    annotation.end_replay(prompts, dirty, edits)
+    annotation.end_replay(prompts, dirty, edits, table)
 
 
 def _replay_run(session: SegmentationSession, record: RunRecord) -> Iterator[PropagationEvent]:

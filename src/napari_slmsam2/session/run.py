@@ -35,7 +35,10 @@ def new_record(
     digests = annotation.runs[-1].digests if annotation.runs else None
     edits, now = edits_since(annotation.slices.read, annotation.volume.n_slices, digests)
     known = annotation.propagated.known
-    return RunRecord(prompts, gaps, config, write_range, model, sha256, edits, now, known)
+    return RunRecord(
+        prompts, gaps, config, write_range, model, sha256, edits, now, known,
+        locked=annotation.table.locked,
+    )  # fmt: skip
 
 
 class Run:
@@ -81,6 +84,7 @@ class Run:
             read_labels,
             record.write_range,
             lambda: annotation.prompts,
+            record.locked,
         )
         annotation.drop_stale_results()
         self._propagator = Propagator(
@@ -135,8 +139,9 @@ class Run:
                 before, after = annotation.slices.overlay(event.index, event.bbox, event.labels)
                 self._step.states.keep(event.index, before)
                 record.digests[event.index] = slice_digest(after)
-            if not self.has_same_seeds or annotation.is_crossed:
-                # Repeated without these seeds, the run may differ on any slice.
+            is_same = self.has_same_seeds and annotation.table.locked == record.locked
+            if not is_same or annotation.is_crossed:
+                # Repeated without these seeds and locks, the run may differ on any slice.
                 record.digests[:] = [CHANGED] * len(record.digests)
             if isinstance(event, Finished) and event.reason is FinishReason.COMPLETED:
                 record.finished = True

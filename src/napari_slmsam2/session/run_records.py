@@ -78,6 +78,8 @@ class RunRecord:
     finished : bool
     seconds : float
         Time spent computing.
+    locked : frozenset of int
+        Labels that were locked at its start.
     """
 
     prompts: PromptSet
@@ -92,6 +94,7 @@ class RunRecord:
     steps: int = 0
     finished: bool = False
     seconds: float = 0.0
+    locked: frozenset[int] = frozenset()
 
 
 def slice_digest(plane: np.ndarray) -> bytes:

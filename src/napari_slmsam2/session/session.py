@@ -324,7 +324,7 @@ class SegmentationSession:
         Parameters
         ----------
         labels : collection of int, optional
-            Only these labels. Default: all with a seed.
+            Only these labels. Default: all with a seed. Locked ones are left out.
         gaps_only : bool
             Only the gaps beside seeds that were added, changed or removed since they were last
             run.
@@ -352,7 +352,9 @@ class SegmentationSession:
                 expected=f"0 to {self.volume.n_slices - 1}",
                 found=write_range,
             )
-        prompts = self.prompts
+        prompts, locked = self.prompts, self.annotation.table.locked
+        if locked:
+            labels = set(prompts.labels if labels is None else labels) - locked
         gaps = find_gaps(
             prompts,
             self.volume.n_slices,

@@ -193,7 +193,8 @@ class Compositor:
         if self._distances is None or self._distances[0] is not prompts:
             self._distances = prompts, SeedDistances(prompts)
         weighted = self._distances[1].weight(label_logits, index)
-        return resolve_labels(existing, weighted, running, seeds, self._config.overlap)
+        rule, locked = self._config.overlap, self._task.locked
+        return resolve_labels(existing, weighted, running, seeds, rule, locked)
 
     def writes(self, label: int, index: int) -> bool:
         """Whether a slice of a gap is to be filled: in the range, and not annotated since."""

@@ -34,6 +34,8 @@ class PropagationInput:
     current_prompts : callable, optional
         Gives the seeds and extents as they are now: those that were set during the run are
         respected, although the run does not read them. Default: ``prompts``.
+    locked : frozenset of int
+        Labels that neither gain nor lose a pixel.
     """
 
     volume: Volume
@@ -43,6 +45,7 @@ class PropagationInput:
     read_labels: Callable[[int], npt.NDArray[np.integer]]
     write_range: tuple[int, int] | None = None
     current_prompts: Callable[[], PromptSet] | None = None
+    locked: frozenset[int] = frozenset()
 
     def prompts_now(self) -> PromptSet:
         """Seeds and extents as they are now."""

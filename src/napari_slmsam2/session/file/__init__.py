@@ -32,7 +32,14 @@ from napari_slmsam2.session.file.archive import (
     explained,
     read_archive,
 )
-from napari_slmsam2.session.file.records import Members, Packed, Unpacked, model_name
+from napari_slmsam2.session.file.records import (
+    Members,
+    Packed,
+    Unpacked,
+    model_name,
+    pack_table,
+    unpack_table,
+)
 from napari_slmsam2.session.file.run_state import StatePacker, StateReader
 from napari_slmsam2.session.replay import replay
 from napari_slmsam2.session.run_records import RunRecord
@@ -149,6 +156,7 @@ def save_session(
         "prompts": packed.prompts,
         "current": packed.prompt_set(session.prompts),
         "touched": sorted(session.dirty),
+        "label_table": pack_table(session.annotation.table),
         "note": dict(note or {}),
         "runs": runs,
         "provenance": {
@@ -292,7 +300,9 @@ def load_session(
         prompts = reader.prompt_set(content["current"])
         prompts.check(volume.n_slices, volume.slice_shape)
         dirty = [(int(label), int(index)) for label, index in content["touched"]]
-        session.annotation.restore(prompts, runs, dirty)
+        # Files of earlier versions have no table.
+        table = unpack_table(content.get("label_table", ()))
+        session.annotation.restore(prompts, runs, dirty, table)
         if with_state and "state" in content:
             state, ready = content["state"], session.load_model()
             states = StateReader(state["nodes"], arrays, ready.device)

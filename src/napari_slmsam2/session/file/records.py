@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.core.config import PropagationConfig
+from napari_slmsam2.core.label_table import LabelEntry, LabelTable
 from napari_slmsam2.core.plan import Gap
 from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
 from napari_slmsam2.core.volume import Volume
@@ -95,6 +96,7 @@ class Packed:
             "steps": record.steps,
             "finished": record.finished,
             "seconds": record.seconds,
+            "locked": sorted(record.locked),
         }
 
 
@@ -203,4 +205,27 @@ class Unpacked:
             int(values["steps"]),
             bool(values["finished"]),
             float(values["seconds"]),
+            # Files of earlier versions have no locks.
+            frozenset(int(label) for label in values.get("locked", ())),
         )
+
+
+def pack_table(table: LabelTable) -> list[dict[str, Any]]:
+    """A label table as values for JSON."""
+    labels = sorted({*table.labels, *table.locked, *table.done})
+    return [{"label": label, **dataclasses.asdict(table.entry(label))} for label in labels]
+
+
+def unpack_table(values: Sequence[Mapping[str, Any]]) -> LabelTable:
+    """The inverse of `pack_table`."""
+    entries = {}
+    for one in values:
+        name, colour = one["name"], one["colour"]
+        if colour is not None:
+            red, green, blue, alpha = (float(part) for part in colour)
+            colour = red, green, blue, alpha
+        name = None if name is None else str(name)
+        entries[int(one["label"])] = LabelEntry(
+            name, colour, bool(one["locked"]), bool(one["done"])
+        )
+    return LabelTable().with_entries(entries)

@@ -114,7 +114,8 @@ class Files(QObject):
         if stack is None:
             return
         annotation = stack.annotation
-        annotation.restore(session.prompts, session.runs, session.dirty)
+        table = session.annotation.table
+        annotation.restore(session.prompts, session.runs, session.dirty, table)
         written = [
             index
             for index in range(session.volume.n_slices)

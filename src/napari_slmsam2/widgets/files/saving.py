@@ -159,7 +159,7 @@ class Snapshot:
             window=annotation.intensity_window(request.window),
             labels=annotation.labels,
         )
-        session.annotation.restore(self.prompts, self.runs, self.dirty)
+        session.annotation.restore(self.prompts, self.runs, self.dirty, annotation.table)
         return session
 
 

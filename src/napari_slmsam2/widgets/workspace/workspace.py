@@ -349,7 +349,7 @@ class Workspace(QObject):
             self._edit(label, extent=extent)
 
     def take_labelled_slices(self) -> None:
-        """Every slice that holds a label becomes a seed of it."""
+        """Every slice that holds a label, which is not locked, becomes a seed of it."""
         annotation = self.annotation
         if annotation is None:
             return
@@ -359,7 +359,7 @@ class Workspace(QObject):
             for label in np.unique(plane[plane > 0]).tolist():
                 seed = SlicePrompt.from_mask(label, index, plane == label)
                 seeds.setdefault(label, {})[index] = seed
-        for label in sorted(seeds):
+        for label in sorted(seeds.keys() - annotation.table.locked):
             self._edit(label, seeds=seeds[label])
 
     def set_clicks(self, prompt: SlicePrompt) -> None:
@@ -378,6 +378,7 @@ class Workspace(QObject):
         label, index = prompt.label, prompt.index
         plane = sink.read(index)
         free = ~annotation.crossing_seeds(index) | (plane == label)
+        free &= ~np.isin(plane, sorted(annotation.table.locked))
         for other in annotation.prompts.on_slice(index):
             if other.label != label and other.mask is not None:
                 free &= ~other.mask
