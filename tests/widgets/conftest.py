@@ -43,6 +43,9 @@ class FakeModels:
         self.ready = ReadyModel(segmenter, "fake", None, "cpu", "float32")
         self.asked: list[Any] = []
 
+    def is_loaded(self, request: Any) -> bool:
+        return True
+
     def get(self, request: Any, control: Any) -> ReadyModel:
         self.asked.append(request)
         return self.ready

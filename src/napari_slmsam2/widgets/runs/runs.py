@@ -13,6 +13,7 @@ from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.widgets.common.download import DownloadMeter, ask_first, describe_cancelled
 from napari_slmsam2.widgets.runs.estimate import Speeds
 from napari_slmsam2.widgets.runs.model_notes import slow_device
+from napari_slmsam2.widgets.runs.preload import Preloader
 from napari_slmsam2.widgets.runs.quality import Scores
 from napari_slmsam2.widgets.runs.run_bar import describe_end
 from napari_slmsam2.widgets.runs.runner import Runner
@@ -47,6 +48,8 @@ class Runs(QObject):
         self._view, self._workspace, self._tracker = view, workspace, tracker
         self.runner = Runner(self)
         self.scores = Scores(self)
+        self._preloader = Preloader(lambda: self.runner.models, self)
+        self._preloader.ended.connect(self._on_loaded)
         self._speeds = Speeds()
         self._device = ""
         self._download = DownloadMeter()
@@ -63,6 +66,7 @@ class Runs(QObject):
         runner.ticked.connect(self._on_tick)
         runner.noted.connect(show_warning)
         runner.ended.connect(self._on_ended)
+        workspace.seeds_changed.connect(self._preload)
         workspace.volume_replaced.connect(self._on_volume_replaced)
         for signal in (
             workspace.target_changed,
@@ -78,6 +82,7 @@ class Runs(QObject):
     def close_connections(self) -> None:
         """End the run."""
         self._timer.stop()
+        self._preloader.close_connections()
         self.runner.close_connections()
 
     def propagate(self, mode: str = "auto") -> None:
@@ -167,6 +172,23 @@ class Runs(QObject):
         chooser = self._view.model
         card = chooser.to_download
         return card is None or ask_first(self._view, card, chooser.folder)
+
+    def _preload(self) -> None:
+        """Load the model as soon as something is annotated, unless it has to be downloaded."""
+        annotation, image = self._workspace.annotation, self._workspace.image
+        if annotation is None or image is None or not len(annotation.prompts):
+            return
+        if not self.runner.running and self._view.model.to_download is None:
+            request = self._view.read_request(image)
+            if self._preloader.load(request):
+                self._view.run_bar.show_loading()
+
+    def _on_loaded(self, ready: Ready | None) -> None:
+        if self.runner.running:
+            return
+        self._view.run_bar.show_end("")
+        if ready is not None and ready.model == self._view.model.model:
+            self._view.model.show_ready(ready.model, ready.device, ready.precision)
 
     def _on_ready(self, ready: Ready) -> None:
         request = self.runner.request

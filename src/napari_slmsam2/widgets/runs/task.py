@@ -134,27 +134,47 @@ class Models:
         self._key: tuple[object, ...] | None = None
         self._ready: ReadyModel | None = None
 
+    def is_loaded(self, request: RunRequest) -> bool:
+        """Whether the model of a request is loaded."""
+        return self._ready is not None and self._key == _model_key(request)
+
     def get(self, request: RunRequest, control: RunControl) -> ReadyModel:
         """The model of a request; downloaded and loaded where needed."""
-        config = request.config
-        key = (
-            request.model, request.device, request.models_folder, config.precision,
-            config.memory_dtype, config.image_size, config.memory_pooling, config.memory,
-        )  # fmt: skip
         with self._lock:
-            if self._ready is None or self._key != key:
+            if self._ready is None or not self.is_loaded(request):
                 from napari_slmsam2.engine.loading import make_segmenter
 
                 self._ready = make_segmenter(
                     request.model,
                     device=request.device,
-                    config=config,
+                    config=request.config,
                     folder=request.models_folder,
                     progress=control.note_download,
                     should_stop=control.should_stop,
                 )
-                self._key = key
+                self._key = _model_key(request)
             return self._ready
+
+
+def _model_key(request: RunRequest) -> tuple[object, ...]:
+    """What a model has to be loaded again for."""
+    config = request.config
+    return (
+        request.model, request.device, request.models_folder, config.precision,
+        config.memory_dtype, config.image_size, config.memory_pooling, config.memory,
+    )  # fmt: skip
+
+
+def load_model(models: Models, request: RunRequest, control: RunControl) -> Ready | None:
+    """Load a model in a worker thread, before a run needs it; None where that fails.
+
+    The run that needs it reports why.
+    """
+    try:
+        ready = models.get(request, control)
+    except Exception:  # noqa: BLE001 - the run that needs the model reports it
+        return None
+    return Ready(ready.name, ready.device, ready.precision, gaps_only=False)
 
 
 def run_events(
