@@ -62,7 +62,7 @@ def test_a_run_that_is_started_meanwhile_waits_for_the_same_model(bench, loading
 def test_a_model_that_cannot_be_loaded_is_reported_by_the_run_only(
     bench, qtbot, loading, messages, tmp_path
 ):
-    gate, loaded = loading
+    gate, _ = loading
     gate.set()
     bench.panel.model.choose(str(tmp_path / "broken.pt"))
     bench.paint(5)
