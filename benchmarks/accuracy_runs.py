@@ -7,31 +7,30 @@ import math
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from accuracy_baselines import BASELINES
 
 from napari_slmsam2.core.errors import VolumeError
 from napari_slmsam2.core.events import FellBack
 from napari_slmsam2.core.intensity import IntensityWindow
-from napari_slmsam2.core.memory import MemoryBank
-from napari_slmsam2.core.segmenter import SegmentedSlice, SweepContext
-from napari_slmsam2.engine.classical.interpolation import InterpolationSegmenter
-from napari_slmsam2.engine.features.interpolation import EDGE_SHARPNESS, signed_distance
+from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.loading import ReadyModel, make_segmenter
 from napari_slmsam2.evaluate import (
     AnnotationProtocol,
-    choose_seeds,
     evaluate_labels,
     object_extent,
     seed_volume,
 )
+from napari_slmsam2.evaluate.metrics import SliceCounts, count_slices
+from napari_slmsam2.evaluate.protocol import slice_areas
 from napari_slmsam2.evaluate.report import MEASURES, Scores
-from napari_slmsam2.io import LoadedImage, read_image, read_labels
+from napari_slmsam2.io import read_image, read_labels
 from napari_slmsam2.session.session import SegmentationSession
 
 GROUPS = {
@@ -46,20 +45,31 @@ GROUPS = {
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to measure; ``max_labels`` None stands for all labels of the volume."""
+    """What to measure.
+
+    Attributes
+    ----------
+    folder : Path
+    model, protocol, device : str
+    max_labels : int or None
+        None stands for all labels of the volume.
+    thin : int
+        Every such slice is taken, see `load_volume`.
+    """
 
     folder: Path
     model: str
     protocol: str
     device: str
     max_labels: int | None
+    thin: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledVolume:
-    """A volume as it came from its folder."""
+    """A volume of a folder, with its true labels."""
 
-    image: LoadedImage
+    volume: Volume
     truth: npt.NDArray[np.integer]
     labels: tuple[int, ...]
     window: IntensityWindow
@@ -67,44 +77,19 @@ class LabelledVolume:
     human: bool
 
 
-class CopySegmenter(InterpolationSegmenter):
-    """The floor: every slice gets the mask of the nearest annotated one."""
-
-    name = "copy"
-
-    def _remembered(
-        self, image: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]
-    ) -> npt.NDArray[np.float32]:
-        return EDGE_SHARPNESS * signed_distance(mask)
-
-    def segment(
-        self,
-        embedding: Any,
-        index: int,
-        direction: int,
-        banks: Sequence[MemoryBank],
-        context: SweepContext,
-    ) -> list[SegmentedSlice]:
-        """The nearest seed of every bank; of two equally near ones the one before."""
-        nearest = [min(bank.seeds, key=lambda i: (abs(i - index), i)) for bank in banks]
-        return [
-            SegmentedSlice(bank.seeds[i].content, 1.0, 1.0, 1.0, None)
-            for bank, i in zip(banks, nearest, strict=True)
-        ]
-
-
 def measure(task: Task) -> dict[str, Any]:
     """Run one task; the record holds the task, its duration and all scores."""
-    volume, model = load_volume(task.folder), load_model(task.model, task.device)
+    loaded, model = load_volume(task.folder, task.thin), load_model(task.model, task.device)
+    volume, truth = loaded.volume, loaded.truth
     protocol = AnnotationProtocol.parse(task.protocol)
-    axis = volume.image.volume.axis
-    labels = thin_out(volume.labels, task.max_labels)
-    masks = {label: volume.truth == label for label in labels}
-    seeds = {label: choose_seeds(mask, axis, protocol.n_seeds) for label, mask in masks.items()}
+    axis = volume.axis
+    labels = thin_out(loaded.labels, task.max_labels)
+    masks = {label: truth == label for label in labels}
+    seeds = {label: protocol.choose_seeds(mask, axis) for label, mask in masks.items()}
     extents = {label: object_extent(mask, axis) for label, mask in masks.items()}
-    session = SegmentationSession(volume.image.volume, window=volume.window)
+    session = SegmentationSession(volume, window=loaded.window)
     session.use_model(model)
-    session.add_seed_volume(seed_volume(volume.truth, seeds, axis))
+    session.add_seed_volume(seed_volume(truth, seeds, axis))
     if protocol.ends:
         for label, extent in extents.items():
             session.set_extent(label, *extent)
@@ -113,22 +98,24 @@ def measure(task: Task) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     report = evaluate_labels(
         session.labels,
-        volume.truth,
-        spacing=volume.image.volume.spacing,
-        unit=volume.image.volume.unit,
+        truth,
+        spacing=volume.spacing,
+        unit=volume.unit,
         axis=axis,
         labels=labels,
         exclude=seeds,
     )
+    counts = count_slices(session.labels, truth, axis)
     return {
         "volume": task.folder.name,
-        "group": volume.group,
-        "human": volume.human,
+        "group": loaded.group,
+        "human": loaded.human,
         "model": model.name,
         "sha256": model.sha256,
         "device": model.device,
         "precision": model.precision,
         "protocol": task.protocol,
+        "thin": task.thin,
         "seconds": seconds,
         "label_slices": sum(len(slices) for slices in session.quality.values()),
         "notes": [event.message for event in events if isinstance(event, FellBack)],
@@ -139,6 +126,7 @@ def measure(task: Task) -> dict[str, Any]:
                 "extent": list(extents[one.label]),
                 "scores": plain_scores(one.scores),
                 "all_slices": plain_scores(one.all_slices),
+                "slices": plain_counts(counts[one.label]),
             }
             for one in report.labels
         ],
@@ -146,8 +134,16 @@ def measure(task: Task) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def load_volume(folder: Path) -> LabelledVolume:
-    """Read a volume, its true labels and the description in its ``meta.json``."""
+def load_volume(folder: Path, thin: int = 1) -> LabelledVolume:
+    """Read a volume, its true labels and the description in its ``meta.json``.
+
+    Parameters
+    ----------
+    folder : Path
+    thin : int
+        Only every such slice is taken, so that a stack of thin slices becomes one of thick ones.
+        Labels that are left on fewer than two slices are dropped.
+    """
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     needed = ("slice_axis", "suggested_eval_labels", "modality", "label_origin")
     for field in needed:
@@ -160,14 +156,30 @@ def load_volume(folder: Path) -> LabelledVolume:
             )
     image = read_image(folder / "image.nii.gz", axis=meta["slice_axis"])
     truth = read_labels(folder / "labels.nii.gz", image)
+    volume, labels = image.volume, sorted(meta["suggested_eval_labels"])
+    if thin > 1:
+        volume, truth = thin_slices(volume, truth, thin)
+        labels = [x for x in labels if np.count_nonzero(slice_areas(truth == x, volume.axis)) > 1]
+        if not labels:
+            raise VolumeError(str(folder), f"no label is on two of every {thin} slices")
     return LabelledVolume(
-        image,
+        volume,
         truth,
-        tuple(sorted(meta["suggested_eval_labels"])),
-        IntensityWindow.from_percentiles(image.volume),
+        tuple(labels),
+        IntensityWindow.from_percentiles(volume),
         find_group(meta["modality"], folder),
         meta["label_origin"].lower().startswith("human"),
     )
+
+
+def thin_slices(
+    volume: Volume, truth: npt.NDArray[np.integer], step: int
+) -> tuple[Volume, npt.NDArray[np.integer]]:
+    """Every such slice of a volume and of its labels; the distance of the slices grows with it."""
+    chosen = tuple(slice(None, None, step if a == volume.axis else None) for a in range(3))
+    i, j, k = (s * (step if a == volume.axis else 1) for a, s in enumerate(volume.spacing))
+    thinned = replace(volume, data=np.asarray(volume.data)[chosen], spacing=(i, j, k), affine=None)
+    return thinned, truth[chosen]
 
 
 def find_group(modality: str, folder: Path) -> str:
@@ -186,9 +198,9 @@ def find_group(modality: str, folder: Path) -> str:
 
 @lru_cache(maxsize=4)
 def load_model(model: str, device: str) -> ReadyModel:
-    """A model by name or by its file of weights; ``copy`` is known here only."""
-    if model == CopySegmenter.name:
-        return ReadyModel(CopySegmenter(), model, None, "cpu", "float32")
+    """A model by name or by its file of weights, or a baseline that is known here only."""
+    if model in BASELINES:
+        return ReadyModel(BASELINES[model](), model, None, "cpu", "float32")
     return make_segmenter(model, device=device)
 
 
@@ -203,3 +215,14 @@ def plain_scores(scores: Scores) -> dict[str, float | None]:
     """All measures for JSON; what is not defined is None."""
     values = {name: get(scores) for name, get in MEASURES.items()}
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def plain_counts(counts: SliceCounts) -> dict[str, list[int]]:
+    """Slices with voxels of the result or the truth, and how many those and both have there."""
+    (index,) = np.nonzero(counts.predicted + counts.reference)
+    return {
+        "index": index.tolist(),
+        "predicted": counts.predicted[index].tolist(),
+        "reference": counts.reference[index].tolist(),
+        "common": counts.common[index].tolist(),
+    }

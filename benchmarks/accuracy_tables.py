@@ -39,19 +39,29 @@ COLUMNS = (
 
 
 class Settings(NamedTuple):
-    """What one row of a table is about."""
+    """What one row of a table is about.
+
+    ``protocol`` names the step between slices as well, where slices were left out.
+    """
 
     protocol: str
     model: str
 
+    @classmethod
+    def of(cls, run: Run) -> Settings:
+        """Those of a record; files of earlier versions know no ``thin``."""
+        thin = run.get("thin", 1)
+        return cls(run["protocol"] + (f", every {thin} slices" if thin > 1 else ""), run["model"])
+
 
 def group_runs(runs: Iterable[Run]) -> dict[Settings, list[Run]]:
     """The runs by protocol and model, in the order in which those first appear."""
-    runs = list(runs)
-    protocols, models = (list(dict.fromkeys(r[k] for r in runs)) for k in ("protocol", "model"))
-    wanted = [Settings(p, m) for p in sorted(protocols) for m in models]
-    grouped = {s: [r for r in runs if (r["protocol"], r["model"]) == s] for s in wanted}
-    return {settings: members for settings, members in grouped.items() if members}
+    grouped: dict[Settings, list[Run]] = {}
+    for run in runs:
+        grouped.setdefault(Settings.of(run), []).append(run)
+    models = list(dict.fromkeys(settings.model for settings in grouped))
+    order = sorted(grouped, key=lambda s: (s.protocol, models.index(s.model)))
+    return {settings: grouped[settings] for settings in order}
 
 
 def values(runs: Iterable[Run], column: Column = DICE) -> Tree:

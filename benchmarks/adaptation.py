@@ -41,7 +41,7 @@ from napari_slmsam2.core.atomic_write import atomic_write, check_writable
 from napari_slmsam2.core.errors import ConfigError, SlmSam2Error
 from napari_slmsam2.engine.loading import LoadedNetwork, load_network
 from napari_slmsam2.engine.weights.checkpoints import load_state, save_weights
-from napari_slmsam2.evaluate import PROTOCOLS, AnnotationProtocol, choose_seeds, seed_volume
+from napari_slmsam2.evaluate import PROTOCOLS, AnnotationProtocol, seed_volume
 from napari_slmsam2.evaluate.bootstrap import nested_interval, nested_mean
 from napari_slmsam2.training.adapt.adaptation import Adaptation
 from napari_slmsam2.training.data.labelled_scan import LabelledScan
@@ -171,10 +171,10 @@ def open_scan(
     """A volume as the recipe learns from it."""
     loaded: LabelledVolume = load_volume(folder)
     labels, truth = thin_out(loaded.labels, max_labels), loaded.truth
-    volume = loaded.image.volume
+    volume = loaded.volume
     if recipe.source == "seeds":
-        n = AnnotationProtocol.parse(experiment.protocol).n_seeds
-        seeds = {x: choose_seeds(truth == x, volume.axis, n) for x in labels}
+        protocol = AnnotationProtocol.parse(experiment.protocol)
+        seeds = {x: protocol.choose_seeds(truth == x, volume.axis) for x in labels}
         truth = seed_volume(truth, seeds, volume.axis)
     return LabelledScan.of(
         volume, truth, window=loaded.window, chosen=labels, seeds=recipe.source == "seeds"

@@ -85,7 +85,7 @@ def answer_all(
 def measure(folder: Path, model: str, device: str) -> Iterator[tuple[str, list[float], float]]:
     """What was asked, Dice after each click, and mean seconds, for each slice of a volume."""
     volume, ready = load_volume(folder), load_model(model, device)
-    stack = volume.image.volume
+    stack = volume.volume
     rng = np.random.default_rng(0)
     answers = PromptSolver(ready.segmenter, stack, volume.window)
     for label in thin_out(volume.labels, 4):

@@ -39,7 +39,7 @@ Mask = npt.NDArray[np.bool_]
 
 def cropped(volume: LabelledVolume, margin: int) -> tuple[Volume, Mask]:
     """The slices of the object and a few more, with the object; slices come first."""
-    whole = volume.image.volume
+    whole = volume.volume
     truth = np.moveaxis(np.isin(volume.truth, volume.labels), whole.axis, 0)
     there = np.flatnonzero(truth.any((1, 2)))
     part = slice(max(0, there[0] - margin), there[-1] + 1 + margin)

@@ -210,6 +210,64 @@ def test_compare_pairs_the_labels(volumes, accuracy, tmp_path):
     assert rows["1-ends", "interpolation"][0] == "copy"
 
 
+def test_every_nth_slice_makes_a_stack_of_thick_slices(volumes, accuracy, tmp_path):
+    path = tmp_path / "results.json"
+    options = ["--volumes", volumes, "--only", "first", "--model", "copy", "--protocols", "1"]
+    accuracy(*options, "--thin", 3, "--json", path)
+    text = accuracy(*options, "--load", path, "--json", path, "--force")
+    thick, thin = stored(path, thin=3), stored(path, thin=1)
+    on = [i for i, index in enumerate(range(0, N, 3)) if FIRST <= index <= LAST]
+    (one,) = thick[0]["structures"]
+    assert (one["seeds"], one["extent"]) == ([on[0]], [on[0], on[-1]])
+    n, slices = len(on), len(range(0, N, 3))
+    assert one["scores"]["dice"] == pytest.approx(2 * (n - 1) / (n - 1 + slices - 1))
+    assert one["all_slices"]["end_distance"] == pytest.approx(1.5 * (slices - n))
+    assert len(thin) == 1
+    rows = table(text, "3D Dice without the annotated slices")[2:]
+    assert [row[0] for row in rows] == ["1", "1, every 3 slices"]
+
+
+def test_labels_of_one_slice_are_dropped_from_thick_stacks(volumes, accuracy):
+    options = ["--volumes", volumes, "--only", "first", "--model", "copy", "--protocols", "1"]
+    with pytest.raises(SystemExit, match="first: no label is on two of every 12 slices"):
+        accuracy(*options, "--thin", 12)
+
+
+def test_structures_that_more_annotated_slices_make_worse_are_named(volumes, accuracy, tmp_path):
+    path = tmp_path / "results.json"
+    options = ["--volumes", volumes, "--only", "second", "--model", "copy", "--json", path]
+    text = accuracy(*options, "--protocols", "1-ends", "3-inner-ends")
+    title = "Structures that are worse with more annotated slices"
+    line = "- `copy`, 3-inner-ends against 1-ends: {} of 3 structures lose more than 0.01"
+    assert table(text, title) == [[line.format(0)]]
+    content = json.loads(path.read_text())
+    (one,) = (run for run in content["runs"] if run["protocol"] == "1-ends")
+    (three,) = (run for run in content["runs"] if run["protocol"] == "3-inner-ends")
+    truth = np.moveaxis(drifting() == 5, AXIS, 0)
+    annotated = {*one["structures"][1]["seeds"], *three["structures"][1]["seeds"]}
+    rest = [i for i in range(FIRST, LAST + 1) if i not in annotated]
+    (seed,) = one["structures"][1]["seeds"]
+    before = dice(np.repeat(truth[seed][None], len(rest), 0), truth[rest])
+    counts = three["structures"][1]["slices"]
+    for place, index in enumerate(counts["index"]):
+        if index in rest:
+            counts["common"][place] = 0
+    path.write_text(json.dumps(content))
+    shown = accuracy("--load", path)
+    assert table(shown, title) == [[f"{line.format(1)} (second 5 {before:.3f} to 0.000)"]]
+
+
+def test_plain_flow_follows_what_moves(volumes, accuracy, tmp_path):
+    path = tmp_path / "results.json"
+    options = ["--volumes", volumes, "--only", "second", "--model", "tvl1", "copy", "--json", path]
+    accuracy(*options, "--protocols", "1-ends")
+    flow, copy = (
+        np.mean([one["scores"]["dice"] for one in stored(path, model=model)[0]["structures"]])
+        for model in ("tvl1", "copy")
+    )
+    assert flow > copy + 0.05
+
+
 def test_nothing_is_replaced_without_being_asked(volumes, accuracy, tmp_path):
     path = tmp_path / "results.json"
     path.write_text("mine")

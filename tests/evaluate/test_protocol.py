@@ -36,6 +36,19 @@ def test_seeds_by_hand(axis):
     assert choose_seeds(mask, axis, 5) == (2, 3, 5, 6, 8)
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_inner_seeds_are_at_shares_of_the_extent_on_slices_with_the_object(axis):
+    protocol = AnnotationProtocol.parse("3-inner")
+    assert protocol.choose_seeds(stack(AREAS, axis), axis) == (3, 5, 7)
+    assert protocol.choose_seeds(stack([0, 5, 5, 0, 0, 0, 0, 0, 5, 5, 5, 5], axis), axis) == (
+        2,
+        8,
+        9,
+    )
+    assert protocol.choose_seeds(stack([0, 7], axis), axis) == (1,)
+    assert AnnotationProtocol.parse("3").choose_seeds(stack(AREAS, axis), axis) == (2, 5, 8)
+
+
 def test_seeds_that_coincide_are_given_once():
     assert choose_seeds(stack([0, 0, 50, 0]), 0, 5) == (2,)
     assert choose_seeds(stack([90, 50, 30]), 0, 3) == (0, 2)
@@ -59,7 +72,8 @@ def test_seed_volume_holds_each_label_on_its_own_seeds_only():
 
 
 def test_protocols_read_back_from_their_names():
-    assert [str(p) for p in PROTOCOLS] == ["1", "1-ends", "3", "3-ends", "5", "5-ends"]
+    names = ["1", "1-ends", "3", "3-ends", "3-inner", "3-inner-ends", "5", "5-ends"]
+    assert [str(p) for p in PROTOCOLS] == names
     assert tuple(AnnotationProtocol.parse(str(p)) for p in PROTOCOLS) == PROTOCOLS
     assert AnnotationProtocol.parse("3-ends") == AnnotationProtocol(3, ends=True)
     with pytest.raises(ConfigError, match=r"expected 1 \| 1-ends \| 3.*found '2-ends'"):

@@ -14,6 +14,9 @@ SEED_COUNTS = (1, 3, 5)
 END_AREA = 0.2
 """An end slice is annotated where the object has this share of its largest area."""
 
+INNER_SEEDS = (0.2, 0.5, 0.8)
+"""Shares of the extent at which slices are annotated that leave both ends to the model."""
+
 
 @dataclass(frozen=True, slots=True)
 class AnnotationProtocol:
@@ -25,14 +28,17 @@ class AnnotationProtocol:
         Annotated slices, see `choose_seeds`.
     ends : bool
         Whether the first and the last slice of the object are marked as well.
+    inner : bool
+        Whether the slices are those of `choose_inner_seeds`; for three only.
     """
 
     n_seeds: int
     ends: bool = False
+    inner: bool = False
 
     @classmethod
     def parse(cls, text: str) -> AnnotationProtocol:
-        """Read ``3`` or ``3-ends``.
+        """Read ``3``, ``3-ends``, ``3-inner`` or ``3-inner-ends``.
 
         Raises
         ------
@@ -47,10 +53,20 @@ class AnnotationProtocol:
         )
 
     def __str__(self) -> str:
-        return f"{self.n_seeds}-ends" if self.ends else str(self.n_seeds)
+        return f"{self.n_seeds}{'-inner' * self.inner}{'-ends' * self.ends}"
+
+    def choose_seeds(self, mask: npt.NDArray[np.bool_], axis: int) -> tuple[int, ...]:
+        """The annotated slices of one label, shape (I, J, K); sorted, without repetition."""
+        if self.inner:
+            return choose_inner_seeds(mask, axis)
+        return choose_seeds(mask, axis, self.n_seeds)
 
 
-PROTOCOLS = tuple(AnnotationProtocol(n, ends) for n in SEED_COUNTS for ends in (False, True))
+PROTOCOLS = tuple(
+    AnnotationProtocol(n, ends, inner)
+    for n, inner in ((1, False), (3, False), (3, True), (5, False))
+    for ends in (False, True)
+)
 
 
 def slice_areas(mask: npt.NDArray[np.bool_], axis: int) -> npt.NDArray[np.int64]:
@@ -140,6 +156,31 @@ def choose_seeds(mask: npt.NDArray[np.bool_], axis: int, n: int) -> tuple[int, .
             middle = (int(end) + largest) / 2
             seeds.add(int(present[np.abs(present - middle).argmin()]))
     return tuple(sorted(seeds))
+
+
+def choose_inner_seeds(mask: npt.NDArray[np.bool_], axis: int) -> tuple[int, ...]:
+    """The slices at 20, 50 and 80 % of the extent, or the nearest ones with the object.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (I, J, K)
+        One label.
+    axis : int
+
+    Returns
+    -------
+    tuple of int
+        Sorted, without repetition.
+
+    Raises
+    ------
+    PromptError
+        The mask is empty.
+    """
+    first, last = object_extent(mask, axis)
+    present = np.flatnonzero(slice_areas(mask, axis))
+    places = (first + share * (last - first) for share in INNER_SEEDS)
+    return tuple(sorted({int(present[np.abs(present - place).argmin()]) for place in places}))
 
 
 def seed_volume(
