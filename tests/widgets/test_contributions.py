@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,7 @@ import zarr
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from napari.settings import get_plugin_settings, get_settings
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QFileDialog
 
 from napari_slmsam2.contributions import readers
 from napari_slmsam2.contributions.writers import write_labels
@@ -386,6 +388,65 @@ def test_the_labels_of_the_panel_are_saved_on_the_grid_of_their_scan(window, tmp
     window.window.remove_dock_widget(dock)
 
 
+@pytest.mark.filterwarnings("ignore:.*OME-Zarr keeps:napari_slmsam2.core.errors.SlmSam2Warning")
+@pytest.mark.parametrize("name", ["new.nii.gz", "new.nrrd", "new.ome.tif", "new.ome.zarr"])
+def test_a_series_of_labels_is_saved_at_all_time_points(viewer, tmp_path, name):
+    scan(tmp_path / "scan.nii.gz", (*SHAPE, 3), pixdim=[1, 0.8, 0.9, 5, 2.5, 0, 0, 0])
+    image = open_one(viewer, tmp_path / "scan.nii.gz")
+    np.testing.assert_allclose(image.scale, (2.5, 0.8, 0.9, 5), rtol=1e-6)
+    assert units(image)[0] == "s"
+    labels = labels_on(viewer, image)
+    labels.data[...] = np.random.default_rng(2).integers(0, 4, labels.data.shape)
+    labels.save(str(tmp_path / name), plugin=PLUGIN)
+    again = open_one(viewer, tmp_path / name)
+    assert isinstance(again, Labels)
+    order = "".join(again.axis_labels)
+    assert order[0] == "t"
+    expected = labels.data.transpose(["txyz".index(axis) for axis in order])
+    np.testing.assert_array_equal(again.data, expected)
+    np.testing.assert_allclose(again.scale, image.scale[["txyz".index(a) for a in order]])
+    assert units(again) == units(image)
+
+
+@pytest.mark.parametrize("name", ["new.ome.tif", "new.ome.zarr"])
+def test_a_series_that_no_file_describes_keeps_its_layer_transform(viewer, tmp_path, name):
+    data = np.random.default_rng(2).integers(0, 4, (4, 3, 6, 5)).astype(np.uint8)
+    layer = viewer.add_labels(
+        data, scale=(2.0, 30.0, 0.6, 0.5), units=("um", "s", "um", "um"),
+        axis_labels=("z", "t", "y", "x"),
+    )  # fmt: skip
+    layer.save(str(tmp_path / name), plugin=PLUGIN)
+    again = open_one(viewer, tmp_path / name)
+    assert isinstance(again, Labels)
+    assert again.axis_labels == ("t", "z", "y", "x")
+    np.testing.assert_array_equal(again.data, np.moveaxis(data, 1, 0))
+    np.testing.assert_allclose(again.scale, (30, 2, 0.6, 0.5))
+    assert units(again) == ["s", "µm", "µm", "µm"]
+
+
+def test_the_panel_saves_all_time_points(window, tmp_path, qtbot, monkeypatch):
+    """The button, with what was painted on two time points and what a third one held before."""
+    scan(tmp_path / "scan.nii.gz", (*SHAPE, 4))
+    open_one(window, tmp_path / "scan.nii.gz")
+    dock, panel = open_panel(window)
+    labels = panel.workspace.labels
+    labels.data[3, 1, 1, 1] = 9
+    labels.brush_size = 1
+    for time, label in ((0, 1), (2, 2)):
+        window.dims.set_current_step(0, time)
+        labels.paint((time, 2, 3, panel.workspace.index), label)
+        QApplication.processEvents()
+    path = tmp_path / "organ.nii.gz"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, **__: (str(path), "NIfTI"))
+    panel.save_button.click()
+    qtbot.waitUntil(path.exists)
+    saved = np.moveaxis(np.asarray(nib.load(path).dataobj), -1, 0)
+    np.testing.assert_array_equal(saved, labels.data)
+    assert [set(np.unique(v)) - {0} for v in saved] == [{1}, set(), {2}, {9}]
+    np.testing.assert_allclose(nib.load(path).affine, OBLIQUE, rtol=1e-6)
+    window.window.remove_dock_widget(dock)
+
+
 def test_an_edited_label_map_is_saved_as_it_was_opened(viewer, tmp_path):
     scan(tmp_path / "seg.nii.gz", dtype=np.uint8)
     labels = open_one(viewer, tmp_path / "seg.nii.gz")
@@ -560,10 +621,61 @@ def test_a_cropped_layer_is_refused(viewer, tmp_path):
         layer.save(str(tmp_path / "organ.nii"), plugin=PLUGIN)
 
 
-def test_a_time_series_is_refused(viewer, tmp_path):
-    layer = viewer.add_labels(np.zeros((2, *SHAPE), np.uint8))
-    with pytest.raises(GridMismatchError, match="expected 3 dimensions"):
+def test_a_slice_is_refused(viewer, tmp_path):
+    layer = viewer.add_labels(np.zeros((5, 6), np.uint8))
+    with pytest.raises(GridMismatchError, match="expected 3 dimensions of space"):
         layer.save(str(tmp_path / "organ.tif"), plugin=PLUGIN)
+
+
+def test_a_series_is_refused_for_a_format_of_single_volumes(viewer, tmp_path):
+    scan(tmp_path / "scan.nii.gz", (*SHAPE, 3))
+    labels = labels_on(viewer, open_one(viewer, tmp_path / "scan.nii.gz"))
+    with pytest.raises(OutputError, match=r"several time points. Write \.nii\.gz, \.nrrd"):
+        labels.save(str(tmp_path / "organ.seg.nrrd"), plugin=PLUGIN)
+    assert not (tmp_path / "organ.seg.nrrd").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["liver.nii.gz", "liver.nii", "liver.img", "liver.mgz", "liver.mgh", "liver.nrrd",
+             "liver.nhdr", "liver.tif", "liver.ome.tif", "liver.ome.zarr", "liver.seg.nrrd"]
+)  # fmt: skip
+@pytest.mark.parametrize("source", ["scan.nii", "cells.tif"])
+@pytest.mark.filterwarnings("ignore:.*OME-Zarr keeps:napari_slmsam2.core.errors.SlmSam2Warning")
+# nibabel does not close uncompressed MGH files.
+@pytest.mark.filterwarnings("ignore:Exception ignored:pytest.PytestUnraisableExceptionWarning")
+def test_saved_labels_open_as_labels_whatever_their_name(viewer, tmp_path, source, name):
+    if source == "scan.nii":
+        scan(tmp_path / source)
+    else:
+        voxels = np.arange(120, dtype=np.uint8).reshape(SHAPE)
+        tifffile.imwrite(tmp_path / source, voxels, imagej=True, metadata={"axes": "ZYX"})
+    labels = labels_on(viewer, open_one(viewer, tmp_path / source))
+    labels.save(str(tmp_path / name), plugin=PLUGIN)
+    again = open_one(viewer, tmp_path / name)
+    assert isinstance(again, Labels)
+    assert np.count_nonzero(again.data == 2) == np.count_nonzero(labels.data == 2) > 0
+
+
+def test_labels_of_64_bits_in_a_tiff_open_as_labels(viewer, tmp_path):
+    data = np.zeros((3, 4, 5), np.uint64)
+    data[1, 2, 3] = 2**40
+    viewer.add_labels(data).save(str(tmp_path / "cells.tif"), plugin=PLUGIN)
+    again = open_one(viewer, tmp_path / "cells.tif")
+    assert isinstance(again, Labels)
+    np.testing.assert_array_equal(again.data, data)
+
+
+def test_freesurfer_tags_of_an_mgh_file_are_valid(viewer, tmp_path):
+    """A tag is its number, the length of its text and the text, big-endian, after the footer."""
+    scan(tmp_path / "scan.nii")
+    labels = labels_on(viewer, open_one(viewer, tmp_path / "scan.nii"))
+    labels.save(str(tmp_path / "organ.mgz"), plugin=PLUGIN)
+    content = gzip.decompress((tmp_path / "organ.mgz").read_bytes())
+    end = 284 + labels.data.size + 20
+    tag, length = struct.unpack_from(">iq", content, end)
+    text = content[end + 12 :]
+    assert (tag, length) == (3, len(text))
+    assert text.endswith(b"label map\0")
 
 
 def test_another_scale_than_the_scan_is_said(viewer, tmp_path):

@@ -14,9 +14,11 @@ import numpy.typing as npt
 
 from napari_slmsam2.core.errors import VolumeError
 from napari_slmsam2.io.layer_grid import METADATA_KEY, grid_of, layer_geometry
+from napari_slmsam2.io.units import NO_UNIT
 
 if TYPE_CHECKING:
     from napari_slmsam2.core.label_table import LabelTable
+    from napari_slmsam2.io.geometry import TimeAxis
     from napari_slmsam2.io.raw import RawImage
 
 LayerData = tuple[Any, dict[str, Any], str]
@@ -29,7 +31,6 @@ _LABEL_WORDS = {
     "annotation", "annotations", "aseg", "dseg", "label", "labelmap", "labels", "mask", "masks",
     "parcellation", "roi", "rois", "seg", "segmentation", "segmentations", "segs",
 }  # fmt: skip
-_NIFTI_INTENT_LABEL = 1002
 
 
 def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]] | None:
@@ -58,8 +59,9 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]] | 
 def read(path: PathOrPaths) -> list[LayerData]:
     """Open a file as a Labels layer if it holds a label map, else as an Image layer.
 
-    A file is a label map if its name (``scan_seg.nii.gz``, ``labels.nrrd``), its NIfTI header, its
-    OME-Zarr metadata or its segments mark it as one, and it contains whole numbers only. The axes
+    A file is a label map if its name (``scan_seg.nii.gz``, ``labels.nrrd``), its header (the intent
+    of NIfTI, the metadata of OME-Zarr, the mark that this plugin writes to other formats) or its
+    segments mark it as one, and it contains whole numbers only. The axes
     are those of the file; time and unknown axes come first. Each channel, and each image of a file
     with several, becomes a layer.
 
@@ -104,31 +106,29 @@ def _with_suffix(name: str | list[str], suffix: str) -> str | list[str]:
 
 
 def _is_marked_as_labels(raw: RawImage, file: Path) -> bool:
-    header = raw.template
-    if raw.format.startswith("NIfTI") and int(header["intent_code"]) == _NIFTI_INTENT_LABEL:
-        return True
-    if raw.format == "OME-Zarr" and header["holds_labels"]:
-        return True
     words = re.split(r"[^a-z]+", file.name.lower())
-    return bool(raw.label_tables) or not _LABEL_WORDS.isdisjoint(words)
+    return raw.holds_labels or bool(raw.label_tables) or not _LABEL_WORDS.isdisjoint(words)
 
 
 def _labels(raw: RawImage, file: Path) -> list[LayerData] | None:
-    """One layer, or one per layer of overlapping segments; None where a voxel is no label."""
-    from napari_slmsam2.io.labels import labels_of
+    """One layer, or one per channel or layer of segments; None where a voxel is no label."""
+    from napari_slmsam2.io.labels import label_series_of
     from napari_slmsam2.io.selection import Selection
 
     layers: list[LayerData] = []
-    n_layers = len(raw.label_tables)
+    n_layers = raw.data.shape[raw.axes.index("c")] if "c" in raw.axes else 1
     channels = range(n_layers) if n_layers > 1 else (None,)
     for channel in channels:
         try:
-            found = labels_of(raw, file, Selection(channel=channel))
+            found = label_series_of(raw, file, Selection(channel=channel))
         except VolumeError:
             return None
         attributes = _attributes(raw, file, found.table)
+        if raw.n_times > 1:
+            _lead(attributes, ["t"], raw.geometry.time)
         if channel is not None:
-            attributes["name"] += f" {raw.channel_names[channel] or channel}"
+            called = raw.channel_names or ("",) * n_layers
+            attributes["name"] += f" {called[channel] or channel}"
         if found.table.names:
             labels = sorted(found.table.names)
             names = [found.table.names[label] for label in labels]
@@ -154,13 +154,14 @@ def _image(raw: RawImage, file: Path) -> LayerData:
     order = _display_order(data.shape, roles)
     data = _transposed(_array(data, raw.order, roles), roles, order)
     roles = "".join(roles[i] for i in order)
-    _lead(attributes, [f"?{i}" if r == "?" else r for i, r in enumerate(roles) if r in "t?"])
+    names = [f"?{i}" if r == "?" else r for i, r in enumerate(roles) if r in "t?"]
+    _lead(attributes, names, raw.geometry.time)
     if "c" not in roles:
         return data, attributes, "image"
     if colours and len(colours) in (3, 4) and data.dtype == np.uint8:
         return data, attributes | {"rgb": True}, "image"
-    names = raw.channel_names or colours or [str(i) for i in range(data.shape[-1])]
-    attributes["name"] = [f"{attributes['name']} {name}" for name in names]
+    channels = raw.channel_names or colours or map(str, range(data.shape[-1]))
+    attributes["name"] = [f"{attributes['name']} {name}" for name in channels]
     return data, attributes | {"channel_axis": len(roles) - 1}, "image"
 
 
@@ -210,10 +211,12 @@ def _attributes(raw: RawImage, file: Path, table: LabelTable | None = None) -> d
     return attributes
 
 
-def _lead(attributes: dict[str, Any], names: list[str]) -> None:
-    """Put axes without a known size before the spatial ones."""
-    n = len(names)
-    attributes["scale"] = [1.0] * n + attributes["scale"]
-    attributes["translate"] = [0.0] * n + attributes["translate"]
-    attributes["units"] = ["pixel"] * n + attributes["units"]
+def _lead(attributes: dict[str, Any], names: list[str], time: TimeAxis | None) -> None:
+    """Put time, and axes without a known size, before the spatial ones."""
+    times = [name == "t" and time is not None for name in names]
+    attributes["scale"] = [time.step if t and time else 1.0 for t in times] + attributes["scale"]
+    starts = [time.start if t and time else 0.0 for t in times]
+    attributes["translate"] = starts + attributes["translate"]
+    units = [time.unit if t and time else NO_UNIT for t in times]
+    attributes["units"] = units + attributes["units"]
     attributes["axis_labels"] = names + attributes["axis_labels"]

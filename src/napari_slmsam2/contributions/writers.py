@@ -10,11 +10,20 @@ from typing import Any
 import numpy as np
 
 from napari_slmsam2.core.errors import GridMismatchError, OutputError
-from napari_slmsam2.io.layer_grid import METADATA_KEY, colours_of, grid_of, loaded_image
+from napari_slmsam2.io.layer_grid import (
+    METADATA_KEY,
+    colours_of,
+    grid_of,
+    layer_time,
+    lead_axes,
+    loaded_image,
+    spatial_axes,
+    with_lead_first,
+)
 
 
 def write_labels(path: str, data: Any, attributes: Mapping[str, Any]) -> list[str]:
-    """Write a Labels layer; the suffix of the path decides the format.
+    """Write a Labels layer, of a time series all time points; the suffix decides the format.
 
     A layer on the grid of an image file gets the geometry of that file, and its header if the
     format is the same. Other layers are written to TIFF and OME-Zarr only, with the scale, units
@@ -40,38 +49,50 @@ def write_labels(path: str, data: Any, attributes: Mapping[str, Any]) -> list[st
     Raises
     ------
     GridMismatchError
-        The layer is not 3D, or its shape differs from that of its image.
+        The layer has fewer than three axes, or axes beside space, time and channels, or its shape
+        differs from that of its image.
     OutputError
-        The format cannot represent the position of the layer, or the file cannot be written.
+        The format cannot represent the position of the layer or its time points, or the file
+        cannot be written.
     """
     from napari_slmsam2.io import write_labels as write
 
     name = f"layer {attributes.get('name', 'labels')!r}"
     data = data[0] if attributes.get("multiscale") else data
-    if len(data.shape) != 3:
+    n_dims = len(data.shape)
+    names = attributes.get("axis_labels", ("",) * n_dims)
+    attributes = {**attributes, "axis_labels": names}
+    axes = spatial_axes(names)
+    if len(axes) != 3:
         raise GridMismatchError(
-            name, "is not a volume", expected="3 dimensions", found=f"shape {tuple(data.shape)}",
-            hint="Save one time point or channel as a separate layer.",
+            name, "is not a volume", expected="3 dimensions of space",
+            found=f"shape {tuple(data.shape)}",
         )  # fmt: skip
+    lead = lead_axes(data.shape, names, axes)
+    array = with_lead_first(data, axes, lead)
+    shape = array.shape[-3:]
     grid = attributes.get("metadata", {}).get(METADATA_KEY)
     if grid is None:
-        grid = _grid_of_layer(path, name, data.shape, attributes)
+        grid = _grid_of_layer(path, name, shape, attributes, axes, lead)
     else:
-        _check(name, data.shape, attributes, grid)
+        scale = attributes.get("scale")
+        _check(name, shape, grid["spacing"] if scale is None else [scale[a] for a in axes], grid)
     colormap = attributes.get("colormap")
     colours = None if colormap is None else colours_of(colormap)
-    return [str(write(path, data, loaded_image(grid, data), overwrite=True, colours=colours))]
+    like = loaded_image(grid, array[(0,) * len(lead)])
+    letters = "".join(lead.values())
+    return [str(write(path, array, like, overwrite=True, colours=colours, lead=letters))]
 
 
 def _check(
-    name: str, shape: Sequence[int], attributes: Mapping[str, Any], grid: Mapping[str, Any]
+    name: str, shape: Sequence[int], scale: Sequence[float], grid: Mapping[str, Any]
 ) -> None:
     if tuple(shape) != tuple(grid["shape"]):
         raise GridMismatchError(
             name, "does not have the shape of its image", expected=grid["shape"],
             found=tuple(shape), hint=f"Was it cropped? Its image: {grid['path']}.",
         )  # fmt: skip
-    scale = tuple(float(s) for s in attributes.get("scale", grid["spacing"]))
+    scale = tuple(float(s) for s in scale)
     if not np.allclose(scale, grid["spacing"], rtol=1e-3, atol=0):
         warnings.warn(
             f"{name} has scale {scale}, but its image has a voxel size of {grid['spacing']}; "
@@ -81,7 +102,12 @@ def _check(
 
 
 def _grid_of_layer(
-    path: str, name: str, shape: Sequence[int], attributes: Mapping[str, Any]
+    path: str,
+    name: str,
+    shape: Sequence[int],
+    attributes: Mapping[str, Any],
+    axes: Sequence[int],
+    lead: Mapping[int, str],
 ) -> dict[str, Any]:
     """The grid of a layer that was not opened by this plugin."""
     from napari_slmsam2.io.formats import format_to_write
@@ -96,29 +122,34 @@ def _grid_of_layer(
             "OME-Zarr, which keep the voxel size.",
         )  # fmt: skip
     _check_straight(path, name, attributes)
-    units = {unit_name(unit) for unit in attributes.get("units", (NO_UNIT,))}
-    spacing = [float(s) for s in attributes.get("scale", (1.0,) * 3)]
-    if len(units) != 1 or min(spacing) <= 0:
+    names = attributes["axis_labels"]
+    n_dims = len(names)
+    scale = [float(s) for s in attributes.get("scale", (1.0,) * n_dims)]
+    start = [float(t) for t in attributes.get("translate", (0.0,) * n_dims)]
+    units = list(attributes.get("units", (NO_UNIT,) * n_dims))
+    found = {unit_name(units[a]) for a in axes}
+    x, y, z = (scale[a] for a in axes)
+    if len(found) != 1 or min(x, y, z) <= 0:
         raise OutputError(
             path, f"{name} has no usable voxel size", expected="positive, in one unit",
-            found=f"{spacing} in {', '.join(sorted(units))}",
+            found=f"{[x, y, z]} in {', '.join(sorted(found))}",
         )  # fmt: skip
-    x, y, z = spacing
-    i, j, k = (float(t) for t in attributes.get("translate", (0.0,) * 3))
-    labels = "".join(str(label) for label in attributes.get("axis_labels", ()))
-    order = labels if sorted(labels) == ["x", "y", "z"] else "zyx"
-    geometry = Geometry((x, y, z), units.pop(), origin=(i, j, k))
+    i, j, k = (start[a] for a in axes)
+    called = "".join(str(names[a]) for a in axes)
+    order = called if sorted(called) == ["x", "y", "z"] else "zyx"
+    time = layer_time(lead, scale, units, start)
+    geometry = Geometry((x, y, z), found.pop(), origin=(i, j, k), time=time)
     return grid_of(tuple(shape), geometry, order=order)
 
 
 def _check_straight(path: str, name: str, attributes: Mapping[str, Any]) -> None:
     """Refuse a transform that voxel size and translation cannot represent."""
-    moved = {
-        "rotate": not np.allclose(attributes.get("rotate", np.eye(3)), np.eye(3)),
-        "shear": not np.allclose(attributes.get("shear", np.zeros(3)), 0),
-        "affine": not np.allclose(attributes.get("affine", np.eye(4)), np.eye(4)),
-    }
-    found = [key for key, is_moved in moved.items() if is_moved]
+    found = []
+    for key in ("rotate", "shear", "affine"):
+        matrix = np.asarray(attributes.get(key, 0.0), float)
+        straight = np.eye(len(matrix)) if matrix.ndim == 2 and key != "shear" else 0.0
+        if not np.allclose(matrix, straight):
+            found.append(key)
     if found:
         raise OutputError(
             path, f"the format cannot represent the transform of {name}", found=", ".join(found),

@@ -20,7 +20,9 @@ def read(path: Path, selection: Selection) -> RawImage:
     return RawImage(data, default_axes(data.ndim), "NPY", named=False)
 
 
-def write(path: Path, labels: npt.NDArray[Any], geometry: Geometry, template: Any) -> None:
-    """Write labels as an NPY file, which keeps no voxel size."""
-    del geometry, template
+def write(
+    path: Path, labels: npt.NDArray[Any], geometry: Geometry, template: Any, lead: str = ""
+) -> None:
+    """Write labels as an NPY file, which keeps no voxel size and no names of axes."""
+    del geometry, template, lead
     np.save(path, labels, allow_pickle=False)

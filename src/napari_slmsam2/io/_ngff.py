@@ -18,8 +18,16 @@ import numpy.typing as npt
 
 from napari_slmsam2.core.errors import SlmSam2Warning
 from napari_slmsam2.core.label_table import RGBA, LabelTable
-from napari_slmsam2.io.geometry import Geometry, default_axes, name_axes
-from napari_slmsam2.io.units import IN_MM, NGFF_NAMES, common_unit, unit_name
+from napari_slmsam2.io.geometry import Geometry, TimeAxis, default_axes, name_axes
+from napari_slmsam2.io.units import (
+    IN_MM,
+    IN_SECONDS,
+    NGFF_NAMES,
+    NGFF_TIME_NAMES,
+    common_unit,
+    time_unit_name,
+    unit_name,
+)
 
 _VERSIONS = ("0.4", "0.5")
 _ROLES = {"space": "s", "channel": "c", "time": "t"}
@@ -84,8 +92,8 @@ class Metadata:
         return str(self.image["datasets"][0]["path"])
 
     def template(self, n_dims: int) -> dict[str, Any]:
-        """What `label_attributes` keeps of the image, and whether it is a label map."""
-        found: dict[str, Any] = {"ngff": self.version, "holds_labels": self.holds_labels}
+        """What `label_attributes` keeps of the image."""
+        found: dict[str, Any] = {"ngff": self.version}
         letters = self.letters(n_dims)
         order = "".join(letter for letter in letters if letter in "xyz")
         if len(self.axes) == n_dims and len(order) == 3:
@@ -102,7 +110,7 @@ class Metadata:
         return name_axes(roles, [axis.get("name") for axis in self.axes], "zyx")
 
     def geometry(self, n_dims: int) -> Geometry:
-        """Spacing and origin in one unit, which is that of the last axis."""
+        """Spacing and origin in one unit, that of the last axis, and the time axis."""
         letters = self.letters(n_dims)
         spatial = [i for i, letter in enumerate(letters) if letter in "xyz"]
         if len(self.axes) != n_dims or len(spatial) != 3:
@@ -115,7 +123,14 @@ class Metadata:
         if translation is not None:
             i, j, k = (float(translation[i]) * f for i, f in zip(spatial, factors, strict=True))
             origin = i, j, k
-        return Geometry((first, second, third), unit, origin=origin)
+        time = None
+        if "t" in letters:
+            place = letters.index("t")
+            start = 0.0 if translation is None else translation[place]
+            time = TimeAxis.usable(
+                scale[place], time_unit_name(self.axes[place].get("unit")), start
+            )
+        return Geometry((first, second, third), unit, origin=origin, time=time)
 
     def _placement(
         self, n_dims: int
@@ -179,6 +194,7 @@ def label_attributes(
     template: Any,
     factors: Sequence[Sequence[int]],
     table: LabelTable,
+    lead: str = "",
 ) -> dict[str, Any]:
     """The attributes of a group with label arrays ``0``, ``1`` ...
 
@@ -193,6 +209,8 @@ def label_attributes(
         By which the voxels of each array are larger than those of array ``0``.
     table : LabelTable
         Names and colours.
+    lead : {"", "t", "c", "tc"}
+        The axes before the three of space.
 
     Warns
     -----
@@ -212,13 +230,19 @@ def label_attributes(
     axis = {"type": "space"}
     if geometry.unit in IN_MM:
         axis["unit"] = NGFF_NAMES[geometry.unit]
+    time = geometry.time or TimeAxis()
+    leading = [_leading_axis(letter, time) for letter in lead]
+    steps = [time.step if letter == "t" else 1.0 for letter in lead]
+    starts = [time.start if letter == "t" else 0.0 for letter in lead]
     image: dict[str, Any] = {
         "name": path.name.removesuffix(".zarr").removesuffix(".ome"),
-        "axes": [{"name": name, **axis} for name in names],
+        "axes": [*leading, *({"name": name, **axis} for name in names)],
         "datasets": [
             {
                 "path": str(level),
-                "coordinateTransformations": _placement(geometry.spacing, origin, factor),
+                "coordinateTransformations": _placement(
+                    geometry.spacing, origin, factor, steps, starts
+                ),
             }
             for level, factor in enumerate(factors)
         ],
@@ -230,6 +254,14 @@ def label_attributes(
         multiscales = [{"version": version, **image}]
         return {"multiscales": multiscales, _LABELS: {"version": version, **labels}}
     return {"ome": {"version": version, "multiscales": [image], _LABELS: labels}}
+
+
+def _leading_axis(letter: str, time: TimeAxis) -> dict[str, str]:
+    """The description of an axis of time or channels."""
+    axis = {"name": letter, "type": {"t": "time", "c": "channel"}[letter]}
+    if letter == "t" and time.unit in IN_SECONDS:
+        axis["unit"] = NGFF_TIME_NAMES[time.unit]
+    return axis
 
 
 def _label_description(table: LabelTable) -> dict[str, Any]:
@@ -247,18 +279,25 @@ def _label_description(table: LabelTable) -> dict[str, Any]:
 
 
 def _placement(
-    spacing: Sequence[float], origin: Sequence[float] | None, factor: Sequence[int]
+    spacing: Sequence[float],
+    origin: Sequence[float] | None,
+    factor: Sequence[int],
+    steps: Sequence[float] = (),
+    starts: Sequence[float] = (),
 ) -> list[dict[str, Any]]:
-    """Voxel size and, where one is known or implied, the place of the first voxel's centre."""
-    scale = [s * f for s, f in zip(spacing, factor, strict=True)]
+    """Voxel size and, where one is known or implied, the place of the first voxel's centre.
+
+    ``steps`` and ``starts`` are those of the axes before the three of space.
+    """
+    scale = [*steps, *(s * f for s, f in zip(spacing, factor, strict=True))]
     placement: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
-    if origin is not None or max(factor) > 1:
+    if origin is not None or max(factor) > 1 or any(starts):
         # The first voxel of a coarser level lies in the middle of those that it stands for.
         first = [
             o + s * (f - 1) / 2
             for o, s, f in zip(origin or (0.0, 0.0, 0.0), spacing, factor, strict=True)
         ]
-        placement.append({"type": "translation", "translation": first})
+        placement.append({"type": "translation", "translation": [*starts, *first]})
     return placement
 
 

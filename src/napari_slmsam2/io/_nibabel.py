@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,21 +15,25 @@ from nibabel.arrayproxy import ArrayProxy
 from nibabel.openers import ImageOpener
 
 from napari_slmsam2.core.errors import OutputError, SlmSam2Warning, VolumeError
-from napari_slmsam2.io.geometry import Geometry, name_axes
+from napari_slmsam2.io.geometry import Geometry, TimeAxis, name_axes
 from napari_slmsam2.io.raw import (
+    LABELS_MARK,
     MAX_GZIP_RATIO,
     ArrayLike,
     RawImage,
     ScaledArray,
+    cannot_hold,
     check_size,
     raw_array,
     read_stream,
 )
 from napari_slmsam2.io.selection import Selection, choose_image
-from napari_slmsam2.io.units import IN_MM, NO_UNIT
+from napari_slmsam2.io.units import IN_MM, IN_SECONDS, NO_UNIT
 
 _UNITS = {1: "m", 2: "mm", 3: "um"}
 _UNIT_CODES = {unit: code for code, unit in _UNITS.items()}
+_TIME_UNITS = {8: "s", 16: "ms", 24: "us"}
+_TIME_CODES = {unit: code for code, unit in _TIME_UNITS.items()}
 _FORMATS = {
     "Nifti1Image": "NIfTI-1",
     "Nifti1Pair": "NIfTI-1 pair",
@@ -50,6 +56,11 @@ class _Proxied:
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
         return np.asarray(self.proxy[key])
 
+
+_INTENT_LABEL = 1002
+_TAG_CMDLINE = 3
+_MGH_TAGS = 2**16
+"""Bytes at the end of an MGH file in which a mark of labels is searched."""
 
 _SAME_PLACE = 0.05
 """Voxel sizes by which two transforms of one header may differ."""
@@ -76,7 +87,21 @@ def read(path: Path, selection: Selection) -> RawImage:
         geometry=_geometry(image, axes, path),
         template=image.header.copy(),
         stored_dtype=np.dtype(image.get_data_dtype()),
+        holds_labels=_holds_labels(image, path),
     )
+
+
+def _holds_labels(image: Any, path: Path) -> bool:
+    """Whether the intent code of NIfTI, or the tag that `_mark_mgh` appends, specifies labels."""
+    header = image.header
+    if isinstance(header, nib.Nifti1Header):
+        return int(header["intent_code"]) == _INTENT_LABEL
+    if not isinstance(image, nib.MGHImage):
+        return False
+    end = header.get_footer_offset() + header._ftrdtype.itemsize
+    with ImageOpener(str(path)) as stream:
+        stream.seek(end)
+        return LABELS_MARK.encode() in stream.read(_MGH_TAGS)
 
 
 def _axes(image: Any, n_dims: int) -> str:
@@ -130,7 +155,22 @@ def _geometry(image: Any, axes: str, path: Path) -> Geometry:
             affine = None
     zooms = [float(abs(z)) for z in header.get_zooms()]
     first = min(i for i, axis in enumerate(axes) if axis in "xyz")
-    return Geometry(_spacing(zooms[first : first + 3], affine, path), unit, affine)
+    spacing = _spacing(zooms[first : first + 3], affine, path)
+    return Geometry(spacing, unit, affine, time=_time(image, axes, zooms))
+
+
+def _time(image: Any, axes: str, zooms: list[float]) -> TimeAxis | None:
+    """The time axis that a header specifies."""
+    place = axes.find("t")
+    if not 0 <= place < len(zooms):
+        return None
+    header, unit, start = image.header, "s", 0.0
+    if isinstance(header, nib.Nifti1Header):
+        unit = _TIME_UNITS.get(int(header["xyzt_units"]) & 0x38, NO_UNIT)
+        start = float(header["toffset"])
+    elif isinstance(image, nib.MGHImage):
+        unit = "ms"
+    return TimeAxis.usable(zooms[place], unit, start)
 
 
 def _report_two_places(header: Any, shape: tuple[int, ...], path: Path) -> None:
@@ -180,24 +220,39 @@ def _listed(sizes: list[float]) -> str:
     return " x ".join(f"{size:.4g}" for size in sizes)
 
 
-def write(path: Path, labels: npt.NDArray[Any], geometry: Geometry, template: Any) -> None:
+def write(
+    path: Path, labels: npt.NDArray[Any], geometry: Geometry, template: Any, lead: str = ""
+) -> None:
     """Write labels with the header of the image where that fits, else with its geometry.
 
     Parameters
     ----------
     path : Path
-    labels : ndarray of unsigned int, shape (I, J, K)
+    labels : ndarray of unsigned int, shape (I, J, K) and the axes of ``lead``
     geometry : Geometry
     template : header or None
         Of an image of this module.
+    lead : {"", "t", "c", "tc"}
+        The axes of ``labels`` beside the three of space.
+
+    Raises
+    ------
+    OutputError
+        MGH cannot hold these labels.
     """
+    if lead == "c":
+        labels = labels[:, :, :, np.newaxis]  # the fourth dimension of NIfTI is time
     if path.suffix.lower() in (".mgh", ".mgz"):
+        if "c" in lead:
+            raise cannot_hold(path, lead)
         image = _mgh(path, labels, geometry, template)
     elif isinstance(template, nib.Nifti1Header):
         image = _nifti_like(path, labels, template)
     else:
         image = _new_nifti(path, labels, geometry)
     image.to_filename(path)
+    if path.suffix.lower() in (".mgh", ".mgz"):
+        _mark_mgh(path)
 
 
 def _nifti_class(path: Path, version_2: bool) -> Any:
@@ -214,7 +269,7 @@ def _nifti_like(path: Path, labels: npt.NDArray[Any], template: Any) -> Any:
     header.set_data_dtype(labels.dtype)
     header.set_data_offset(0)
     header.set_slope_inter(1, 0)
-    header.set_intent("none")
+    header.set_intent("label")
     header["cal_min"] = header["cal_max"] = 0
     # Without an affine nibabel leaves the transforms of the header alone.
     image = _nifti_class(path, isinstance(template, nib.Nifti2Header))(labels, None, header)
@@ -231,14 +286,38 @@ def _new_nifti(path: Path, labels: npt.NDArray[Any], geometry: Geometry) -> Any:
     image = _nifti_class(path, max(labels.shape) > 32767)(labels, None, dtype=labels.dtype)
     header = image.header
     header.set_data_dtype(labels.dtype)
+    header.set_intent("label")
     header["xyzt_units"] = _UNIT_CODES[known] if unit in IN_MM else 0
-    header.set_zooms([s * factor for s in geometry.spacing])
+    zooms = [s * factor for s in geometry.spacing]
+    header.set_zooms([*zooms, *_set_time(header, geometry, labels.ndim)])
     if geometry.affine is not None:
         affine = geometry.affine.copy()
         affine[:3] *= factor
         header.set_sform(affine, code=1)
         header.set_qform(affine, code=1, strip_shears=True)
     return image
+
+
+def _mark_mgh(path: Path) -> None:
+    """Append a tag of FreeSurfer for a line of provenance, which notes that these are labels."""
+    text = LABELS_MARK.encode() + b"\0"
+    tag = struct.pack(">iq", _TAG_CMDLINE, len(text)) + text
+    opener: Any = gzip.open if path.suffix.lower() == ".mgz" else open
+    with opener(path, "ab") as file:  # a second member of the gzip file continues the first one
+        file.write(tag)
+
+
+def _set_time(header: Any, geometry: Geometry, n_dims: int) -> list[float]:
+    """Set unit and start of a time axis; the voxel sizes of the dimensions beyond three."""
+    time = geometry.time or TimeAxis()
+    if n_dims < 4:
+        return []
+    unit, factor = time.unit, 1.0
+    if unit in IN_SECONDS and unit not in _TIME_CODES:
+        unit, factor = "s", IN_SECONDS[unit]
+    header["xyzt_units"] = int(header["xyzt_units"]) | _TIME_CODES.get(unit, 0)
+    header["toffset"] = time.start * factor
+    return [time.step * factor, 1.0][: n_dims - 3]
 
 
 def _mgh(path: Path, labels: npt.NDArray[Any], geometry: Geometry, template: Any) -> Any:
@@ -256,11 +335,18 @@ def _mgh(path: Path, labels: npt.NDArray[Any], geometry: Geometry, template: Any
     if isinstance(template, mgh.header_class):
         header: Any = template.copy()
         # set_data_shape would reset the voxel size.
-        header["dims"] = (*labels.shape, 1)
+        header["dims"] = (*labels.shape, 1)[:4]
         header.set_data_dtype(dtype)
         return mgh(labels.astype(dtype), header.get_affine(), header)
     factor = IN_MM.get(geometry.unit, 1.0)
-    affine = np.diag([*geometry.spacing, 1.0]) if geometry.affine is None else geometry.affine
+    affine = geometry.affine
+    if affine is None:
+        affine = np.diag([*geometry.spacing, 1.0])
+        affine[:3, 3] = geometry.origin or 0.0
     affine = affine.copy()
     affine[:3] *= factor
-    return mgh(labels.astype(dtype), affine)
+    image = mgh(labels.astype(dtype), affine)
+    if labels.ndim == 4 and geometry.time is not None:
+        step = geometry.time.step * 1000 * IN_SECONDS.get(geometry.time.unit, 1e-3)
+        image.header.set_zooms([*image.header.get_zooms()[:3], step])
+    return image

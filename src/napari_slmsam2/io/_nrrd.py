@@ -12,6 +12,7 @@ import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -22,18 +23,27 @@ import numpy.typing as npt
 from napari_slmsam2.core.errors import SlmSam2Warning, VolumeError
 from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.io import _segments
-from napari_slmsam2.io.geometry import Geometry, name_axes
+from napari_slmsam2.io.geometry import Geometry, TimeAxis, name_axes
 from napari_slmsam2.io.raw import (
+    LABELS_MARK,
     MAX_GZIP_RATIO,
     ArrayLike,
     RawImage,
     SlabFiles,
+    cannot_hold,
     check_size,
     raw_array,
     read_stream,
 )
 from napari_slmsam2.io.selection import Selection, choose_image
-from napari_slmsam2.io.units import IN_MM, NO_UNIT, common_unit, unit_name
+from napari_slmsam2.io.units import (
+    IN_MM,
+    IN_SECONDS,
+    NO_UNIT,
+    common_unit,
+    time_unit_name,
+    unit_name,
+)
 
 _TYPES = {
     "i1": "signed char, int8, int8_t",
@@ -59,6 +69,9 @@ _SPACES = {
 _SPATIAL_KINDS = ("domain", "space")
 _NO_KINDS = ("", "none", "???")
 _ROLES_BY_NAME = {"x": "s", "y": "s", "z": "s", "t": "t", "time": "t", "c": "c", "channel": "c"}
+_MARK = "napari-slmsam2"
+"""Key of the field that marks labels."""
+
 _KEPT = ("space", "space dimension", "space directions", "space origin", "space units",
          "measurement frame")  # fmt: skip
 
@@ -95,11 +108,12 @@ def read(path: Path, selection: Selection) -> RawImage:
         data=raw.data,
         axes=axes,
         format="NRRD",
-        geometry=_geometry(header, roles),
+        geometry=replace(_geometry(header, roles), time=_time(header, roles)),
         template=kept | {"roles": roles, "order": raw.order, "segments": bool(segments)},
         channel_names=tuple(", ".join(table.names.values()) for table in tables),
         aliases=tuple(tuple(table.names.values()) for table in tables),
         label_tables=tables,
+        holds_labels=bool(segments) or header.get(_MARK) == LABELS_MARK,
     )
 
 
@@ -332,18 +346,45 @@ def _geometry(header: dict[str, Any], roles: str) -> Geometry:
     return Geometry((x, y, z), unit if unit != NO_UNIT else "mm", affine)
 
 
+def _time(header: dict[str, Any], roles: str) -> TimeAxis | None:
+    """The time axis that a header specifies."""
+    place = roles.find("t")
+
+    def value(key: str) -> Any:
+        values = header.get(key, ())
+        return values[place] if len(values) == len(roles) else None
+
+    if place < 0:
+        return None
+    start = value("axis mins")
+    usable = start is not None and np.isfinite(start)
+    return TimeAxis.usable(
+        value("spacings"), time_unit_name(value("units")), start if usable else 0
+    )
+
+
 def write(
     path: Path,
     labels: npt.NDArray[Any],
     geometry: Geometry,
     template: Any,
     table: LabelTable | None = None,
+    lead: str = "",
 ) -> None:
     """Write labels as gzip-encoded NRRD, with the image's own space fields if it is one.
 
-    A ``.seg.nrrd`` gets the names and colours of the labels as segments of 3D Slicer.
+    A ``.seg.nrrd`` gets the names and colours of the labels as segments of 3D Slicer. The axes of
+    ``lead`` (time, channels) follow the three of space.
+
+    Raises
+    ------
+    OutputError
+        Labels of several time points or channels, to a ``.seg.nrrd``.
     """
-    header: dict[str, Any] = {"encoding": "gzip", "kinds": ["domain"] * 3}
+    is_segmentation = path.name.lower().endswith(_segments.SUFFIX)
+    if lead and is_segmentation:
+        raise cannot_hold(path, lead)
+    header: dict[str, Any] = {"encoding": "gzip", "kinds": ["domain"] * 3, _MARK: LABELS_MARK}
     fields: dict[str, str] = {}
     if _is_header(template):
         spatial = [i for i, role in enumerate(template["roles"]) if role == "s"]
@@ -362,7 +403,9 @@ def write(
         header["spacings"] = np.array(geometry.spacing)
         if geometry.unit in IN_MM:
             header["units"] = [geometry.unit] * 3
-    if path.name.lower().endswith(_segments.SUFFIX):
+    if lead:
+        _add_axes(header, lead, geometry.time or TimeAxis())
+    if is_segmentation:
         table = table or LabelTable()
         found = [int(label) for label in np.unique(labels) if label]
         fields = _segments.segment_fields(
@@ -371,6 +414,29 @@ def write(
     nrrd.write(str(path), labels, header, detached_header=path.suffix.lower() == ".nhdr")
     if fields:
         _add_fields(path, fields)
+
+
+def _add_axes(header: dict[str, Any], lead: str, time: TimeAxis) -> None:
+    """Extend the fields of the spatial axes by those of time and channels."""
+    steps = [time.step if axis == "t" else np.nan for axis in lead]
+    header["kinds"] = [*header["kinds"], *({"t": "time", "c": "list"}[axis] for axis in lead)]
+    if "space directions" in header:
+        matrix = np.asarray(header["space directions"])
+        header["space directions"] = np.vstack(
+            [matrix, np.full((len(lead), matrix.shape[1]), np.nan)]
+        )
+    header["spacings"] = np.array([*header.get("spacings", [np.nan] * 3), *steps])
+    if "units" in header or time.unit in IN_SECONDS:
+        unit = time.unit if time.unit in IN_SECONDS else ""
+        header["units"] = [
+            *header.get("units", [""] * 3), *(unit if axis == "t" else "" for axis in lead)
+        ]  # fmt: skip
+    if "labels" in header:
+        header["labels"] = [*header["labels"], *lead]
+    if time.start:
+        header["axis mins"] = np.array(
+            [*[np.nan] * 3, *(time.start if axis == "t" else np.nan for axis in lead)]
+        )
 
 
 def _add_fields(path: Path, fields: Mapping[str, str]) -> None:

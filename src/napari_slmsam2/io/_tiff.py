@@ -16,10 +16,17 @@ import numpy.typing as npt
 import tifffile
 
 from napari_slmsam2.core.errors import OutputError, VolumeError
-from napari_slmsam2.io.geometry import Geometry
-from napari_slmsam2.io.raw import ArrayLike, RawImage, check_size, raw_array
+from napari_slmsam2.io.geometry import Geometry, TimeAxis
+from napari_slmsam2.io.raw import LABELS_MARK, ArrayLike, RawImage, check_size, raw_array
 from napari_slmsam2.io.selection import Selection, choose_image
-from napari_slmsam2.io.units import OME_SYMBOLS, common_unit, unit_name
+from napari_slmsam2.io.units import (
+    IN_SECONDS,
+    OME_SYMBOLS,
+    OME_TIME_SYMBOLS,
+    common_unit,
+    time_unit_name,
+    unit_name,
+)
 
 MAX_IN_MEMORY = 2**30
 """Bytes up to which a compressed stack is read at once; larger ones are read page by page."""
@@ -73,6 +80,7 @@ def read(path: Path, selection: Selection) -> RawImage:
         geometry, template = _voxel_size(tif, number)
         data, keep_open = _data(tif, series, shape, path)
         names = _ome_channel_names(tif, number) if tif.is_ome else ()
+        marked = _description(tif, number) == LABELS_MARK
     except BaseException:
         tif.close()
         raise
@@ -82,7 +90,9 @@ def read(path: Path, selection: Selection) -> RawImage:
         tif.close()
     kind = "OME-TIFF" if tif.is_ome else "ImageJ TIFF" if tif.is_imagej else "TIFF"
     letters = _letters(axes, shape)
-    raw = RawImage(data, letters, kind, geometry=geometry, template=template, channel_names=names)
+    raw = RawImage(
+        data, letters, kind, geometry, template, channel_names=names, holds_labels=marked
+    )
     if raw.order == "zyx":
         return raw
     return replace(raw, geometry=geometry.reordered("zyx", raw.order))
@@ -199,6 +209,22 @@ def _voxel_size(tif: Any, number: int) -> tuple[Geometry, dict[str, Any]]:
     return Geometry(), {}
 
 
+def _description(tif: Any, number: int) -> str:
+    """The free text that describes an image series; empty where there is none."""
+    if tif.is_ome:
+        images = [
+            element
+            for element in ElementTree.fromstring(tif.ome_metadata).iter()
+            if element.tag.rpartition("}")[2] == "Image"
+        ]
+        parts = images[number] if number < len(images) else ()
+        found = [x.text for x in parts if x.tag.rpartition("}")[2] == "Description"]
+        return found[0] or "" if found else ""
+    if tif.is_imagej:
+        return str(tif.imagej_metadata.get("Info", ""))
+    return str(tif.shaped_metadata[0].get("Description", "")) if tif.is_shaped else ""
+
+
 def _ome_pixels(tif: Any, number: int) -> Any:
     """The element that describes the pixels of a series."""
     found = [
@@ -212,12 +238,15 @@ def _ome_pixels(tif: Any, number: int) -> Any:
 def _physical_size(attributes: Mapping[str, Any]) -> Geometry:
     """The geometry that attributes in the words of OME describe."""
     sizes = [attributes.get(f"PhysicalSize{a}") for a in "ZYX"]
+    time = TimeAxis.usable(
+        attributes.get("TimeIncrement"), time_unit_name(attributes.get("TimeIncrementUnit", "s"))
+    )
     if sizes[1] is None or sizes[2] is None:
-        return Geometry()
+        return Geometry(time=time)
     units = [unit_name(attributes.get(f"PhysicalSize{a}Unit", "µm")) for a in "ZYX"]
     unit, factors = common_unit(units)
     z, y, x = (float(s) * f if s is not None else 1.0 for s, f in zip(sizes, factors, strict=True))
-    return _usable(z, y, x, unit)
+    return _usable(z, y, x, unit, time)
 
 
 def _ome_channel_names(tif: Any, number: int) -> tuple[str, ...]:
@@ -235,35 +264,51 @@ def _imagej_voxel_size(tags: Any, metadata: Mapping[str, Any]) -> tuple[Geometry
     x, y = (d / n if n and d else 1.0 for n, d in resolution)
     z = float(metadata.get("spacing", 1.0))
     kept = {k: metadata[k] for k in ("unit", "spacing") if k in metadata}
+    time_unit = time_unit_name(metadata.get("tunit", "s"))
+    time = TimeAxis.usable(metadata.get("finterval"), time_unit)
     unit = unit_name(str(metadata.get("unit", "")))
     template = {"flavour": "imagej", "resolution": tuple(resolution), "metadata": kept}
-    return _usable(abs(z), y, x, unit), template
+    return _usable(abs(z), y, x, unit, time), template
 
 
-def _usable(z: float, y: float, x: float, unit: str) -> Geometry:
+def _usable(z: float, y: float, x: float, unit: str, time: TimeAxis | None = None) -> Geometry:
     if not all(math.isfinite(s) and s > 0 for s in (z, y, x)):
-        return Geometry()
-    return Geometry((z, y, x), unit)
+        return Geometry(time=time)
+    return Geometry((z, y, x), unit, time=time)
 
 
-def write(path: Path, labels: npt.NDArray[Any], geometry: Geometry, template: Any) -> None:
+def write(
+    path: Path, labels: npt.NDArray[Any], geometry: Geometry, template: Any, lead: str = ""
+) -> None:
     """Write labels as an ImageJ stack if the image is one and can be, else as OME-TIFF.
 
     OME-TIFF holds every size and the voxel size to the last digit, but no labels of 64 bits: these
-    are written as plain TIFF, with the voxel size in the words of OME in its description.
+    are written as plain TIFF, with the voxel size in the words of OME in its description. The axes
+    of ``lead`` (time, channels) come first.
 
     Raises
     ------
     OutputError
         Labels of 64 bits, to a name that ends in ``.ome.tif``.
     """
-    if _as_imagej(path, labels, template):
+    metadata: dict[str, Any] = {"axes": lead.upper() + "ZYX"}
+    time = geometry.time if "t" in lead else None
+    if "c" not in lead and _as_imagej(path, labels, template):
+        if time is not None:
+            metadata["finterval"] = time.step
+            if time.unit in IN_SECONDS:
+                metadata["tunit"] = time.unit
         tifffile.imwrite(
             path, labels, imagej=True, photometric="minisblack",
-            resolution=template["resolution"], metadata={"axes": "ZYX", **template["metadata"]},
+            resolution=template["resolution"],
+            metadata={**metadata, "Info": LABELS_MARK, **template["metadata"]},
         )  # fmt: skip
         return
-    metadata: dict[str, Any] = {"axes": "ZYX"}
+    metadata["Description"] = LABELS_MARK
+    if time is not None:
+        metadata["TimeIncrement"] = time.step
+        if time.unit in IN_SECONDS:
+            metadata["TimeIncrementUnit"] = OME_TIME_SYMBOLS[time.unit]
     for axis, size in zip("ZYX", geometry.spacing, strict=True):
         metadata[f"PhysicalSize{axis}"] = size
         metadata[f"PhysicalSize{axis}Unit"] = OME_SYMBOLS.get(geometry.unit, geometry.unit)

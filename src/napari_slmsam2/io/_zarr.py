@@ -44,6 +44,7 @@ def read(path: Path, selection: Selection) -> RawImage:
         template=metadata.template(data.ndim),
         channel_names=metadata.channel_names,
         label_tables=(metadata.table,) if metadata.table else (),
+        holds_labels=metadata.holds_labels,
     )
 
 

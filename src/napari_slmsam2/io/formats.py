@@ -23,8 +23,9 @@ class FileFormat:
     ----------
     module : str
         Module beside this one with ``read(path, selection)`` and ``write(path, labels, geometry,
-        template)``; of formats with several images in one file also ``images(path)``, and of those
-        that keep the order of axes ``kept_order(template)``. Imported on use only.
+        template, lead)``, where ``lead`` names the axes beside the three of space; of formats with
+        several images in one file also ``images(path)``, and of those that keep the order of axes
+        ``kept_order(template)``. Imported on use only.
     package : str
         The package to install where the import fails.
     order : {"xyz", "zyx"}

@@ -1,4 +1,4 @@
-"""Names of array axes, and where voxels lie."""
+"""Names of array axes, where voxels lie, and when they were taken."""
 
 from __future__ import annotations
 
@@ -13,9 +13,39 @@ from napari_slmsam2.io.units import NO_UNIT
 SPATIAL = "xyz"
 
 
+@dataclass(frozen=True)
+class TimeAxis:
+    """When the volumes of a time series were taken.
+
+    Attributes
+    ----------
+    step : float
+        Time between two volumes, in ``unit``.
+    unit : str
+        ``s``, ``ms``, ...; ``pixel`` where it is not known.
+    start : float
+        Time of the first volume.
+    """
+
+    step: float = 1.0
+    unit: str = NO_UNIT
+    start: float = 0.0
+
+    @classmethod
+    def usable(cls, step: object, unit: str, start: object = 0.0) -> TimeAxis | None:
+        """The axis of what a header specifies; None where the step is no positive number."""
+        try:
+            values = float(step), float(start)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return None
+        if not np.isfinite(values).all() or values[0] <= 0:
+            return None
+        return cls(values[0], unit, values[1])
+
+
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """Where the voxels of a 3D array lie.
+    """Where the voxels of a 3D array lie, and when the volumes of a series were taken.
 
     Attributes
     ----------
@@ -29,12 +59,15 @@ class Geometry:
     origin : tuple of float or None
         Position of the first voxel along the three axes, in ``unit``, in a file that specifies
         this but not the directions of the axes in the world.
+    time : TimeAxis or None
+        Of a time series; None where the file does not specify it.
     """
 
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     unit: str = NO_UNIT
     affine: npt.NDArray[np.float64] | None = None
     origin: tuple[float, float, float] | None = None
+    time: TimeAxis | None = None
 
     def transposed(self, axes: Sequence[int]) -> Geometry:
         """The geometry of ``array.transpose(axes)``."""
@@ -44,7 +77,7 @@ class Geometry:
         if self.origin is not None:
             origin = self.origin[i], self.origin[j], self.origin[k]
         spacing = self.spacing[i], self.spacing[j], self.spacing[k]
-        return Geometry(spacing, self.unit, affine, origin)
+        return Geometry(spacing, self.unit, affine, origin, self.time)
 
     def reordered(self, order: str, new: str) -> Geometry:
         """The geometry of an array of axes ``order`` after its transposition to axes ``new``."""

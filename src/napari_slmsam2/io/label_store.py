@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,15 @@ class LabelStore:
         The dimension of the stored array for each axis of the image.
     axis : int
         The axis of the image along which slices are stacked.
+    place : tuple of int
+        Indices along the axes before the three of space, of the volume of a series that is read
+        and written; see `at`.
     """
 
     folder: Path
     axes: tuple[int, int, int]
     axis: int
+    place: tuple[int, ...] = ()
 
     @classmethod
     def create(
@@ -51,6 +55,7 @@ class LabelStore:
         *,
         order: str,
         template: Any,
+        lead: Mapping[str, int] | None = None,
     ) -> LabelStore:
         """Create an empty store; nothing but its array ``0`` is there before `finish`.
 
@@ -70,35 +75,50 @@ class LabelStore:
             Names of the axes of the image, ``"xyz"`` in some order.
         template : object
             Of the image.
+        lead : mapping of {"t" or "c": int}, optional
+            Sizes of the axes before the three of space, of a series. The store is that of its
+            first volume.
         """
+        lead = lead or {}
         kept, _ = _ngff.axis_names(template)
         i, j, k = (kept.index(letter) for letter in order)
         version_2 = _ngff.version_for(template) == "0.4"
         group = zarr.open_group(str(folder), mode="w-", zarr_format=2 if version_2 else 3)
-        store = cls(folder, (i, j, k), axis)
-        store._create(group, "0", [shape[order.index(letter)] for letter in kept], dtype, template)
+        store = cls(folder, (i, j, k), axis, (0,) * len(lead))
+        stored = [shape[order.index(letter)] for letter in kept]
+        store._create(group, "0", stored, dtype, template, lead)
         return store
 
     def _create(
-        self, group: Any, name: str, shape: Sequence[int], dtype: npt.DTypeLike, template: Any
+        self,
+        group: Any,
+        name: str,
+        shape: Sequence[int],
+        dtype: npt.DTypeLike,
+        template: Any,
+        lead: Mapping[str, int],
     ) -> Any:
-        """An array of zeros; the shape is that of the file."""
+        """An array of zeros; the shape of a volume is that of the file."""
         version_2 = group.metadata.zarr_format == 2
         return group.create_array(
             name,
-            shape=tuple(shape),
+            shape=(*lead.values(), *shape),
             # numpy has two names for 64 bits, of which zarr knows one.
             dtype=np.dtype(np.dtype(dtype).str),
-            chunks=label_chunks(shape, self.axes[self.axis]),
+            chunks=(1,) * len(lead) + label_chunks(shape, self.axes[self.axis]),
             compressors=numcodecs.Blosc("zstd") if version_2 else BloscCodec(cname="zstd"),
             fill_value=0,
             chunk_key_encoding={"name": "v2" if version_2 else "default", "separator": "/"},
-            dimension_names=None if version_2 else _ngff.axis_names(template)[1],
+            dimension_names=None if version_2 else [*lead, *_ngff.axis_names(template)[1]],
         )
+
+    def at(self, place: tuple[int, ...]) -> LabelStore:
+        """The store of another volume of the series."""
+        return replace(self, place=place)
 
     @cached_property
     def _stored(self) -> Any:
-        return zarr.open_array(str(self.folder / "0"), mode="r+")
+        return _volume_at(zarr.open_array(str(self.folder / "0"), mode="r+"), self.place)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -175,7 +195,13 @@ class LabelStore:
         """The labels, shape of the image, to be read and written by this process alone."""
         return ChunkedArray(self._stored, self.axes)
 
-    def finish(self, geometry: Geometry, template: Any, table: LabelTable) -> None:
+    def finish(
+        self,
+        geometry: Geometry,
+        template: Any,
+        table: LabelTable,
+        lead: Mapping[str, int] | None = None,
+    ) -> None:
         """Write the coarser levels, slab by slab, and the metadata.
 
         There are levels down to one of at most 256 voxels along each axis.
@@ -187,12 +213,47 @@ class LabelStore:
         template : object
             Of the image.
         table : LabelTable
+        lead : mapping, optional
+            As in `create`.
         """
+        lead = lead or {}
         group = zarr.open_group(str(self.folder), mode="r+")
-        fine, factors = self._stored, [(1, 1, 1)]
-        for shape, step, factor in coarser_levels(fine.shape, geometry.spacing):
-            coarse = self._create(group, str(len(factors)), shape, self.dtype, template)
-            write_coarser(fine, coarse, step, self.axes[self.axis])
+        fine, factors = group["0"], [(1, 1, 1)]
+        for shape, step, factor in coarser_levels(self._stored.shape, geometry.spacing):
+            name = str(len(factors))
+            coarse = self._create(group, name, shape, self.dtype, template, lead)
+            for place in np.ndindex(*lead.values()):
+                volumes = _volume_at(fine, place), _volume_at(coarse, place)
+                write_coarser(*volumes, step, self.axes[self.axis])
             fine = coarse
             factors.append(factor)
-        group.attrs.update(_ngff.label_attributes(self.folder, geometry, template, factors, table))
+        group.attrs.update(
+            _ngff.label_attributes(self.folder, geometry, template, factors, table, "".join(lead))
+        )
+
+
+class _VolumeAt:
+    """One volume of a stored series.
+
+    Parameters
+    ----------
+    array : zarr.Array
+    place : tuple of int
+        Indices along its first axes.
+    """
+
+    def __init__(self, array: Any, place: tuple[int, ...]) -> None:
+        self._array, self._place = array, place
+        self.shape = tuple(int(n) for n in array.shape[len(place) :])
+        self.chunks = tuple(int(n) for n in array.chunks[len(place) :])
+        self.ndim, self.dtype = len(self.shape), np.dtype(array.dtype)
+
+    def __getitem__(self, key: tuple[slice, ...]) -> npt.NDArray[Any]:
+        return np.asarray(self._array[(*self._place, *key)])
+
+    def __setitem__(self, key: tuple[slice, ...], values: npt.NDArray[Any]) -> None:
+        self._array[(*self._place, *key)] = values
+
+
+def _volume_at(array: Any, place: tuple[int, ...]) -> Any:
+    return _VolumeAt(array, place) if place else array

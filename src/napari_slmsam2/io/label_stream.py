@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -40,13 +41,15 @@ class LabelStream:
         The highest label that will be written; the smallest dtype that holds it is used.
     overwrite : bool
         Whether an existing OME-Zarr of labels may be replaced.
+    lead : mapping of {"t" or "c": int}, optional
+        Sizes of the axes before the three of space, of a series.
 
     Attributes
     ----------
     store : LabelStore
         For writing in blocks, also from other processes.
     labels : ChunkedArray
-        The labels, shape of the image, of which only the slabs in use are in memory. A session
+        The labels (of a series those of its first volume), shape of the image, of which only the slabs in use are in memory. A session
         that is made with them (``labels=``) writes finished slices to the disk.
 
     Raises
@@ -64,6 +67,7 @@ class LabelStream:
         *,
         highest: int,
         overwrite: bool = False,
+        lead: Mapping[str, int] | None = None,
     ) -> None:
         target = format_to_write(Path(path))
         if not target.is_written_in_blocks:
@@ -74,7 +78,7 @@ class LabelStream:
         target.load(Path(path))
         from napari_slmsam2.io.label_store import LabelStore
 
-        self._like = like
+        self._like, self._lead = like, dict(lead or {})
         self._target = AtomicTarget(path, overwrite=overwrite, replaceable_folder=is_label_store)
         try:
             with self._target.reported():
@@ -85,6 +89,7 @@ class LabelStream:
                     like.volume.axis,
                     order=like.order,
                     template=like.template,
+                    lead=self._lead,
                 )
         except BaseException:
             self._target.discard()
@@ -103,15 +108,22 @@ class LabelStream:
         Parameters
         ----------
         labels : array_like of whole numbers, shape of the image
+            Of a series after the axes of ``lead``.
         """
         axis = self.store.axis
-        for block in self.store.blocks():
-            key: list[slice] = [slice(None)] * 3
-            key[axis] = slice(block.start, block.stop)
-            part = np.asarray(labels[tuple(key)])
-            part = np.rint(part) if part.dtype.kind == "f" else part
-            with self._target.reported():
-                self.store.write(block.start, part.astype(self.store.dtype))
+        for place in self._places():
+            store, volume = self.store.at(place), labels[place] if place else labels
+            for block in store.blocks():
+                key: list[slice] = [slice(None)] * 3
+                key[axis] = slice(block.start, block.stop)
+                part = np.asarray(volume[tuple(key)])
+                part = np.rint(part) if part.dtype.kind == "f" else part
+                with self._target.reported():
+                    store.write(block.start, part.astype(store.dtype))
+
+    def _places(self) -> Iterator[tuple[int, ...]]:
+        """Indices of all volumes: of a single one, the empty tuple."""
+        return np.ndindex(*self._lead.values())
 
     def finish(self, *, table: LabelTable | None = None, colours: Colours | None = None) -> Path:
         """Write coarser levels and metadata, and put the file in place.
@@ -134,10 +146,16 @@ class LabelStream:
         like = self._like
         with self._target.reported():
             self.labels.flush()
-            table = described(self.labels, table or like.label_table, colours)
+            volumes = [self.labels]
+            if self._lead:
+                volumes = [self.store.at(place).labels() for place in self._places()]
+            table = described(
+                (volume[i] for volume in volumes for i in range(len(volume))),
+                table or like.label_table, colours,
+            )  # fmt: skip
             order = "".join(like.order[self.store.axes.index(a)] for a in range(3))
             geometry = like.geometry.reordered(like.order, order)
-            self.store.finish(geometry, like.template, table)
+            self.store.finish(geometry, like.template, table, self._lead)
         return self._target.commit()
 
     def discard(self) -> None:
@@ -145,8 +163,8 @@ class LabelStream:
         self._target.discard()
 
 
-def described(labels: Any, table: LabelTable, colours: Colours | None) -> LabelTable:
-    """Names and colours of the labels in an array; no colours of more than 1024 labels."""
+def described(labels: Iterable[Any], table: LabelTable, colours: Colours | None) -> LabelTable:
+    """Names and colours of the labels in an array, or in parts of one; not of more than 1024."""
     if colours is None:
         return table
     found: npt.NDArray[Any] = np.unique(np.concatenate([np.unique(plane) for plane in labels]))
@@ -159,8 +177,8 @@ def described(labels: Any, table: LabelTable, colours: Colours | None) -> LabelT
 
 
 def check_label_shape(path: Path, labels: Any, like: LoadedImage) -> None:
-    """Refuse labels that do not have the shape of their image."""
-    if tuple(labels.shape) != like.volume.shape:
+    """Refuse labels of which the last three axes do not have the shape of their image."""
+    if tuple(labels.shape[-3:]) != like.volume.shape:
         raise GridMismatchError(
             str(path), "labels do not have the shape of the image",
             expected=like.volume.shape, found=tuple(labels.shape),

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.core.atomic_write import atomic_write, check_writable
-from napari_slmsam2.core.errors import SlmSam2Warning, VolumeError
+from napari_slmsam2.core.errors import GridMismatchError, SlmSam2Warning, VolumeError
 from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.io._ngff import is_label_store
@@ -37,7 +37,7 @@ class LabelMap:
     Attributes
     ----------
     array : ndarray of uint8, uint16, uint32 or uint64, shape (I, J, K)
-        The smallest of these dtypes that holds all labels.
+        The smallest of these dtypes that holds all labels. Of a series (T, I, J, K).
     table : LabelTable
         Names and colours, where the file has some.
     """
@@ -131,6 +131,14 @@ def labels_of(
     return LabelMap(array, found.label_table)
 
 
+def label_series_of(raw: RawImage, path: Path, selection: Selection) -> LabelMap:
+    """The labels of all time points of an opened file, shape (T, I, J, K); of one, (I, J, K)."""
+    if raw.n_times == 1:
+        return labels_of(raw, path, selection)
+    maps = [labels_of(raw, path, replace(selection, time=t)) for t in range(raw.n_times)]
+    return replace(maps[0], array=np.stack([labels.array for labels in maps]))
+
+
 def _followed(raw: RawImage, path: Path, selection: Selection, like: LoadedImage) -> Selection:
     """The selection, with the time point and the stack of the image where labels have the same."""
     shape = dict(zip(raw.axes, raw.data.shape, strict=False))
@@ -139,8 +147,7 @@ def _followed(raw: RawImage, path: Path, selection: Selection, like: LoadedImage
         letter = theirs.stack[0]
         if shape.get(letter, 1) > 1 or "?" in raw.axes:
             return replace(selection, stack=theirs.stack)
-    n_times = shape.get("t", shape.get("?", 1) if raw.axes.count("?") == 1 else 1)
-    if selection.time is None and theirs.time is not None and 1 < n_times == like.n_times:
+    if selection.time is None and theirs.time is not None and 1 < raw.n_times == like.n_times:
         warnings.warn(
             f"{path.name}: its labels are taken at time point {theirs.time}, that of the image. "
             f"Choose another one with {selection.advice('time')}.",
@@ -159,8 +166,9 @@ def write_labels(
     overwrite: bool = False,
     colours: Colours | None = None,
     table: LabelTable | None = None,
+    lead: str | None = None,
 ) -> Path:
-    """Write a label volume on the grid of its image.
+    """Write a label volume, or a series of them, on the grid of its image.
 
     The suffix of the path decides the format. In the format of the image the header is the
     image's own (affine, sform and qform with their codes, voxel size, units); in another format
@@ -172,8 +180,9 @@ def write_labels(
     path : path-like
         NIfTI, MGH/MGZ, NRRD, TIFF, OME-Zarr or NPY.
     labels : array_like of integer or bool, shape of the image
+        Or one or two axes more, which come first: time points, channels.
     like : LoadedImage
-        The image.
+        The image, of a series any time point.
     overwrite : bool
         Whether an existing file, or OME-Zarr of labels, may be replaced.
     colours : callable, optional
@@ -182,6 +191,10 @@ def write_labels(
         Names and colours of labels; where ``colours`` is given too, that has precedence. OME-Zarr
         and ``.seg.nrrd`` keep both. Default: those of ``like``.
 
+    lead : {"", "t", "c", "tc", "ct"}, optional
+        What the first axes are, where there are more than three. Default: ``t`` for one, ``tc`` for
+        two. Time points keep the step, the unit and the start of the image's time axis.
+
     Returns
     -------
     Path
@@ -189,7 +202,8 @@ def write_labels(
     Raises
     ------
     OutputError
-        The file exists, cannot be written, or its format cannot hold labels.
+        The file exists, cannot be written, or its format cannot hold the labels, for instance
+        several time points.
     VolumeError
         The labels are not whole numbers from 0.
     GridMismatchError
@@ -204,18 +218,24 @@ def write_labels(
     target = format_to_write(path)
     array: Any = labels if hasattr(labels, "dtype") else np.asarray(labels)
     check_label_shape(path, array, like)
+    array, lead = _with_lead(array, str(path), lead)
     if target.is_written_in_blocks:
-        highest = _highest(array, path, like.volume)
-        with LabelStream(path, like, highest=highest, overwrite=overwrite) as stream:
+        sizes = dict(zip(lead, array.shape, strict=False))
+        places = np.ndindex(*sizes.values())
+        highest = max(_highest(array[x] if x else array, path, like.volume) for x in places)
+        with LabelStream(path, like, highest=highest, overwrite=overwrite, lead=sizes) as stream:
             stream.fill(array)
             return stream.finish(table=table, colours=colours)
     array = _smallest(_whole(np.asarray(array), str(path), {}))
-    geometry, options = like.geometry, {}
+    geometry, options = like.geometry, dict[str, Any]()
     if target.described:
         options["table"] = described(array, table or like.label_table, colours)
+    if lead:
+        options["lead"] = lead
     order = target.order_to_write(path, like.template)
-    if order != like.order:
-        array = array.transpose(transposition(like.order, order))
+    source, wanted = lead + like.order, order + lead if target.order == "xyz" else lead + order
+    if source != wanted:
+        array = array.transpose(transposition(source, wanted))
         geometry = geometry.reordered(like.order, order)
     module = target.load(path)
     return atomic_write(
@@ -224,6 +244,25 @@ def write_labels(
         overwrite=overwrite,
         replaceable_folder=is_label_store,
     )
+
+
+def _with_lead(array: Any, what: str, lead: str | None) -> tuple[Any, str]:
+    """The labels, and the axes before the three of space: at most ``t`` and ``c``, in this order.
+
+    Raises
+    ------
+    GridMismatchError
+        There are others.
+    """
+    n_lead = len(array.shape) - 3
+    lead = "tc"[:n_lead] if lead is None else lead
+    if len(lead) != n_lead or lead not in ("", "t", "c", "tc", "ct"):
+        raise GridMismatchError(
+            what, "labels have too many axes", expected="three of space, time and channels",
+            found=f"shape {tuple(array.shape)}",
+            hint="Save one volume at a time, or one time series.",
+        )  # fmt: skip
+    return (np.asarray(array).swapaxes(0, 1), "tc") if lead == "ct" else (array, lead)
 
 
 def _highest(labels: Any, path: Path, volume: Volume) -> int:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.io import LoadedImage
-from napari_slmsam2.io.geometry import Geometry
+from napari_slmsam2.io.geometry import SPATIAL, Geometry, TimeAxis
 from napari_slmsam2.io.raw import Colours
+from napari_slmsam2.io.units import time_unit_name
+
+_LETTERS = {"t": "t", "time": "t", "c": "c", "ch": "c", "channel": "c"}
 
 METADATA_KEY = "napari_slmsam2"
 """Where `Layer.metadata` holds a grid. A layer on the same grid has a copy of it."""
@@ -58,14 +62,24 @@ def grid_of(
         "unit": geometry.unit,
         "affine": geometry.affine,
         "origin": geometry.origin,
+        "time": geometry.time,
         "template": template,
         "label_table": table or LabelTable(),
     }
 
 
 def loaded_image(grid: Mapping[str, Any], data: Any) -> LoadedImage:
-    """The image of a grid as `io.write_labels` takes it; its voxels are those of ``data``."""
-    geometry = Geometry(tuple(grid["spacing"]), grid["unit"], grid["affine"], grid["origin"])
+    """The image of a grid as `io.write_labels` takes it.
+
+    Parameters
+    ----------
+    grid : mapping
+    data : array_like, shape of the grid
+        Its voxels.
+    """
+    geometry = Geometry(
+        tuple(grid["spacing"]), grid["unit"], grid["affine"], grid["origin"], grid.get("time")
+    )
     path = Path(grid["path"] or "image")
     volume = Volume(data, 0, geometry.spacing, geometry.unit, geometry.affine, name=str(path))
     return LoadedImage(
@@ -112,3 +126,58 @@ def layer_geometry(geometry: Geometry, n_dims: int, order: str) -> dict[str, Any
         "units": [geometry.unit] * n_dims,
         "axis_labels": [order[i] for i in kept],
     }
+
+
+def spatial_axes(names: Sequence[object]) -> tuple[int, ...]:
+    """The axes of space of a layer: those called x, y and z, else the last three.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Labels of the layer's axes. Axes called time or channel are not counted.
+    """
+    words = [str(name).lower() for name in names]
+    called = [i for i, word in enumerate(words) if word in SPATIAL and word]
+    if sorted(words[i] for i in called) == sorted(SPATIAL):
+        return tuple(called)
+    return tuple(i for i, word in enumerate(words) if word not in _LETTERS)[-3:]
+
+
+def lead_axes(shape: Sequence[int], names: Sequence[object], axes: Sequence[int]) -> dict[int, str]:
+    """What the axes of a layer beside three axes of space are: ``t``, ``c``, or ``?``.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Of the layer.
+    names : sequence of str
+        Labels of its axes. Those that specify nothing are time first, then channels.
+    axes : sequence of int
+        The axes of space.
+
+    Returns
+    -------
+    dict of {axis: letter}
+        Ascending; without axes of length 1.
+    """
+    beside = [a for a, n in enumerate(shape) if a not in axes and n > 1]
+    letters = {a: _LETTERS.get(str(names[a]).lower(), "?") for a in beside}
+    free = [letter for letter in "tc" if letter not in letters.values()]
+    return {a: free.pop(0) if x == "?" and free else x for a, x in letters.items()}
+
+
+def with_lead_first(data: Any, axes: Sequence[int], lead: Mapping[int, str]) -> npt.NDArray[Any]:
+    """The array of a layer with the axes of `lead_axes` first, then those of space."""
+    kept = [*lead, *axes]
+    array = np.asarray(data)[tuple(slice(None) if a in kept else 0 for a in range(data.ndim))]
+    return array.transpose([sorted(kept).index(a) for a in kept])
+
+
+def layer_time(
+    lead: Mapping[int, str], scale: Sequence[float], units: Sequence[object], start: Sequence[float]
+) -> TimeAxis | None:
+    """The time axis that the transform of a layer describes; None without one."""
+    for axis, letter in lead.items():
+        if letter == "t":
+            return TimeAxis.usable(scale[axis], time_unit_name(units[axis]), start[axis])
+    return None

@@ -11,12 +11,15 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from napari_slmsam2.core.errors import VolumeError
+from napari_slmsam2.core.errors import OutputError, VolumeError
 from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.io.geometry import Geometry
 
 Colours = Callable[[npt.NDArray[np.integer]], npt.NDArray[np.floating]]
 """From n labels to their colours: RGBA from 0 to 1, shape (n, 4)."""
+
+LABELS_MARK = "napari-slmsam2 label map"
+"""What writers note in files of formats that have no field for it, so that readers know labels."""
 
 _CHUNK = 2**24
 
@@ -50,6 +53,8 @@ class RawImage:
         Of the file, where ``data`` yields another one because it is scaled.
     named : bool
         Whether the format or the file specifies which axis is which. A bare array does not.
+    holds_labels : bool
+        Whether the file is marked as a label map.
     """
 
     data: Any
@@ -62,6 +67,7 @@ class RawImage:
     label_tables: tuple[LabelTable, ...] = ()
     stored_dtype: np.dtype[Any] | None = None
     named: bool = True
+    holds_labels: bool = False
 
     @property
     def order(self) -> str:
@@ -70,6 +76,16 @@ class RawImage:
         if len(found) == 3:
             return found
         return {"xy": "xyz", "yx": "zyx"}.get(found, "zyx")
+
+    @property
+    def n_times(self) -> int:
+        """Time points: along t, else along the only dimension whose meaning is not known."""
+        sizes = [int(n) for n, axis in zip(self.data.shape, self.axes, strict=True) if axis == "t"]
+        unknown = [
+            int(n) for n, axis in zip(self.data.shape, self.axes, strict=True)
+            if axis == "?" and n > 1
+        ]  # fmt: skip
+        return (sizes or (unknown if len(unknown) == 1 else [1]))[0]
 
     @property
     def roles(self) -> str:
@@ -246,3 +262,19 @@ def raw_array(
     check_size(path, offset + math.prod(shape) * dtype.itemsize)
     proxy: ArrayLike = proxy_type(str(path), (shape, dtype, offset), mmap=False, order=order)
     return proxy
+
+
+def cannot_hold(path: Path, lead: str) -> OutputError:
+    """The error of a writer whose format has no axes for a series.
+
+    Parameters
+    ----------
+    path : Path
+    lead : str
+        The axes beside the three of space: ``t``, ``c``, ``tc``.
+    """
+    held = " and ".join({"t": "several time points", "c": "several channels"}[x] for x in lead)
+    return OutputError(
+        str(path), f"this format cannot hold labels of {held}",
+        hint="Write .nii.gz, .nrrd, .ome.tif, .ome.zarr or .npy, which hold the whole series.",
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Names of length units in the tables of OME-XML and OME-Zarr, and their size in millimetres."""
+"""Names of units of length and time in OME-XML and OME-Zarr, and their sizes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,22 @@ NGFF_NAMES = {
     **{unit: unit for unit in IN_MM},
     **{f"{symbol}m": f"{prefix}meter" for symbol, (prefix, _) in _PREFIXES.items()},
 }
-"""Names of units in OME-Zarr."""
+"""Names of units of length in OME-Zarr."""
+
+IN_SECONDS = {
+    **{f"{symbol}s": float(f"1e{power}") for symbol, (_, power) in _PREFIXES.items()},
+    "min": 60.0, "h": 3600.0, "d": 86400.0,
+}  # fmt: skip
+"""Seconds in one unit of time, by the name that this package uses."""
+
+OME_TIME_SYMBOLS = {**{unit: unit for unit in IN_SECONDS}, "us": "µs"}
+"""Symbols of ``UnitsTime`` in OME-XML."""
+
+NGFF_TIME_NAMES = {
+    **{f"{symbol}s": f"{prefix}second" for symbol, (prefix, _) in _PREFIXES.items()},
+    "min": "minute", "h": "hour", "d": "day",
+}  # fmt: skip
+"""Names of units of time in OME-Zarr."""
 
 _ALIASES = {
     "um": ("micron",),
@@ -60,6 +75,13 @@ _WORDS = {
     **{alias: unit for unit, aliases in _ALIASES.items() for alias in aliases},
 }
 
+_TIME_WORDS = {
+    **{symbol: unit for unit, symbol in OME_TIME_SYMBOLS.items()},
+    **{name: unit for unit, name in NGFF_TIME_NAMES.items()},
+    **{unit: unit for unit in IN_SECONDS},
+    "sec": "s", "msec": "ms", "usec": "us", "hr": "h",
+}  # fmt: skip
+
 
 def unit_name(text: object) -> str:
     """The name that this package uses for a unit: ``um``, ``mm``, ...; `NO_UNIT` if not known.
@@ -73,6 +95,18 @@ def unit_name(text: object) -> str:
         return _SYMBOLS[key]
     key = key.lower()
     return _WORDS.get(key) or _WORDS.get(key.removesuffix("s"), NO_UNIT)
+
+
+def time_unit_name(text: object) -> str:
+    """The name that this package uses for a unit of time: ``s``, ``ms``, ...
+
+    `NO_UNIT` where it is not known. Symbols of OME-XML and names of OME-Zarr, in the plural too.
+    """
+    key = str(text).strip().replace("\u03bc", "\u00b5")
+    for word in (key, key.lower(), key.lower().removesuffix("s")):
+        if word in _TIME_WORDS:
+            return _TIME_WORDS[word]
+    return NO_UNIT
 
 
 def common_unit(units: Sequence[str]) -> tuple[str, list[float]]:

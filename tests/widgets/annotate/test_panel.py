@@ -824,11 +824,31 @@ def test_a_session_of_another_axis_is_refused(bench, tmp_path, qtbot, monkeypatc
 
 def test_a_failed_save_is_told(bench, tmp_path, qtbot, monkeypatch, messages):
     bench.paint(5)
-    path = tmp_path / "out.nosuch"
+    path = tmp_path / "missing" / "out.nii"
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: (str(path), ""))
     bench.panel.save_button.click()
     qtbot.waitUntil(lambda: bool(messages), timeout=10_000)
-    assert "cannot be written in this format" in messages[0]
+    assert str(path) in messages[0]
+    assert "Saved" not in messages[0]
+
+
+def test_a_session_of_a_series_names_the_seeds_that_it_does_not_hold(
+    viewer, qtbot, segmenter, tmp_path, monkeypatch, messages
+):
+    viewer.add_image(np.zeros((3, 6, 8, 8), np.float32), axis_labels=("t", "z", "y", "x"))
+    bench = Bench(viewer, qtbot, segmenter)
+    bench.panel.runner.models = Models()
+    for time in (0, 2):
+        viewer.dims.set_current_step(0, time)
+        bench.layer.paint((time, bench.panel.workspace.index, 4, 4), 1)
+        QApplication.processEvents()
+    path = tmp_path / "work.slmsam2"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *a, **k: (str(path), ""))
+    bench.panel.save_session_button.click()
+    qtbot.waitUntil(lambda: bool(messages), timeout=10_000)
+    assert messages[-1].startswith(f"Saved {path}")
+    assert "axis 0 (t) at 0" in messages[-1]
+    assert "axis 0 (t) at 2" not in messages[-1]
 
 
 def test_a_download_is_asked_for_with_size_and_licence(bench, monkeypatch):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtWidgets import (
-    QFileDialog,
     QInputDialog,
     QLineEdit,
     QMessageBox,
@@ -21,6 +19,7 @@ from napari_slmsam2.core.errors import SlmSam2Error
 from napari_slmsam2.engine.weights.local_models import SUFFIX, find_adapted
 from napari_slmsam2.engine.weights.model_folder import delete_model, file_of, rename_model
 from napari_slmsam2.widgets.common.choosers import NarrowCombo, wrapped_label
+from napari_slmsam2.widgets.common.file_dialogs import ask_save_path
 from napari_slmsam2.widgets.common.layout import button, row
 from napari_slmsam2.widgets.common.model_events import model_events
 
@@ -84,12 +83,9 @@ class ModelManager(QWidget):
     def export(self) -> None:
         """Ask for a file and copy the model to it."""
         name = self.models.currentText()
-        chosen, _ = QFileDialog.getSaveFileName(
-            self, "Export a model", name + SUFFIX, f"Weights (*{SUFFIX})"
-        )
-        if not chosen:
+        path = ask_save_path(self, "Export a model", name + SUFFIX, f"Weights (*{SUFFIX})")
+        if path is None:
             return
-        path = Path(chosen if chosen.endswith(SUFFIX) else chosen + SUFFIX)
         try:
             source = file_of(name, self._folder)
             atomic_write(path, lambda file: shutil.copyfile(source, file), overwrite=True)

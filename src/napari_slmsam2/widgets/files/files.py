@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ from napari_slmsam2.widgets.files.saving import read_snapshots
 from napari_slmsam2.widgets.runs.runner import Runner
 from napari_slmsam2.widgets.workspace.grid import SliceView, make_volume, show_view
 from napari_slmsam2.widgets.workspace.seeds import SeedTracker
-from napari_slmsam2.widgets.workspace.workspace import Workspace
+from napari_slmsam2.widgets.workspace.workspace import Stack, Workspace
 
 if TYPE_CHECKING:
     from napari_slmsam2.session.session import SegmentationSession
@@ -77,28 +78,32 @@ class Files(QObject):
     # -- on request
 
     def save_labels(self) -> None:
-        """Ask for a path, then write the labels of the stack on screen."""
+        """Ask for a path, then write all labels of the layer, of a series at every time point."""
         self._tracker.flush()
-        save_labels_as(self._view, self._workspace, self._mark_saved())
+        save_labels_as(self._view, self._workspace, self._mark_saved(self._workspace.stacks))
 
     def save_session(self) -> None:
         """Ask for a path, then write the session."""
-        image = self._workspace.image
-        if self._workspace.stack is not None and image is not None and not self._runner.running:
+        image, stack = self._workspace.image, self._workspace.stack
+        if stack is not None and image is not None and not self._runner.running:
             self._tracker.scan_all()
             request = self._view.read_request(image)
-            save_session_as(self._view, self._workspace, request, self._mark_saved())
+            save_session_as(self._view, self._workspace, request, self._mark_saved((stack,)))
 
     def open_session(self) -> None:
         """Ask for a session of this image and continue it in a new Labels layer."""
         if not self._runner.running:
             open_session_from(self._view, self._workspace, self._on_opened)
 
-    def _mark_saved(self) -> partial[None]:
-        """A callback for when the work as it is now has been written."""
-        annotation = self._workspace.annotation
-        assert annotation is not None
-        return partial(self.autosave.saved, annotation, self.autosave.changes(annotation))
+    def _mark_saved(self, stacks: Sequence[Stack]) -> Callable[[], None]:
+        """A callback for when the work on stacks as it is now has been written."""
+        changes = [(x.annotation, self.autosave.changes(x.annotation)) for x in stacks]
+
+        def saved() -> None:
+            for annotation, count in changes:
+                self.autosave.saved(annotation, count)
+
+        return saved
 
     def _on_opened(self, session: SegmentationSession) -> None:
         if self._is_free() and self._workspace.add_labels() is not None:

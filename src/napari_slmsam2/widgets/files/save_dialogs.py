@@ -12,34 +12,40 @@ from napari.qt.threading import create_worker
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtWidgets import QFileDialog, QWidget
 
+from napari_slmsam2.io.formats import FORMATS
 from napari_slmsam2.io.layer_grid import colours_of
+from napari_slmsam2.widgets.common.file_dialogs import ask_save_path
 from napari_slmsam2.widgets.files import saving
 from napari_slmsam2.widgets.runs.task import RunRequest
-from napari_slmsam2.widgets.workspace.grid import make_volume
+from napari_slmsam2.widgets.workspace.grid import axis_name, make_volume
 from napari_slmsam2.widgets.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from napari_slmsam2.session.session import SegmentationSession
 
+_SESSIONS = "Session (*.slmsam2)"
+
 
 def save_labels_as(parent: QWidget, space: Workspace, saved: Callable[[], None]) -> None:
-    """Ask for a file and write the labels of the stack on screen to it; then report it."""
+    """Ask for a file and write all labels of the layer to it; then report it."""
     if space.stack is None or space.image is None:
         return
-    annotation, sink = space.stack.annotation, space.stack.sink
+    sink = space.stack.sink
     source, grid = saving.describe_image(space.image, sink.view)
     name = _suggest(source, space.image, "_labels.nii.gz")
-    path, _ = QFileDialog.getSaveFileName(parent, "Save labels", name, saving.LABEL_FILTER)
-    if path:
-        labels, colours = annotation.labels.copy(), colours_of(sink.layer.colormap)
+    writable = [suffix for known in FORMATS for suffix in known.writable]
+    path = ask_save_path(parent, "Save labels", name, saving.LABEL_FILTER, writable)
+    if path is not None:
+        labels, lead = saving.all_labels(sink.layer, sink.view)
         start(
             saving.save_labels,
-            Path(path),
+            path,
             labels,
             source,
             grid,
-            colours,
-            returned=partial(_tell, saved),
+            colours_of(sink.layer.colormap),
+            lead,
+            returned=partial(_report, saved, ""),
         )
 
 
@@ -52,16 +58,33 @@ def save_session_as(
     stack = space.stack
     source, grid = saving.describe_image(space.image, stack.sink.view)
     name = _suggest(source, space.image, ".slmsam2")
-    path, _ = QFileDialog.getSaveFileName(parent, "Save session", name, "Session (*.slmsam2)")
-    if path:
+    path = ask_save_path(parent, "Save session", name, _SESSIONS)
+    if path is not None:
         start(
             saving.save_session,
-            Path(path),
+            path,
             saving.Snapshot.of(stack, request),
             source,
             grid,
-            returned=partial(_tell, saved),
+            returned=partial(_report, saved, _left_out(space)),
         )
+
+
+def _left_out(space: Workspace) -> str:
+    """The other stacks of the layer with seeds, which a session file does not hold, in words."""
+    others = [x for x in space.stacks if x is not space.stack and len(x.annotation.prompts)]
+    if not others or space.image is None:
+        return ""
+    names = space.image.axis_labels
+    places = [
+        ", ".join(f"axis {axis_name(a, names)} at {i}" for a, i in x.sink.view.held)
+        or f"slices along axis {axis_name(x.sink.view.layer_axis, names)}"
+        for x in others
+    ]
+    return (
+        " It holds the seeds of the slices on screen. There are other ones: "
+        f"{'; '.join(places)}. Show those and save a session of each."
+    )
 
 
 def open_session_from(
@@ -70,7 +93,7 @@ def open_session_from(
     """Ask for a session file, read it, and hand the session over on the GUI thread."""
     if space.view is None or space.image is None:
         return
-    path, _ = QFileDialog.getOpenFileName(parent, "Open session", filter="Session (*.slmsam2)")
+    path, _ = QFileDialog.getOpenFileName(parent, "Open session", filter=_SESSIONS)
     if not path:
         return
 
@@ -108,10 +131,10 @@ def start(function: Any, *args: Any, returned: Callable[[tuple[Any, str]], None]
     worker.start()
 
 
-def _tell(saved: Callable[[], None], result: tuple[Path | None, str]) -> None:
+def _report(saved: Callable[[], None], note: str, result: tuple[Path | None, str]) -> None:
     path, problem = result
     if path is None:
         show_error(problem)
     else:
         saved()
-        show_info(f"Saved {path}.")
+        show_info(f"Saved {path}.{note}")

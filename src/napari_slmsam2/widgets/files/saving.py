@@ -9,19 +9,31 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from napari.layers import Image
+from napari.layers import Image, Labels
 
 from napari_slmsam2.core.errors import SessionFileError, SlmSam2Error
 from napari_slmsam2.core.prompts import PromptSet
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.io import LoadedImage, read_image, write_labels
 from napari_slmsam2.io.geometry import Geometry
-from napari_slmsam2.io.layer_grid import METADATA_KEY, loaded_image
+from napari_slmsam2.io.layer_grid import (
+    METADATA_KEY,
+    layer_time,
+    lead_axes,
+    loaded_image,
+    with_lead_first,
+)
 from napari_slmsam2.io.raw import Colours
+from napari_slmsam2.io.selection import Selection
 from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.session.run_records import RunRecord
 from napari_slmsam2.widgets.runs.task import RunRequest
-from napari_slmsam2.widgets.workspace.grid import SliceView, make_volume, world_affine
+from napari_slmsam2.widgets.workspace.grid import (
+    SliceView,
+    grid_shape,
+    make_volume,
+    world_affine,
+)
 from napari_slmsam2.widgets.workspace.workspace import Stack
 
 if TYPE_CHECKING:
@@ -47,6 +59,8 @@ def describe_image(image: Image, view: SliceView) -> tuple[Path | None, LoadedIm
     """
     path = image.source.path
     volume = make_volume(image, view)
+    lead = lead_axes(grid_shape(image), image.axis_labels, view.axes)
+    time = layer_time(lead, image.scale, image.units, image.translate)
     known = image.metadata.get(METADATA_KEY)
     if (
         known is not None
@@ -54,13 +68,32 @@ def describe_image(image: Image, view: SliceView) -> tuple[Path | None, LoadedIm
         and _same_voxel_size(known["spacing"], volume.spacing)
     ):
         grid = loaded_image(known, volume.data)
+        geometry = replace(grid.geometry, time=grid.geometry.time or time)
+        grid = replace(grid, geometry=geometry)
     else:
-        geometry = Geometry(volume.spacing, volume.unit, world_affine(image, view))
+        geometry = Geometry(volume.spacing, volume.unit, world_affine(image, view), time=time)
         dtype = np.dtype(volume.data.dtype)
         name = Path(path or image.name)
         grid = LoadedImage(volume, name, "napari", dtype, "", "zyx", geometry, None)
-    grid = replace(grid, volume=grid.volume.with_axis(volume.axis))
+    held = {x: index for a, index in view.held if (x := lead.get(a)) in ("t", "c")}
+    selection = Selection(channel=held.get("c"), time=held.get("t"))
+    grid = replace(grid, volume=grid.volume.with_axis(volume.axis), selection=selection)
     return (None if path is None else Path(path)), grid
+
+
+def all_labels(labels: Labels, view: SliceView) -> tuple[npt.NDArray[Any], str]:
+    """A copy of all labels of a layer: of a series those of every time point and channel.
+
+    Returns
+    -------
+    labels : ndarray of int
+        The axes beside the three of the view come first.
+    lead : str
+        What these are, see `write_labels`.
+    """
+    lead = lead_axes(grid_shape(labels), labels.axis_labels, view.axes)
+    array = with_lead_first(labels.data, view.axes, lead)
+    return array.copy(), "".join(lead.values())
 
 
 def save_labels(
@@ -69,8 +102,19 @@ def save_labels(
     source: Path | None,
     grid: LoadedImage,
     colours: Colours | None = None,
+    lead: str = "",
 ) -> Path:
     """Write labels on the grid of the file that the image came from, else of its layer.
+
+    Parameters
+    ----------
+    path : Path
+    labels : ndarray of int, shape of the grid, after the axes of ``lead``
+    source, grid : Path or None, LoadedImage
+        See `describe_image`.
+    colours : callable, optional
+    lead : str
+        See `write_labels`.
 
     Raises
     ------
@@ -78,7 +122,7 @@ def save_labels(
         They cannot be written; see `write_labels`.
     """
     like = _as_in_file(source, grid)
-    return write_labels(path, labels, like, overwrite=True, colours=colours)
+    return write_labels(path, labels, like, overwrite=True, colours=colours, lead=lead)
 
 
 def save_session(path: Path, snapshot: Snapshot, source: Path | None, grid: LoadedImage) -> Path:
@@ -195,7 +239,8 @@ def _as_in_file(source: Path | None, grid: LoadedImage) -> LoadedImage:
     if source is None or not source.exists():
         return grid
     try:
-        loaded = read_image(source, axis=grid.volume.axis)
+        chosen = grid.selection
+        loaded = read_image(source, axis=grid.volume.axis, channel=chosen.channel, time=chosen.time)
     except SlmSam2Error:
         return grid
     if not _same_voxels(loaded.volume, grid.volume):

@@ -266,6 +266,11 @@ class Workspace(QObject):
         return stacks[self._view]
 
     @property
+    def stacks(self) -> tuple[Stack, ...]:
+        """All stacks of slices of the Labels layer that were on screen: planes, time points."""
+        return () if self.labels is None else tuple(self._stacks.get(self.labels, {}).values())
+
+    @property
     def annotation(self) -> Annotation | None:
         """What is annotated on the stack on screen."""
         stack = self.stack
