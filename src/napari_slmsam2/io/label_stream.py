@@ -49,8 +49,9 @@ class LabelStream:
     store : LabelStore
         For writing in blocks, also from other processes.
     labels : ChunkedArray
-        The labels (of a series those of its first volume), shape of the image, of which only the slabs in use are in memory. A session
-        that is made with them (``labels=``) writes finished slices to the disk.
+        The labels, shape of the image, of which only the slabs in use are in memory; of a series
+        those of its first volume. A session that is made with them (``labels=``) writes finished
+        slices to the disk.
 
     Raises
     ------
