@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.random_weights import randomise
 
 from napari_slmsam2.core.config import ModelConfig, sam2_config, slm_sam2_config
-from napari_slmsam2.engine.sam2.network import MemoryTokens, SliceNetwork
+from napari_slmsam2.engine.sam2.network import MemoryTokens, SliceNetwork, encode_distances
 
 COMPACT = {
     "embed_dim": 24,
@@ -61,10 +61,11 @@ def least(function: Callable[[], object], repeats: int = 5) -> float:
 def memories(config: ModelConfig) -> tuple[MemoryTokens, MemoryTokens]:
     """A full long-term memory and a short-term one of one slice."""
     grid = config.image_size // 16
-    maps = [torch.randn(1, config.memory_dim, grid, grid) for _ in range(7)]
-    pointers = [torch.randn(1, config.model_dim) for _ in range(16)]
-    long = MemoryTokens(maps, [6, 5, 4, 3, 2, 1, 0], pointers, [d / 15 for d in range(16)])
-    return long, MemoryTokens(maps[-1:], [0], pointers[1:2], [1 / 15])
+    maps = torch.randn(7, 1, config.memory_dim, grid, grid)
+    pointers = torch.randn(16, 1, config.model_dim)
+    distances = encode_distances(range(16), 15, config.model_dim, maps.device)
+    long = MemoryTokens(maps, (6, 5, 4, 3, 2, 1, 0), pointers, distances)
+    return long, MemoryTokens(maps[-1:], (0,), pointers[1:2], distances[1:2])
 
 
 def main() -> None:

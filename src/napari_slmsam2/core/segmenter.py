@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from napari_slmsam2.core.memory import MemoryBank
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
+from napari_slmsam2.core.soft_masks import MaskExtent
 
 
 @dataclass(slots=True)
@@ -29,6 +30,8 @@ class SegmentedSlice:
         0 to 1.
     content : object
         What a `MemoryEntry` of this slice shall hold.
+    extent : MaskExtent or None
+        Where the mask lies, if the model has measured it on its device.
     """
 
     logits: npt.NDArray[np.float32]
@@ -36,6 +39,7 @@ class SegmentedSlice:
     predicted_iou: float
     stability: float
     content: Any
+    extent: MaskExtent | None = None
 
 
 class SliceSegmenter(Protocol):

@@ -52,6 +52,36 @@ class LogitPatch:
         return logits
 
 
+@dataclass(frozen=True, slots=True)
+class MaskExtent:
+    """Where a mask lies on its slice.
+
+    Attributes
+    ----------
+    box : tuple of slice
+        Around the logits that are stored, those above -4.
+    area : int
+        Pixels of the mask.
+    centroid : tuple of float or None
+        ``(row, column)``; None where the mask is empty.
+    """
+
+    box: Box
+    area: int
+    centroid: tuple[float, float] | None
+
+
+def box_of_sides(rows: npt.NDArray[np.bool_], columns: npt.NDArray[np.bool_]) -> Box:
+    """The smallest box around the rows, shape (H,), and columns, shape (W,), that are True."""
+    (held_rows,), (held_columns,) = np.nonzero(rows), np.nonzero(columns)
+    if not len(held_rows):
+        return slice(0, 0), slice(0, 0)
+    return (
+        slice(int(held_rows[0]), int(held_rows[-1]) + 1),
+        slice(int(held_columns[0]), int(held_columns[-1]) + 1),
+    )
+
+
 def find_box(inside: npt.NDArray[np.bool_]) -> Box:
     """The smallest ``(rows, columns)`` around the True pixels of a mask, shape (H, W)."""
     rows = np.flatnonzero(inside.any(1))

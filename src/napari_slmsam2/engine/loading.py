@@ -124,6 +124,8 @@ def make_segmenter(
             memory=config.memory,
         )
         loaded.network.pool_memory(config.memory_pooling)
+    with computing(torch_device, dtype):
+        loaded.network.sam_prompt_encoder.store_constants()
     precision = str(dtype).removeprefix("torch.")
     return ReadyModel(segmenter, loaded.name, loaded.sha256, str(torch_device), precision)
 

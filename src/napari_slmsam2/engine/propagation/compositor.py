@@ -105,12 +105,16 @@ class Compositor:
 
         Nothing is stored, see `store`.
         """
-        logits, found = output.logits, output
+        logits, extent = output.logits, output.extent
+        quality = SliceQuality(output.presence, output.predicted_iou, output.stability)
         if output.presence < 0.5:
-            logits = np.full_like(logits, -LIMIT)
-        box = find_box(logits > BACKGROUND)
-        quality = SliceQuality(found.presence, found.predicted_iou, found.stability)
-        quality = _measured(quality, LogitPatch(box, logits[box]))
+            logits, box = np.full_like(logits, -LIMIT), LogitPatch.empty().box
+        elif extent is None:
+            box = find_box(logits > BACKGROUND)
+            quality = _measured(quality, LogitPatch(box, logits[box]))
+        else:
+            box = extent.box
+            quality = replace(quality, area=extent.area, centroid=extent.centroid)
         if sweep.gap.closed and sweep.is_final:
             patch, merged = self._merged(sweep, index, logits, box, quality)
             return SweptMask(quality, patch, merged)

@@ -25,7 +25,10 @@ from sam2.modeling.memory_encoder import (  # noqa: E402
     MaskDownSampler,
     MemoryEncoder,
 )
-from sam2.modeling.position_encoding import PositionEmbeddingSine  # noqa: E402
+from sam2.modeling.position_encoding import (  # noqa: E402
+    PositionEmbeddingSine,
+    compute_axial_cis,
+)
 from sam2.modeling.sam.mask_decoder import MaskDecoder  # noqa: E402
 from sam2.modeling.sam.prompt_encoder import PromptEncoder  # noqa: E402
 from sam2.modeling.sam.transformer import RoPEAttention, TwoWayTransformer  # noqa: E402
@@ -55,6 +58,7 @@ __all__ = [
     "RoPEAttention",
     "SAM2Base",
     "TwoWayTransformer",
+    "compute_axial_cis",
     "do_pool",
     "get_1d_sine_pe",
     "window_partition",

@@ -19,6 +19,7 @@ from napari_slmsam2.engine.sam2._imports import (
     MemoryAttentionLayer,
     MemoryEncoder,
     PositionEmbeddingSine,
+    PromptEncoder,
 )
 from napari_slmsam2.engine.sam2.attention import BlockwiseTrunkAttention, MemoryRoPEAttention
 from napari_slmsam2.engine.sam2.slice_adapters import add_slice_adapters
@@ -29,6 +30,41 @@ class _NoPosition(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.new_empty(0)
+
+
+class SlicePromptEncoder(PromptEncoder):
+    """SAM 2's prompt encoder; what it computes without a prompt can be stored.
+
+    Parameters are those of ``PromptEncoder``.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._position: Tensor | None
+        self._no_points: Tensor | None
+        self.register_buffer("_position", None, persistent=False)
+        self.register_buffer("_no_points", None, persistent=False)
+
+    def store_constants(self) -> None:
+        """Compute once what does not depend on prompts, for weights that no longer change."""
+        self._position, self._no_points = self.get_dense_pe(), self._encode_no_points()
+
+    def get_dense_pe(self) -> Tensor:
+        """Position encoding of the image grid, shape (1, C, h, w)."""
+        return super().get_dense_pe() if self._position is None else self._position
+
+    def without_prompt(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Encoding of no prompt: tokens of shape (B, P, C) and a map of shape (B, C, h, w)."""
+        tokens = self._encode_no_points() if self._no_points is None else self._no_points
+        dense = self.no_mask_embed.weight.reshape(1, -1, 1, 1)
+        return tokens.expand(batch, -1, -1), dense.expand(batch, -1, *self.image_embedding_size)
+
+    def _encode_no_points(self) -> Tensor:
+        device = self.not_a_point_embed.weight.device
+        nowhere = torch.zeros(1, 1, 2, device=device)
+        padding = torch.full((1, 1), -1, dtype=torch.int32, device=device)
+        tokens, _ = self(points=(nowhere, padding), boxes=None, masks=None)
+        return tokens
 
 
 def sine_position(channels: int, grid: int) -> Tensor:

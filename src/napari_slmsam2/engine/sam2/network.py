@@ -1,12 +1,14 @@
 """The SLM-SAM 2 network, built out of the ``sam2`` package's modules.
 
-This is the only module that imports ``sam2``. With ``short_memory_slices=0`` it is SAM 2.1.
+With ``short_memory_slices=0`` it is SAM 2.1.
 Parameter names are the published ones, of SAM 2.1 and of SLM-SAM 2.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -20,17 +22,23 @@ from napari_slmsam2.engine.sam2._imports import (
     Fuser,
     MaskDecoder,
     MemoryAttentionLayer,
-    PromptEncoder,
     SAM2Base,
     TwoWayTransformer,
     get_1d_sine_pe,
 )
 from napari_slmsam2.engine.sam2.modules import (
+    SlicePromptEncoder,
     build_image_encoder,
     build_memory_attention,
     build_memory_encoder,
     sine_position,
 )
+
+#: Distances that are encoded together.
+_BLOCK = 64
+
+_ABSENT = -1024.0
+"""SAM 2's mask logits where the object is absent."""
 
 
 @dataclass(slots=True)
@@ -87,21 +95,22 @@ class MemoryTokens:
 
     Attributes
     ----------
-    maps : list of Tensor, each of shape (B, M, h, w)
-    rows : list of int
-        Row of the time table for each map.
-    pointers : list of Tensor, each of shape (B, C)
-    distances : list of float
-        Distance of each pointer in slices, already divided by the longest one.
+    maps : Tensor, shape (K, B, M, h, w), or None
+        None where nothing is remembered.
+    rows : tuple of int
+        Row of the time table for each of the K maps.
+    pointers : Tensor, shape (P, B, C), or None
+    distances : Tensor, shape (P, C), or None
+        Encoded distances of the pointers, see `encode_distances`.
     """
 
-    maps: list[Tensor] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-    pointers: list[Tensor] = field(default_factory=list)
-    distances: list[float] = field(default_factory=list)
+    maps: Tensor | None = None
+    rows: tuple[int, ...] = ()
+    pointers: Tensor | None = None
+    distances: Tensor | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.maps)
+        return self.maps is not None
 
 
 class SliceNetwork(SAM2Base):
@@ -180,7 +189,7 @@ class SliceNetwork(SAM2Base):
         grid = c.image_size // 16
         self.sam_prompt_embed_dim = c.model_dim
         self.sam_image_embedding_size = grid
-        self.sam_prompt_encoder = PromptEncoder(
+        self.sam_prompt_encoder = SlicePromptEncoder(
             embed_dim=c.model_dim,
             image_embedding_size=(grid, grid),
             input_image_size=(c.image_size, c.image_size),
@@ -291,12 +300,34 @@ class SliceNetwork(SAM2Base):
         long, short : MemoryTokens
             ``short`` is not read by a network without a short-term memory.
         """
-        conditioned = self.condition(embedding, long, short)
-        _, high_res = _expand(embedding, len(conditioned))
-        heads = self._forward_sam_heads(
-            conditioned, high_res_features=high_res, multimask_output=True
+        return self._segment_conditioned(embedding, self.condition(embedding, long, short))
+
+    def _segment_conditioned(self, embedding: ImageEmbedding, conditioned: Tensor) -> SliceOutput:
+        """SAM 2's mask decoder without a prompt, and its selection among three masks.
+
+        As ``SAM2Base._forward_sam_heads``, without what only prompts and training need.
+        """
+        batch = len(conditioned)
+        _, high_res = _expand(embedding, batch)
+        tokens, dense = self.sam_prompt_encoder.without_prompt(batch)
+        masks, ious, mask_tokens, presence = self.sam_mask_decoder(
+            image_embeddings=conditioned,
+            image_pe=self.sam_prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=tokens,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+            repeat_image=False,
+            high_res_features=high_res,
         )
-        return _output(heads)
+        is_present = presence > 0
+        best, best_iou = ious.argmax(dim=1), ious.amax(dim=1)
+        labels = torch.arange(batch, device=best.device)
+        masks = masks[labels, best].unsqueeze(1)
+        low_res = torch.where(is_present[:, :, None, None], masks, _ABSENT).float()
+        pointer = self.obj_ptr_proj(mask_tokens[labels, best])
+        share = is_present.float()
+        pointer = share * pointer + (1 - share) * self.no_obj_ptr
+        return SliceOutput(low_res, presence.float(), pointer, best_iou.float())
 
     def condition(
         self, embedding: ImageEmbedding, long: MemoryTokens, short: MemoryTokens
@@ -373,10 +404,11 @@ class SliceNetwork(SAM2Base):
         attention: nn.Module,
         time_table: Tensor,
     ) -> Tensor:
+        assert tokens.maps is not None
         feature = embedding.feature
-        batch = len(tokens.maps[0])
+        batch = tokens.maps.shape[1]
         _, channels, height, width = feature.shape
-        memory, position, pointer_tokens = self._memory_sequence(tokens, time_table, feature)
+        memory, position, pointer_tokens = self._memory_sequence(tokens, time_table, feature.dtype)
         attended = attention(
             curr=feature.flatten(2).permute(2, 0, 1).expand(-1, batch, -1),
             curr_pos=self._feature_position.to(feature.dtype).expand(-1, batch, -1),
@@ -387,29 +419,64 @@ class SliceNetwork(SAM2Base):
         return attended.permute(1, 2, 0).reshape(batch, channels, height, width)
 
     def _memory_sequence(
-        self, tokens: MemoryTokens, time_table: Tensor, like: Tensor
+        self, tokens: MemoryTokens, time_table: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor, int]:
-        batch = len(tokens.maps[0])
-        place = self._memory_position.expand(-1, batch, -1)
-        memory = [m.to(like).flatten(2).permute(2, 0, 1) for m in tokens.maps]
-        position = [place + time_table[row] for row in tokens.rows]
+        """Tokens and their positions, each of shape (tokens, B, M), and the tokens of pointers."""
+        assert tokens.maps is not None
+        batch = tokens.maps.shape[1]
+        memory = tokens.maps.flatten(3).permute(0, 3, 1, 2).flatten(0, 1).to(dtype)
+        times = torch.cat([time_table[row] for row in tokens.rows])
+        position = (self._memory_position[None, :, 0] + times).flatten(0, 1).to(dtype)
         count = 0
-        if tokens.pointers:
+        if tokens.pointers is not None:
+            assert tokens.distances is not None
             pieces = self.hidden_dim // self.mem_dim
-            pointers = torch.stack(tokens.pointers).to(like)
-            pointers = pointers.reshape(-1, batch, pieces, self.mem_dim)
-            memory.append(pointers.permute(0, 2, 1, 3).flatten(0, 1))
-            encoded = self._pointer_position(tokens.distances, like).unsqueeze(1)
-            position.append(encoded.expand(-1, batch, -1).repeat_interleave(pieces, dim=0))
-            count = len(memory[-1])
-        return torch.cat(memory), torch.cat(position).to(like.dtype), count
+            pointers = tokens.pointers.to(dtype).reshape(-1, batch, pieces, self.mem_dim)
+            memory = torch.cat([memory, pointers.transpose(1, 2).flatten(0, 1)])
+            encoded = self._pointer_positions(tokens.distances).to(dtype)
+            encoded = encoded[:, None].expand(-1, pieces, -1)
+            position = torch.cat([position, encoded.flatten(0, 1)])
+            count = pieces * len(tokens.pointers)
+        return memory, position[:, None].expand(-1, batch, -1), count
 
-    def _pointer_position(self, distances: list[float], like: Tensor) -> Tensor:
-        """Encoding of the distance of object pointers, shape (P, M); SAM 2.0 has none."""
+    def _pointer_positions(self, distances: Tensor) -> Tensor:
+        """Encoding of the distances of object pointers, shape (P, M); SAM 2.0 has none."""
         if self.config.sam_version == "2.0":
-            return like.new_zeros(len(distances), self.mem_dim)
-        distance = torch.tensor(distances, device=like.device)
-        return self.obj_ptr_tpos_proj(get_1d_sine_pe(distance, dim=self.hidden_dim))
+            return distances.new_zeros(len(distances), self.mem_dim)
+        return self.obj_ptr_tpos_proj(distances)
+
+
+def encode_distances(
+    distances: Sequence[int], longest: int, channels: int, device: torch.device
+) -> Tensor:
+    """SAM 2's sine encoding of distances in slices, from a table on the device.
+
+    Parameters
+    ----------
+    distances : sequence of int
+        Not negative.
+    longest : int
+        Distance that is encoded as 1.
+    channels : int
+    device : torch.device
+
+    Returns
+    -------
+    Tensor of float32, shape (distances, channels)
+    """
+    rows = []
+    for distance in distances:
+        block, row = divmod(distance, _BLOCK)
+        rows.append(_distance_table(block, longest, channels, device)[row])
+    return torch.stack(rows)
+
+
+@lru_cache(maxsize=128)
+def _distance_table(block: int, longest: int, channels: int, device: torch.device) -> Tensor:
+    """The encoding of a block of distances; made on the device, so that nothing is copied to it."""
+    with torch.inference_mode(mode=False):
+        distances = torch.arange(block * _BLOCK, (block + 1) * _BLOCK, device=device)
+        return get_1d_sine_pe(distances / longest, dim=channels)
 
 
 def _expand(embedding: ImageEmbedding, batch: int) -> tuple[Tensor, list[Tensor]]:

@@ -1,4 +1,4 @@
-"""Weights in the precision of the computation."""
+"""Preparation of a network for inference."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,16 @@ from napari_slmsam2.core.prompts import SlicePrompt
 
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
+
+
+@lru_cache(maxsize=4)
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of ImageNet, shape (1, 3, 1, 1) each."""
+    with torch.inference_mode(mode=False):
+        return (
+            torch.tensor(_MEAN, device=device).view(1, 3, 1, 1),
+            torch.tensor(_STD, device=device).view(1, 3, 1, 1),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +45,7 @@ class SlicePreprocessor:
 
     def image(self, image: npt.NDArray[np.float32]) -> Tensor:
         """A slice of shape (H, W) with values in 0..1 as a tensor of shape (1, 3, S, S)."""
-        tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
-        tensor = tensor.to(self.device)[None, None]
+        tensor = self._upload(np.ascontiguousarray(image, dtype=np.float32))[None, None]
         if tensor.shape[-2:] != (self.image_size, self.image_size):
             tensor = F.interpolate(
                 tensor,
@@ -44,13 +54,19 @@ class SlicePreprocessor:
                 align_corners=False,
                 antialias=True,
             ).clamp_(0.0, 1.0)
-        mean = tensor.new_tensor(_MEAN).view(1, 3, 1, 1)
-        std = tensor.new_tensor(_STD).view(1, 3, 1, 1)
+        mean, std = _statistics(self.device)
         return (tensor.expand(-1, 3, -1, -1) - mean) / std
+
+    def _upload(self, array: npt.NDArray[np.float32]) -> Tensor:
+        """An array on the device; on CUDA the host does not wait for the copy."""
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
     def mask(self, mask: npt.NDArray[np.bool_]) -> Tensor:
         """A mask of shape (H, W) as a tensor of 0 and 1 of shape (1, 1, S, S)."""
-        tensor = torch.from_numpy(np.array(mask, dtype=np.float32)).to(self.device)[None, None]
+        tensor = self._upload(np.array(mask, dtype=np.float32))[None, None]
         if tensor.shape[-2:] == (self.image_size, self.image_size):
             return tensor
         resized = F.interpolate(

@@ -14,6 +14,7 @@ from napari_slmsam2.core.memory import MemoryBank
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.core.segmenter import SegmentedSlice, SweepContext
 from napari_slmsam2.engine.device import computing, free_cached_memory, move_to_cpu
+from napari_slmsam2.engine.sam2.masks import MeasuredMasks, measure_masks, read_masks
 from napari_slmsam2.engine.sam2.memory import (
     ConfidentMemory,
     LongTermMemory,
@@ -25,11 +26,9 @@ from napari_slmsam2.engine.sam2.network import (
     MemoryTokens,
     SliceNetwork,
     SliceOutput,
+    encode_distances,
 )
 from napari_slmsam2.engine.sam2.preprocess import SlicePreprocessor
-
-#: Distance from the threshold at which the stability of a mask is judged (SAM: 1.0).
-STABILITY_OFFSET = 1.0
 
 
 @dataclass(slots=True)
@@ -113,9 +112,11 @@ class NetworkSegmenter:
         with computing(self.device, self.dtype):
             embedding = embedding.to(self.device)
             output = self.answer(embedding, prompt, shape)
-            [result] = self._results(embedding, output, shape, prompted=True)
+            content = self.remember(embedding, output, prompted=True)
+            [result] = read_masks([measure_masks(output, shape)], content)
         if prompt.mask is not None:
             result.logits = np.where(prompt.mask, np.float32(10), np.float32(-10))
+            result.extent = None
         return result
 
     def segment(
@@ -127,13 +128,17 @@ class NetworkSegmenter:
         context: SweepContext,
     ) -> list[SegmentedSlice]:
         """See `SliceSegmenter.segment`. Labels with equal memory structure share a batch."""
-        results: dict[int, SegmentedSlice] = {}
+        order: list[int] = []
+        masks: list[MeasuredMasks] = []
+        contents: list[SliceMemory] = []
         with computing(self.device, self.dtype):
             embedding = embedding.to(self.device)
             for members, memory in self.read(banks, index, direction, context.n_slices, embedding):
                 output = self.network.track(embedding, *memory)
-                batch = self._results(embedding, output, context.shape, prompted=False)
-                results.update(zip(members, batch, strict=True))
+                order += members
+                masks.append(measure_masks(output, context.shape))
+                contents += self.remember(embedding, output, prompted=False)
+            results = dict(zip(order, read_masks(masks, contents), strict=True))
         return [results[i] for i in range(len(banks))]
 
     def free_memory(self) -> str | None:
@@ -260,58 +265,19 @@ class NetworkSegmenter:
 
     def _tokens(self, selections: Sequence[MemorySelection], longest: int) -> MemoryTokens:
         rows, distances = selections[0].structure
-        maps = zip(*([e.content.map for e, _ in s.maps] for s in selections), strict=True)
-        pointers = zip(
-            *([e.content.pointer for e, _ in s.pointers] for s in selections), strict=True
-        )
-        return MemoryTokens(
-            [torch.stack(m).to(self.device) for m in maps],
-            list(rows),
-            [torch.stack(p).to(self.device) for p in pointers],
-            [distance / longest for distance in distances],
-        )
+        if not rows:
+            return MemoryTokens()
+        labels = len(selections)
+        maps = [s.maps[k][0].content.map for k in range(len(rows)) for s in selections]
+        tokens = MemoryTokens(self._stack(maps, labels), rows)
+        if distances:
+            entries = [s.pointers[k][0] for k in range(len(distances)) for s in selections]
+            tokens.pointers = self._stack([entry.content.pointer for entry in entries], labels)
+            channels = self.network.config.model_dim
+            tokens.distances = encode_distances(distances, longest, channels, self.device)
+        return tokens
 
-    def _results(
-        self,
-        embedding: ImageEmbedding,
-        output: SliceOutput,
-        shape: tuple[int, int],
-        *,
-        prompted: bool,
-    ) -> list[SegmentedSlice]:
-        memories = self.remember(embedding, output, prompted=prompted)
-        logits = self.preprocessor.to_slice(output.low_res_logits, shape).cpu().numpy()
-        return [
-            SegmentedSlice(
-                logits=label_logits,
-                presence=presence,
-                predicted_iou=iou,
-                stability=stability,
-                content=memory,
-            )
-            for label_logits, presence, iou, stability, memory in zip(
-                logits,
-                torch.sigmoid(output.presence_logit[:, 0]).tolist(),
-                output.predicted_iou.tolist(),
-                stability_score(output.low_res_logits).tolist(),
-                memories,
-                strict=True,
-            )
-        ]
-
-
-def stability_score(logits: Tensor) -> Tensor:
-    """Area above the threshold + d over area above the threshold - d (SAM's stability score).
-
-    Parameters
-    ----------
-    logits : Tensor, shape (B, 1, h, w)
-
-    Returns
-    -------
-    Tensor, shape (B,)
-        1 for an empty mask.
-    """
-    inner = (logits > STABILITY_OFFSET).flatten(1).sum(1).float()
-    outer = (logits > -STABILITY_OFFSET).flatten(1).sum(1).float()
-    return torch.where(outer > 0, inner / outer.clamp(min=1), torch.ones_like(outer))
+    def _stack(self, tensors: Sequence[Tensor], labels: int) -> Tensor:
+        """One tensor on the device, of shape (entries, labels, ...), with one copy."""
+        stacked = torch.stack(tuple(tensors)).to(self.device)
+        return stacked.view(-1, labels, *stacked.shape[1:])

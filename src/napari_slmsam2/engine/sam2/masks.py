@@ -1,0 +1,150 @@
+"""From the mask decoder's output to masks at the size of the slice, measured on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from napari_slmsam2.core.segmenter import SegmentedSlice
+from napari_slmsam2.core.soft_masks import BACKGROUND, MaskExtent, box_of_sides
+from napari_slmsam2.engine.sam2.network import SliceOutput
+from napari_slmsam2.engine.sam2.preprocess import SlicePreprocessor
+
+#: Distance from the threshold at which the stability of a mask is judged (SAM: 1.0).
+STABILITY_OFFSET = 1.0
+
+
+class MeasuredMasks(NamedTuple):
+    """Masks of B labels on the device, with what a run needs to know about them.
+
+    The fields are in falling order of their element sizes, see `to_host`.
+
+    Attributes
+    ----------
+    sums : Tensor of int64, shape (B, 3)
+        Pixels of the mask, and the sums of their rows and of their columns.
+    scores : Tensor of float32, shape (B, 3)
+        Presence, predicted IoU and stability.
+    logits : Tensor of float32, shape (B, H, W)
+    rows, columns : Tensor of bool, shapes (B, H) and (B, W)
+        Which have a logit that is stored.
+    """
+
+    sums: Tensor
+    scores: Tensor
+    logits: Tensor
+    rows: Tensor
+    columns: Tensor
+
+
+def measure_masks(output: SliceOutput, shape: tuple[int, int]) -> MeasuredMasks:
+    """Resize the logits of B labels to a slice of shape (H, W), and measure the masks."""
+    logits = SlicePreprocessor.to_slice(output.low_res_logits, shape)
+    mask, stored = logits > 0, logits > BACKGROUND
+    in_rows, in_columns = mask.sum(2), mask.sum(1)
+    sums = (
+        in_rows.sum(1),
+        (in_rows * torch.arange(shape[0], device=logits.device)).sum(1),
+        (in_columns * torch.arange(shape[1], device=logits.device)).sum(1),
+    )
+    scores = (
+        torch.sigmoid(output.presence_logit[:, 0]),
+        output.predicted_iou,
+        stability_score(output.low_res_logits),
+    )
+    return MeasuredMasks(
+        torch.stack(sums, 1), torch.stack(scores, 1), logits, stored.any(2), stored.any(1)
+    )
+
+
+def stability_score(logits: Tensor) -> Tensor:
+    """Area above the threshold + d over area above the threshold - d (SAM's stability score).
+
+    Parameters
+    ----------
+    logits : Tensor, shape (B, 1, h, w)
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        1 for an empty mask.
+    """
+    inner = (logits > STABILITY_OFFSET).flatten(1).sum(1).float()
+    outer = (logits > -STABILITY_OFFSET).flatten(1).sum(1).float()
+    return torch.where(outer > 0, inner / outer.clamp(min=1), torch.ones_like(outer))
+
+
+def read_masks(masks: Sequence[MeasuredMasks], contents: Sequence[Any]) -> list[SegmentedSlice]:
+    """The masks of several batches on the host, with one transfer.
+
+    Parameters
+    ----------
+    masks : sequence of MeasuredMasks
+    contents : sequence of object
+        What is remembered of each label, in the same order.
+    """
+    joined = masks[0]
+    if len(masks) > 1:
+        joined = MeasuredMasks(*(torch.cat(parts) for parts in zip(*masks, strict=True)))
+    sums, scores, logits, rows, columns = to_host(*joined)
+    return [
+        SegmentedSlice(
+            logits=logits[k],
+            presence=float(scores[k, 0]),
+            predicted_iou=float(scores[k, 1]),
+            stability=float(scores[k, 2]),
+            content=content,
+            extent=_extent(sums[k].tolist(), rows[k], columns[k]),
+        )
+        for k, content in enumerate(contents)
+    ]
+
+
+def _extent(
+    sums: list[int], rows: npt.NDArray[np.bool_], columns: npt.NDArray[np.bool_]
+) -> MaskExtent:
+    area, row_sum, column_sum = sums
+    centroid = (row_sum / area, column_sum / area) if area else None
+    return MaskExtent(box_of_sides(rows, columns), area, centroid)
+
+
+def to_host(*tensors: Tensor) -> list[npt.NDArray[Any]]:
+    """Arrays of tensors on one device, with one transfer and one wait; on a CPU without a copy.
+
+    Parameters
+    ----------
+    *tensors : Tensor
+        In falling order of their element sizes, so that every array is aligned.
+    """
+    device = tensors[0].device
+    if device.type == "cpu":
+        return [tensor.numpy() for tensor in tensors]
+    host = torch.empty(
+        sum(tensor.nbytes for tensor in tensors),
+        dtype=torch.uint8,
+        pin_memory=device.type == "cuda",
+    )
+    host.copy_(pack_bytes(tensors), non_blocking=True)
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+    return unpack_bytes(host, tensors)
+
+
+def pack_bytes(tensors: Sequence[Tensor]) -> Tensor:
+    """The bytes of tensors behind each other, shape (bytes,)."""
+    return torch.cat([tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors])
+
+
+def unpack_bytes(packed: Tensor, like: Sequence[Tensor]) -> list[npt.NDArray[Any]]:
+    """Arrays of the shapes and types of ``like`` from the bytes of `pack_bytes` on the host."""
+    arrays, start = [], 0
+    for tensor in like:
+        part = packed[start : start + tensor.nbytes].view(tensor.dtype)
+        arrays.append(part.view(tensor.shape).numpy())
+        start += tensor.nbytes
+    return arrays
