@@ -1,12 +1,14 @@
 """Screenshots of the window for the README and the documentation.
 
-    xvfb-run -a -s "-screen 0 1600x1200x24" python docs/screenshots.py --out docs/images
+    xvfb-run -a -s "-screen 0 1600x1200x24" python docs/screenshots.py --out pictures
+    xvfb-run -a -s "-screen 0 1600x1200x24" python docs/screenshots.py --site docs/images
     python docs/screenshots.py --image scan.nii.gz --labels truth.nii.gz --label 3 --out pictures
 
 Opens a scan in napari, paints one slice from the true labels, propagates, shows the slice that
 needs a correction most, corrects it and propagates again. A screenshot of every step is saved in
-the dark and in the light theme. Without ``--image`` the generated sample scan is used. Needs a
-display with OpenGL, e.g. Xvfb.
+the dark and in the light theme. With ``--site`` the pictures of the documentation are made
+instead: an animation of the steps and three small screenshots. Without ``--image`` the generated
+sample scan is used. Needs a display with OpenGL, e.g. Xvfb.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from napari_slmsam2.core.volume import default_axis
 from napari_slmsam2.evaluate import choose_seeds
@@ -166,12 +169,90 @@ def walk_through(scene: Scene) -> None:
     photograph(scene, "5-corrected")
 
 
+class Recorder:
+    """Frames of the window for the documentation.
+
+    Parameters
+    ----------
+    scene : Scene
+    width : int
+        Of the pictures, in pixels.
+    """
+
+    def __init__(self, scene: Scene, width: int = 960) -> None:
+        self.scene, self.width = scene, width
+        self.frames: list[Image.Image] = []
+        self.durations: list[int] = []
+
+    def take(self, ms: int) -> Image.Image:
+        """Add the window as it is, shown for some milliseconds, and return the picture."""
+        shown = self.scene.viewer.window.screenshot(flash=False, canvas_only=False)
+        image = Image.fromarray(np.asarray(shown)[..., :3])
+        height = round(image.height * self.width / image.width)
+        frame = image.resize((self.width, height), Image.Resampling.LANCZOS)
+        self.frames.append(frame)
+        self.durations.append(ms)
+        return frame
+
+    def save(self, path: Path) -> None:
+        """Write all frames as an animated WebP."""
+        self.frames[0].save(
+            path,
+            save_all=True,
+            append_images=self.frames[1:],
+            duration=self.durations,
+            loop=0,
+            quality=60,
+            method=6,
+        )
+
+
+def record_site(scene: Scene) -> None:
+    """The animation and the screenshots of the documentation: one organ, painted to corrected."""
+    viewer, panel = scene.viewer, scene.panel
+    label = int(np.unique(scene.truth)[1])
+    viewer.reset_view()
+    viewer.scene.camera.zoom *= FIT / 1.05
+    index = choose_seeds(scene.truth == label, scene.axis, 1)[0]
+    panel.workspace.go_to(index)
+    settle()
+    recorder = Recorder(scene)
+    recorder.take(1200)
+    paint(scene, index, [label])
+    painted = recorder.take(1500)
+
+    panel.run_bar.follow.setChecked(True)
+    panel.propagate()
+    while panel.runner.running:
+        settle(0.05)
+        recorder.take(140)
+    settle()
+    propagated = recorder.take(1500)
+
+    panel.next_to_fix()
+    settle()
+    suggested = recorder.take(1800)
+    paint(scene, panel.workspace.index, [label])
+    recorder.take(1200)
+    propagate(scene)
+    recorder.take(2500)
+    recorder.save(scene.out / "propagation.webp")
+    for name, picture in (
+        ("painted", painted),
+        ("propagated", propagated),
+        ("next-to-fix", suggested),
+    ):
+        picture.quantize(128).save(scene.out / f"first-{name}.png", optimize=True)
+
+
 def main() -> None:
     """Make all screenshots."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--out", type=Path, help="folder for screenshots of every step")
+    target.add_argument("--site", type=Path, help="folder for the pictures of the documentation")
     parser.add_argument("--image", type=Path, help="scan; default: the sample")
     parser.add_argument("--labels", type=Path, help="true labels of the scan, to paint from")
     parser.add_argument("--label", type=int, action="append", help="only this label; repeatable")
@@ -181,16 +262,18 @@ def main() -> None:
     arguments = parser.parse_args()
     if (arguments.image is None) != (arguments.labels is None):
         parser.error("--image and --labels must be given together")
+    steps = walk_through if arguments.site is None else record_site
+    arguments.out = arguments.out or arguments.site
     arguments.out.mkdir(parents=True, exist_ok=True)
     # Keep recovery files of this script apart from those of the user.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as recovery:
         os.environ["NAPARI_SLMSAM2_RECOVERY"] = recovery
         scene = open_scene(arguments)
         try:
-            walk_through(scene)
+            steps(scene)
         finally:
             scene.viewer.close()
-    sys.stdout.writelines(f"{path}\n" for path in sorted(arguments.out.glob("*.png")))
+    sys.stdout.writelines(f"{path}\n" for path in sorted(arguments.out.iterdir()))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 PAGES = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "benchmarks/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md")
     for path in REPOSITORY.glob(pattern)
 )
 
 _FENCE = re.compile(
-    r"(?:<!-- not run: (?P<reason>.+?) -->\n+)?"
+    r"(?:^ *<!-- not run: (?P<reason>.+?) -->\n+)?"
     r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )

@@ -33,6 +33,7 @@ from napari_slmsam2.io.formats import FORMATS
 from napari_slmsam2.io.layer_grid import METADATA_KEY
 from napari_slmsam2.sample import make_sample
 from napari_slmsam2.widgets.files.saving import describe_image, save_labels
+from tests.labelled_files import write_base
 
 PLUGIN = "napari-slmsam2"
 SHAPE = (5, 6, 4)
@@ -158,6 +159,18 @@ def test_preferences_are_read_by_napari(viewer, plugin_settings):
         engine.embedding_budget = -1
     engine.model = "interpolation"
     assert get_plugin_settings(PLUGIN).engine.model == "interpolation"
+
+
+@pytest.mark.parametrize(("named", "selected"), [("organs", "organs"), ("gone", DEFAULT_MODEL)])
+def test_an_adapted_model_can_be_the_default(tmp_path, window, plugin_settings, named, selected):
+    del plugin_settings
+    write_base(tmp_path / "organs.safetensors")
+    engine = get_plugin_settings(PLUGIN).engine
+    engine.models_folder = str(tmp_path)
+    engine.adapted_model = named
+    dock, panel = open_panel(window)
+    assert panel.model.model == selected
+    window.window.remove_dock_widget(dock)
 
 
 def test_preferences_say_what_the_engine_says(repository):

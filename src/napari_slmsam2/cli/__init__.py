@@ -31,7 +31,7 @@ Exit codes: 0 done, 1 failed or interrupted, 2 bad usage.
 app = typer.Typer(
     name="napari-slmsam2",
     cls=ReportingGroup,
-    help="Annotate one slice of a 3D volume; a model carries the mask through the rest.",
+    help="Annotate one slice of a 3D volume; a model propagates the mask through the rest.",
     epilog=_EPILOG,
     no_args_is_help=True,
     rich_markup_mode="rich",

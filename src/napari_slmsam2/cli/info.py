@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,41 +15,64 @@ EPILOG = """
   napari-slmsam2 info scan.nii.gz
 
   napari-slmsam2 info stack.ome.tif --channel DAPI --json
+
+  napari-slmsam2 info --system
 """
 
 
 def info(
     image: Annotated[
-        Path,
-        typer.Argument(metavar="IMAGE", help="The scan: NIfTI, MGH, NRRD, TIFF, NPY, Zarr ..."),
-    ],
+        Path | None,
+        typer.Argument(
+            metavar="IMAGE",
+            help="The scan: NIfTI, MGH, NRRD, TIFF, NPY, Zarr ...",
+            show_default=False,
+        ),
+    ] = None,
     axis: Axis = None,
     image_number: ImageNumber = None,
     channel: Channel = None,
     time: Time = None,
     stack: Stack = None,
+    system: Annotated[
+        bool,
+        typer.Option(
+            "--system",
+            help="Show versions, devices and folders of this installation, for bug reports.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a scan holds and how it would be propagated."""
-    import json
+    """Show what a scan contains and how it would be propagated, or the installation."""
+    if (image is None) != system:
+        raise typer.BadParameter("give IMAGE or --system, one of them", param_hint="IMAGE")
+    if image is None:
+        from napari_slmsam2.cli._system import system_facts, system_rows
 
-    from napari_slmsam2.io import describe, read_image
+        facts = system_facts()
+        rows = system_rows(facts)
+    else:
+        from napari_slmsam2.io import describe, read_image
 
-    facts = describe(
-        read_image(image, axis=axis, image=image_number, channel=channel, time=time, stack=stack)
-    )
+        facts = describe(
+            read_image(
+                image, axis=axis, image=image_number, channel=channel, time=time, stack=stack
+            )
+        )
+        rows = _rows(facts)
     if as_json:
+        import json
+
         typer.echo(json.dumps(facts, indent=1))
-        return
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+    else:
+        _show(rows)
 
-    from napari_slmsam2.cli._console import show
 
+def _rows(facts: dict[str, Any]) -> dict[str, str]:
+    """What a scan contains, as lines of text by title."""
     low_high = facts["intensity_range"]
     window = facts["window"]
-    rows = {
+    return {
         "file": facts["path"],
         "format": f"{facts['format']}, {facts['dtype']}",
         "shape": " x ".join(map(str, facts["shape"])),
@@ -63,6 +86,15 @@ def info(
         + (" (sampled)" if facts["intensity_sampled"] else ""),
         "window": f"{window['low']:g} to {window['high']:g} ({window['source']})",
     }
+
+
+def _show(rows: dict[str, str]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from napari_slmsam2.cli._console import show
+
     table = Table(box=box.SIMPLE, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

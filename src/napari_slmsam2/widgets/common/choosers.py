@@ -161,7 +161,10 @@ class ModelChooser(QWidget):
         )
         self._about = wrapped_label()
         self._about.setToolTip("Licence and requirements of the model.")
-        self._models.setCurrentIndex(max(0, self._models.findData(model)))
+        chosen = self._models.findData(model)
+        self._models.setCurrentIndex(
+            chosen if chosen >= 0 else self._models.findData(DEFAULT_MODEL)
+        )
         self.devices.setCurrentText(device)
         self._last = self._models.currentIndex()
         layout = QVBoxLayout(self)

@@ -34,7 +34,7 @@ def read_preferences() -> Preferences:
     except (KeyError, AttributeError):
         return Preferences()
     return Preferences(
-        engine.model,
+        engine.adapted_model.strip() or engine.model,
         engine.device,
         engine.models_folder or None,
         PropagationConfig(embedding_budget=engine.embedding_budget),
