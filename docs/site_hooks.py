@@ -2,8 +2,8 @@
 
 ``reference/cli.md`` and ``reference/settings.md`` are made from the commands and the settings
 records. The Markdown files of the repository are read on GitHub as well, where links are relative
-to the place of the file. On the site, links to the files in `PAGES` lead to their pages, and links to any other file
-outside of ``docs`` lead to the repository.
+to the place of the file. On the site, links to the files in `PAGES` lead to their pages, and links
+to any other file outside of ``docs`` lead to the repository.
 """
 
 from __future__ import annotations
@@ -47,10 +47,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def commands() -> str:
     """The page of all commands and options, by typer."""
+    arguments = ["utils", "docs", "--name", "napari-slmsam2", "--title", "Command line"]
     done = subprocess.run(
-        [sys.executable, "-m", "typer", "napari_slmsam2.cli"]
-        + ["utils", "docs", "--name", "napari-slmsam2", "--title"]
-        + ["Command line"],
+        [sys.executable, "-m", "typer", "napari_slmsam2.cli", *arguments],
         capture_output=True,
         text=True,
         check=True,

@@ -37,4 +37,4 @@ session.set_extent(1, 980, 1020)
 for _ in session.propagate():
     pass
 slices = np.flatnonzero(session.labels.any(axis=(1, 2)))
-print(f"label 1 on slices {slices[0]} to {slices[-1]}")  # noqa: T201
+print(f"label 1 on slices {slices[0]} to {slices[-1]}")

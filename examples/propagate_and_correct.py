@@ -35,7 +35,7 @@ def annotate(index: int) -> None:
 annotate(choose_seeds(truth, volume.axis, 1)[0])
 for _ in session.propagate():
     pass
-print(f"one annotated slice: Dice {dice(session.labels == LABEL, truth):.3f}")  # noqa: T201
+print(f"one annotated slice: Dice {dice(session.labels == LABEL, truth):.3f}")
 
 for _ in range(3):
     suggestion = session.suggestions()[0]
@@ -43,4 +43,4 @@ for _ in range(3):
     for _ in session.propagate(gaps_only=True):  # only the slices beside the correction
         pass
     score = dice(session.labels == LABEL, truth)
-    print(f"slice {suggestion.index} ({suggestion.reason}): Dice {score:.3f}")  # noqa: T201
+    print(f"slice {suggestion.index} ({suggestion.reason}): Dice {score:.3f}")
