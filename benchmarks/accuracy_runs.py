@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from accuracy_baselines import BASELINES
 
+from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.errors import VolumeError
 from napari_slmsam2.core.events import FellBack
 from napari_slmsam2.core.intensity import IntensityWindow
@@ -63,6 +64,7 @@ class Task:
     device: str
     max_labels: int | None
     thin: int = 1
+    memory: str = "standard"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +81,8 @@ class LabelledVolume:
 
 def measure(task: Task) -> dict[str, Any]:
     """Run one task; the record holds the task, its duration and all scores."""
-    loaded, model = load_volume(task.folder, task.thin), load_model(task.model, task.device)
+    loaded = load_volume(task.folder, task.thin)
+    model = load_model(task.model, task.device, task.memory)
     volume, truth = loaded.volume, loaded.truth
     protocol = AnnotationProtocol.parse(task.protocol)
     axis = volume.axis
@@ -197,11 +200,11 @@ def find_group(modality: str, folder: Path) -> str:
 
 
 @lru_cache(maxsize=4)
-def load_model(model: str, device: str) -> ReadyModel:
+def load_model(model: str, device: str, memory: str = "standard") -> ReadyModel:
     """A model by name or by its file of weights, or a baseline that is known here only."""
     if model in BASELINES:
         return ReadyModel(BASELINES[model](), model, None, "cpu", "float32")
-    return make_segmenter(model, device=device)
+    return make_segmenter(model, device=device, config=PropagationConfig(memory=memory))
 
 
 def thin_out(labels: Sequence[int], most: int | None) -> tuple[int, ...]:

@@ -194,6 +194,7 @@ def test_settings_reach_the_run(cli, scene, weights):
         "direction": "forward",
         "overlap": "keep",
         "stop_after_absent": 2,
+        "memory": "confident",
         "memory_dtype": "float32",
         "embedding_budget": 0,
         "image_size": 96,
@@ -209,6 +210,9 @@ def test_settings_reach_the_run(cli, scene, weights):
     assert result.code == 0, result.err
     config = json.loads(report.read_text())["config"]
     assert {name: config[name] for name in settings} == settings
+    refused = cli(*job, "--force", "--memory", "none")
+    assert refused.code == 2
+    assert "expected standard or confident" in refused.flat_err
     default = PropagationConfig().to_dict()
     untouched = default.keys() - settings.keys()
     assert {name: config[name] for name in untouched} == {n: default[n] for n in untouched}

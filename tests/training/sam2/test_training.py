@@ -10,9 +10,10 @@ import torch
 from tests.labelled_files import as_improved, write_pair
 from tests.random_weights import TINY, randomise
 
-from napari_slmsam2.core.errors import ConfigError, DeviceMemoryError
+from napari_slmsam2.core.errors import ConfigError, DeviceMemoryError, VolumeError
 from napari_slmsam2.core.memory import MemoryBank, MemoryEntry
 from napari_slmsam2.core.prompts import SlicePrompt
+from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.loading import load_network, make_segmenter
 from napari_slmsam2.engine.sam2.network import SliceNetwork, SliceOutput
 from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
@@ -20,8 +21,8 @@ from napari_slmsam2.engine.weights.checkpoints import save_weights
 from napari_slmsam2.session.session import SegmentationSession
 from napari_slmsam2.training.adapt import backends
 from napari_slmsam2.training.adapt.adaptation import Adaptation
-from napari_slmsam2.training.data.labelled_scan import read_pair
-from napari_slmsam2.training.data.split import split_data
+from napari_slmsam2.training.data.labelled_scan import LabelledScan, read_pair
+from napari_slmsam2.training.data.split import TrainingObject, split_data
 from napari_slmsam2.training.distributed import DistributedContext
 from napari_slmsam2.training.recipes import PaperRecipe, get_recipe
 from napari_slmsam2.training.sam2.clips import ClipSampler
@@ -195,6 +196,21 @@ def test_clips_are_consecutive_slices_that_begin_with_a_label(drawer, scans):
         assert inside > outside + 0.5
     assert {n for n, _ in shapes} == {4}
     assert {n for _, n in shapes} == {1, 2}
+
+
+def test_labels_that_vanish_at_the_resolution_of_the_network_are_left_out():
+    labels = np.zeros((6, 512, 512), np.uint8)
+    labels[:, 100:300, 100:300] = 1
+    labels[:, 400:402, 400:402] = 2  # a quarter of a pixel at 64
+    image = np.random.default_rng(0).random(labels.shape, np.float32)
+    scan = LabelledScan.of(Volume(image, axis=0), labels)
+    objects = [TrainingObject(scan, label, 0, 5) for label in (1, 2)]
+    for seed in range(12):
+        clip = ClipSampler(objects, SHORT, 64, CPU).draw((seed,))
+        assert clip.masks.shape[1] == 1
+        assert clip.masks[0].flatten(1).any(1).all()
+    with pytest.raises(VolumeError, match="no run of slices that starts with a label"):
+        ClipSampler(objects[1:], SHORT, 64, CPU).draw((0,))
 
 
 def test_held_out_slices_are_in_no_clip(scans):

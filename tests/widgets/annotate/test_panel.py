@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QMessageBox,
 )
+from tests.random_weights import tiny_file
 from tests.widgets.conftest import SHAPE, Bench, scan
 
 from napari_slmsam2.widgets import AnnotateWidget
@@ -914,6 +915,26 @@ def test_the_real_thing_on_a_real_volume(viewer, qtbot, shared):
     found = layer.data == 1
     np.testing.assert_array_equal(found[index], truth[index])
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.5
+
+
+def test_the_memory_of_the_form_is_that_of_the_run(viewer, qtbot, tmp_path):
+    viewer.add_image(scan(), name="scan")
+    panel = AnnotateWidget(viewer)
+    viewer.window.add_dock_widget(panel)
+    QApplication.processEvents()
+    panel.model.choose(str(tiny_file(tmp_path / "tiny.safetensors")))
+    layer = panel.workspace.labels
+    memories = []
+    for memory in ("standard", "confident"):
+        panel.settings.editors["memory"].value = memory
+        layer.selected_label = 1
+        layer.paint((5, 8, 10), 1)
+        QApplication.processEvents()
+        panel.propagate("all")
+        qtbot.waitUntil(lambda: not panel.runner.running, timeout=60_000)
+        memories.append(type(panel.runner.models._ready.segmenter.long_term).__name__)
+        assert panel.workspace.annotation.runs[-1].config.memory == memory
+    assert memories == ["LongTermMemory", "ConfidentMemory"]
 
 
 def test_torch_is_not_loaded_by_the_widgets():

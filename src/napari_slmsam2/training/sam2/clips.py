@@ -110,9 +110,9 @@ class ClipSampler:
         rng = np.random.default_rng(seed)
         for _ in range(_TRIES):
             training_object = self._objects[int(rng.integers(len(self._objects)))]
-            cut = self._cut(training_object, rng)
-            if cut.masks[0].any():
-                return self._seen(cut, rng)
+            clip = self._seen(self._cut(training_object, rng), rng)
+            if clip is not None:
+                return clip
         raise VolumeError(
             "labels",
             "have no run of slices that starts with a label",
@@ -183,8 +183,17 @@ class ClipSampler:
         more = rng.permutation(others)[: self._recipe.most_labels - 1].tolist()
         return [training_object.label, *more]
 
-    def _seen(self, cut: _Cut, rng: np.random.Generator) -> Sam2Clip:
-        """The clip after augmentation, at the resolution of the network."""
+    def _seen(self, cut: _Cut, rng: np.random.Generator) -> Sam2Clip | None:
+        """The clip after augmentation, at the resolution of the network.
+
+        Labels without a pixel on its first slice are left out; None where no label remains.
+        """
+        size = self._preprocessor.image_size
+        flat = [self._preprocessor.mask(m) for m in cut.masks.reshape(-1, *cut.masks.shape[2:])]
+        truth = torch.cat(flat).reshape(len(cut.masks), -1, size, size)
+        truth = truth[:, truth[0].flatten(1).any(1)]
+        if not truth.shape[1]:
+            return None
         brightness, contrast = 1 + rng.uniform(-1, 1, 2) * (BRIGHTNESS, CONTRAST)
         shown = []
         for image in cut.images:
@@ -192,9 +201,6 @@ class ClipSampler:
             middle = float(image.mean())
             changed = (image - middle) * contrast * own[1] + middle * brightness * own[0]
             shown.append(self._preprocessor.image(np.clip(changed, 0, 1).astype(np.float32)))
-        size = self._preprocessor.image_size
-        flat = [self._preprocessor.mask(m) for m in cut.masks.reshape(-1, *cut.masks.shape[2:])]
-        truth = torch.cat(flat).reshape(len(cut.masks), -1, size, size)
         place = _draw_place(rng)
         turned = _turned(truth, place, "nearest")
         if not turned[0].flatten(1).any(1).all():
