@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from napari_slmsam2.core.soft_masks import SoftMasks
+from napari_slmsam2.core.spilled_bytes import ByteStore
 
 logit_slices = hnp.arrays(
     np.float32,
@@ -71,3 +72,50 @@ def test_memory_is_a_small_part_of_the_logits():
     for index in range(10):
         soft.discard(1, index)
     assert soft.nbytes == 0
+
+
+def random_masks(count):
+    rng = np.random.default_rng(0)
+    return {(1, i): rng.uniform(-8, 8, (40, 40)).astype(np.float32) for i in range(count)}
+
+
+def test_beyond_the_budget_logits_are_in_a_file_and_come_back_the_same():
+    limited, unlimited = SoftMasks(budget=20_000), SoftMasks()
+    masks = random_masks(100)
+    for key, logits in masks.items():
+        limited.put(*key, logits)
+        unlimited.put(*key, logits)
+        assert limited.nbytes <= 20_000
+    assert unlimited.nbytes > 100_000
+    twin = limited.copy()
+    for key in masks:
+        for soft in (limited, twin):
+            np.testing.assert_array_equal(soft.get(*key), unlimited.get(*key))
+    for key in list(masks)[:50]:
+        limited.put(*key, -masks[key])
+    assert limited.nbytes + twin.nbytes <= 2 * 20_000
+    np.testing.assert_array_equal(twin.get(1, 3), unlimited.get(1, 3))
+    restored = SoftMasks.__new__(SoftMasks)
+    restored.__setstate__(limited.__getstate__())
+    for key in masks:
+        np.testing.assert_array_equal(restored.get(*key), limited.get(*key))
+
+
+def test_what_is_forgotten_makes_room():
+    soft = SoftMasks(budget=20_000)
+    for index, logits in enumerate(random_masks(200).values()):
+        soft.put(1, index, logits)
+        soft.discard(1, index - 1)
+    assert soft._store._file is None
+
+
+def test_where_the_disk_is_full_logits_stay_in_memory(monkeypatch):
+    def full(self, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ByteStore, "append", full)
+    soft, masks = SoftMasks(budget=10_000), random_masks(30)
+    for key, logits in masks.items():
+        soft.put(*key, logits)
+    for key, logits in masks.items():
+        np.testing.assert_array_equal(soft.get(*key) > 0, logits > 0)

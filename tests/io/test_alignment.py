@@ -6,9 +6,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from napari_slmsam2.core.errors import GridMismatchError, SlmSam2Warning
 from napari_slmsam2.io import read_image, read_labels
+from napari_slmsam2.io.alignment import Alignment
+from napari_slmsam2.io.chunked_array import ChunkedArray, _CompressedChunks
 
 SHAPE = (5, 6, 4)
 AFFINE = np.array([[0, -0.9, 0, 12], [-0.8, 0, 0, -7], [0, 0, 3, 5], [0, 0, 0, 1.0]])
@@ -121,3 +125,29 @@ def test_a_tiff_in_the_order_of_the_image_needs_a_word(tmp_path, image):
         read_labels(tmp_path / "labels.tif", image)
     found = read_labels(tmp_path / "labels.tif", image, trust_voxels=True)
     np.testing.assert_array_equal(found, LABELS)
+
+
+@given(data=st.data())
+def test_labels_in_chunks_are_aligned_like_an_array(data):
+    """Also where they are turned, flipped, and a part of the image or more than it."""
+    source = tuple(data.draw(st.tuples(*[st.integers(1, 9)] * 3)))
+    axes = tuple(data.draw(st.permutations([0, 1, 2])))
+    flipped = data.draw(st.tuples(*[st.booleans()] * 3))
+    offset = data.draw(st.tuples(*[st.integers(-4, 4)] * 3))
+    shape = data.draw(st.tuples(*[st.integers(1, 9)] * 3))
+    if data.draw(st.booleans()):
+        shape, offset = tuple(source[a] for a in axes), (0, 0, 0)
+    alignment = Alignment(axes, flipped, offset, shape)
+    labels = np.zeros(source, np.uint8)
+    voxels = data.draw(st.lists(st.tuples(*[st.integers(0, n - 1) for n in source]), max_size=4))
+    for number, voxel in enumerate(voxels):
+        labels[voxel] = number + 1
+    chunked = ChunkedArray(_CompressedChunks(source, np.uint8, (2, 3, 4)))
+    chunked[...] = labels
+    results = []
+    for array in (labels, chunked):
+        try:
+            results.append(np.asarray(alignment.apply(array, "labels")).tolist())
+        except GridMismatchError as error:
+            results.append(str(error))
+    assert results[0] == results[1]

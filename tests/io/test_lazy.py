@@ -8,7 +8,7 @@ import pytest
 import tifffile
 
 from napari_slmsam2.core.volume import Volume
-from napari_slmsam2.io import read_image
+from napari_slmsam2.io import read_image, read_label_map
 
 PROCESS_IO = Path("/proc/self/io")
 SHAPE = (64, 64, 200)
@@ -49,6 +49,19 @@ def test_an_uncompressed_file_is_read_slice_by_slice(tmp_path, name, write):
         taken = volume.take(index)
         assert taken.nbytes <= bytes_read() - before <= taken.nbytes + SLACK < data.nbytes / 10
         np.testing.assert_array_equal(taken, data[:, :, index])
+
+
+@counts_reads
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_label_file_is_read_once(tmp_path, compressed):
+    data = np.zeros(SHAPE, np.uint8)
+    data[10:20, 30:40, 50:60] = 3
+    nib.Nifti1Image(data, np.eye(4)).to_filename(tmp_path / "labels.nii")
+    read_label_map(tmp_path / "labels.nii")
+    before = bytes_read()
+    labels = read_label_map(tmp_path / "labels.nii", compressed=compressed).array
+    assert bytes_read() - before <= data.nbytes + 3 * SLACK
+    np.testing.assert_array_equal(np.asarray(labels), data)
 
 
 @counts_reads

@@ -51,3 +51,14 @@ def test_the_first_state_that_is_kept_stays(dtype):
     assert states.indices == (2, 5)
     np.testing.assert_array_equal(states.get(5), first)
     assert states.get(5).dtype == dtype
+
+
+def test_states_take_the_space_of_their_labels():
+    plane, states = np.zeros((2048, 2048), np.uint8), SliceStates((2048, 2048))
+    plane[100:120, 300:310] = np.arange(10)
+    for index in range(50):
+        states.put(index, plane)
+        states.put(100 + index, plane * 0)
+    assert states.nbytes < 50 * 100
+    np.testing.assert_array_equal(states.get(7), plane)
+    assert not states.get(107).any()

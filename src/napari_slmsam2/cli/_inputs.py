@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari_slmsam2.cli._console import show_note
 from napari_slmsam2.cli._options import Extent, LabelSlice
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def open_inputs(
-    options: PropagateOptions, stage_done: Callable[[str], None]
+    options: PropagateOptions,
+    stage_done: Callable[[str], None],
+    make_labels: Callable[[LoadedImage, int], Any] = lambda image, highest: None,
 ) -> tuple[LoadedImage, SegmentationSession]:
     """Read image and seeds, and refuse what no run can use.
 
@@ -28,6 +30,8 @@ def open_inputs(
     options : PropagateOptions
     stage_done : callable
         Called with the name of each stage when it is done.
+    make_labels : callable
+        ``make_labels(image, highest_label)`` gives the array of the labels; None for one in memory.
 
     Raises
     ------
@@ -62,6 +66,7 @@ def open_inputs(
         stack=options.seeds_stack,
         trust_voxels=options.trust_voxels,
         option_prefix="seeds-",
+        compressed=True,
     )
     seeds, table = label_map.array, label_map.table
     if options.label_names is not None:
@@ -82,14 +87,6 @@ def open_inputs(
         ) from error
     _check_window(image.volume, window)
     stage_done("window_s")
-    session = SegmentationSession(
-        image.volume,
-        model=options.model,
-        device=options.device,
-        config=options.config,
-        window=window,
-        models_folder=options.models_folder,
-    )
     if not seeds.any():
         raise VolumeError(
             str(options.seeds),
@@ -97,6 +94,15 @@ def open_inputs(
             expected="at least one annotated slice",
             found="only background",
         )
+    session = SegmentationSession(
+        image.volume,
+        model=options.model,
+        device=options.device,
+        config=options.config,
+        window=window,
+        labels=make_labels(image, int(seeds.max())),
+        models_folder=options.models_folder,
+    )
     session.add_seed_volume(seeds)
     _mark(session, options)
     stage_done("seeds_s")

@@ -35,7 +35,13 @@ from napari_slmsam2.cli._report import (
     suggestion_text,
     write_json,
 )
-from napari_slmsam2.cli._results import Result, Written, rescue_labels, write_result
+from napari_slmsam2.cli._results import (
+    LabelsOutput,
+    Result,
+    Written,
+    rescue_labels,
+    write_result,
+)
 from napari_slmsam2.cli._run import Outcome, follow, load_model
 from napari_slmsam2.cli._signals import interruptible
 from napari_slmsam2.core.errors import CheckpointError
@@ -79,8 +85,13 @@ def run_job(options: PropagateOptions) -> SegmentationSession:
 
 
 def _run(options: PropagateOptions) -> SegmentationSession:
+    with LabelsOutput(options.out, force=options.force) as output:
+        return _run_to(output, options)
+
+
+def _run_to(output: LabelsOutput, options: PropagateOptions) -> SegmentationSession:
     stages = _Stages()
-    image, session = open_inputs(options, stages.done)
+    image, session = open_inputs(options, stages.done, output.make_labels)
     check_space("--out", options.out, session.labels.nbytes)
     _announce(options, image, session)
     load_model(session)
@@ -107,7 +118,7 @@ def _run(options: PropagateOptions) -> SegmentationSession:
                 + (kept or "nothing was written. --keep-partial writes the slices done so far.")
             )
             raise typer.Exit(FAILED)
-        written = _write(options, image, session, outcome, stages)
+        written = _write(options, output, image, session, outcome, stages)
         _conclude(session, outcome)
         for one in written:
             one.show()
@@ -209,13 +220,14 @@ def _announce_model(session: SegmentationSession) -> None:
 
 def _write(
     options: PropagateOptions,
+    output: LabelsOutput,
     image: LoadedImage,
     session: SegmentationSession,
     outcome: Outcome,
     stages: _Stages,
 ) -> list[Written]:
     """Write all files: the labels first, the report, which lists what was written, last."""
-    from napari_slmsam2.io import named_labels, write_label_names, write_labels
+    from napari_slmsam2.io import named_labels, write_label_names
     from napari_slmsam2.session.file import ImageSource, save_session
 
     force, done = options.force, list[Written]()
@@ -236,7 +248,7 @@ def _write(
     )
     write(
         *("write_s", "--out", out),
-        write=lambda: write_labels(out, session.labels, image, overwrite=force),
+        write=lambda: output.write(session.labels, image),
         rescue=lambda: rescue_labels(out, session.labels, image),
     )
     if saved is not None:

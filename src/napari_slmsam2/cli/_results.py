@@ -7,16 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from napari_slmsam2.cli._console import log, show_error
 from napari_slmsam2.cli._errors import message_of
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from napari_slmsam2.io import LoadedImage
+    from napari_slmsam2.io import LabelStream, LoadedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +78,49 @@ def write_result(result: Result) -> Written:
     return Written(result)
 
 
-def rescue_labels(
-    out: Path, labels: npt.NDArray[np.integer[Any]], image: LoadedImage
-) -> Path | None:
+class LabelsOutput:
+    """The file of ``--out``: an OME-Zarr is filled while the run computes, others at its end.
+
+    As a context manager it removes what was not completed.
+
+    Parameters
+    ----------
+    path : Path
+    force : bool
+        Whether an existing file may be replaced.
+    """
+
+    def __init__(self, path: Path, *, force: bool) -> None:
+        self._path, self._force = path, force
+        self._stream: LabelStream | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._stream is not None:
+            self._stream.discard()
+
+    def make_labels(self, image: LoadedImage, highest: int) -> Any:
+        """The array of a session's labels; None where it is to be held in memory."""
+        from napari_slmsam2.io import LabelStream
+        from napari_slmsam2.io.formats import format_to_write
+
+        if not format_to_write(self._path).is_written_in_blocks:
+            return None
+        self._stream = LabelStream(self._path, image, highest=highest, overwrite=self._force)
+        return self._stream.labels
+
+    def write(self, labels: Any, image: LoadedImage) -> Path:
+        """Complete the file."""
+        from napari_slmsam2.io import write_labels
+
+        if self._stream is not None and labels is self._stream.labels:
+            return self._stream.finish()
+        return write_labels(self._path, labels, image, overwrite=self._force)
+
+
+def rescue_labels(out: Path, labels: Any, image: LoadedImage) -> Path | None:
     """Write labels that cannot be written to their place to another one.
 
     Tried are the folder of the file, the current folder, the user's data folder and the folder of

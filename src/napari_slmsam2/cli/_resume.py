@@ -46,7 +46,13 @@ def load_kept_run(
     if not path.exists():
         show_note(f"{path} does not exist: the run starts at its beginning.")
         return fresh
-    kept = load_session(path, image=fresh.volume, device=fresh.device, with_state=True)
+    kept = load_session(
+        path,
+        image=fresh.volume,
+        device=fresh.device,
+        with_state=True,
+        labels=None if isinstance(fresh.labels, np.ndarray) else fresh.labels,
+    )
     if kept.paused_state is None:
         raise ConfigError(
             f"--resume {path}",

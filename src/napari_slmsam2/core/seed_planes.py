@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -104,7 +105,7 @@ def _labels(labels: Sequence[int], most: int = 8) -> str:
     return f"{plural} {', '.join(map(str, labels[:most]))}{more}"
 
 
-def find_seed_planes(seeds: npt.NDArray[np.integer]) -> SeedPlanes:
+def find_seed_planes(seeds: Any) -> SeedPlanes:
     """Find the planes on which the labels of a seed volume were drawn.
 
     A label was drawn on planes of an axis where it lies on single planes (or on up to 3 adjacent
@@ -112,8 +113,8 @@ def find_seed_planes(seeds: npt.NDArray[np.integer]) -> SeedPlanes:
 
     Parameters
     ----------
-    seeds : ndarray of int, shape (I, J, K)
-        0 for background.
+    seeds : array_like of int, shape (I, J, K)
+        0 for background. Read plane by plane.
 
     Returns
     -------
@@ -150,7 +151,7 @@ def find_seed_planes(seeds: npt.NDArray[np.integer]) -> SeedPlanes:
 
 
 def _areas(
-    seeds: npt.NDArray[np.integer],
+    seeds: Any,
 ) -> tuple[npt.NDArray[np.integer], list[npt.NDArray[np.int64]]]:
     """Voxels of every label on every plane of the three axes, read plane by plane."""
     present = [np.unique(plane) for plane in seeds]
@@ -190,7 +191,7 @@ def _has_peak(areas: npt.NDArray[np.int64]) -> bool:
     return bool(((areas >= _PEAK_AREA) & (areas >= _PEAK * beside)).any())
 
 
-def warn_of_other_planes(seeds: npt.NDArray[np.integer], axis: int) -> None:
+def warn_of_other_planes(seeds: Any, axis: int) -> None:
     """Warn where seeds were drawn on planes of another axis than the propagation axis.
 
     Parameters

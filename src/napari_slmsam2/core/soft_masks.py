@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from napari_slmsam2.core.spilled_bytes import ByteStore, SpilledBytes
 
 Box = tuple[slice, slice]
 
@@ -16,6 +19,9 @@ LIMIT = 8.0
 
 BACKGROUND = -4.0
 """Logits up to this value are not stored."""
+
+BUDGET = 2**25
+"""Bytes of compressed logits in memory; older ones are moved to a temporary file."""
 
 _SCALE = 15.875
 
@@ -122,23 +128,54 @@ def is_empty(box: Box) -> bool:
 class _Crop:
     box: Box
     shape: tuple[int, int]
-    packed: bytes
+    packed: bytes | SpilledBytes
+    """Plain bytes in session files only."""
 
     def unpack(self) -> npt.NDArray[np.float32]:
         size = tuple(side.stop - side.start for side in self.box)
-        whole = np.frombuffer(zlib.decompress(self.packed), dtype=np.int8).reshape(size)
+        whole = np.frombuffer(zlib.decompress(self.content), dtype=np.int8).reshape(size)
         return whole.astype(np.float32) / np.float32(_SCALE)
+
+    @property
+    def content(self) -> bytes:
+        return self.packed if isinstance(self.packed, bytes) else self.packed.read()
 
 
 class SoftMasks:
     """Logits per label and slice, cut to their box, in 8 bits and compressed.
 
-    The sign of every logit above -4 is kept exactly, so that a mask comes back as it went in;
-    logits are clipped to +-8. Slices without anything above -4 are not stored.
+    Beyond a budget the older ones are in a temporary file. The sign of every logit above -4 is
+    kept exactly, so that a mask comes back as it went in; logits are clipped to +-8. Slices
+    without anything above -4 are not stored.
+
+    Parameters
+    ----------
+    budget : int
+        Bytes of compressed logits to hold in memory, of this object and its copies together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, budget: int = BUDGET) -> None:
         self._crops: dict[int, dict[int, _Crop]] = {}
+        self._store = ByteStore(budget)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The crops, with their bytes."""
+        crops = {
+            index: {label: replace(crop, packed=crop.content) for label, crop in labels.items()}
+            for index, labels in self._crops.items()
+        }
+        return {"_crops": crops}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `__getstate__`."""
+        self._store = ByteStore(BUDGET)
+        self._crops = {
+            index: {
+                label: replace(crop, packed=self._store.put(crop.content))
+                for label, crop in labels.items()
+            }
+            for index, labels in state["_crops"].items()
+        }
 
     def put(self, label: int, index: int, logits: npt.NDArray[np.floating]) -> None:
         """Store the logits of shape (H, W) of a label on a slice, in place of older ones."""
@@ -153,7 +190,7 @@ class SoftMasks:
             return
         clipped = np.clip(patch.logits, -LIMIT, LIMIT) * _SCALE
         whole = np.where(clipped > 0, np.ceil(clipped), np.floor(clipped)).astype(np.int8)
-        packed = zlib.compress(whole.tobytes(), 1)
+        packed = self._store.put(zlib.compress(whole.tobytes(), 1))
         self._crops.setdefault(index, {})[label] = _Crop(patch.box, shape, packed)
 
     def get(self, label: int, index: int) -> npt.NDArray[np.float32] | None:
@@ -184,6 +221,7 @@ class SoftMasks:
     def copy(self) -> SoftMasks:
         """A copy that shares the stored crops."""
         twin = SoftMasks()
+        twin._store = self._store
         twin._crops = {index: dict(labels) for index, labels in self._crops.items()}
         return twin
 
@@ -195,5 +233,8 @@ class SoftMasks:
 
     @property
     def nbytes(self) -> int:
-        """Memory held by the compressed crops."""
-        return sum(len(c.packed) for labels in self._crops.values() for c in labels.values())
+        """Memory held by the compressed crops, without those in the temporary file."""
+        packed = [crop.packed for labels in self._crops.values() for crop in labels.values()]
+        return sum(
+            one.size for one in packed if isinstance(one, SpilledBytes) and not one.is_spilled
+        )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.core.errors import GridMismatchError, SlmSam2Warning
+from napari_slmsam2.io.chunked_array import ChunkedArray, compressed_labels
 from napari_slmsam2.io.geometry import Geometry, transposition
 from napari_slmsam2.io.images import LoadedImage
 from napari_slmsam2.io.units import IN_MM
@@ -41,37 +44,73 @@ class Alignment:
     offset: tuple[int, int, int]
     shape: tuple[int, int, int]
 
-    def apply(self, labels: npt.NDArray[np.integer], what: str) -> npt.NDArray[np.integer]:
+    def apply(self, labels: Any, what: str) -> Any:
         """The labels on the grid of the image; nothing where the file has no voxels.
+
+        Parameters
+        ----------
+        labels : ndarray of int, or ChunkedArray
+        what : str
+            For messages.
+
+        Returns
+        -------
+        ndarray of int, or ChunkedArray
 
         Raises
         ------
         GridMismatchError
             A label lies outside the image.
         """
-        array = labels.transpose(self.axes)
-        array = array[tuple(slice(None, None, -1 if f else 1) for f in self.flipped)]
-        if array.shape == self.shape and not any(self.offset):
-            return array
-        inside = tuple(
-            slice(max(-o, 0), max(min(n, size - o), 0))
-            for o, n, size in zip(self.offset, array.shape, self.shape, strict=True)
-        )
-        lost = int(np.count_nonzero(array)) - int(np.count_nonzero(array[inside]))
+        lazy = isinstance(labels, ChunkedArray)
+        in_place = tuple(labels.shape[a] for a in self.axes) == self.shape and not any(self.offset)
+        if in_place and not lazy:
+            return self._turned(labels)
+        if in_place and self.axes == (0, 1, 2) and not any(self.flipped):
+            return labels
+        along, step = 0, labels.shape[0]
+        if lazy:
+            along = int(np.argmax(np.divide(labels.shape, labels.chunk_shape)))
+            step = labels.chunk_shape[along]
+        make = partial(compressed_labels, axis=self.axes.index(along)) if lazy else np.zeros
+        result, lost = make(self.shape, dtype=labels.dtype), 0
+        for start in range(0, labels.shape[along], step):
+            lost += self._place(labels, along, start, step, result)
         if lost:
             raise GridMismatchError(
                 what, f"{lost} labelled voxels lie outside the image",
                 expected=f"voxels (0, 0, 0) to {tuple(n - 1 for n in self.shape)}",
-                found=f"an array of shape {array.shape} from voxel {self.offset}",
-                hint="Are these the labels of another image?",
+                found=f"an array of shape {tuple(labels.shape[a] for a in self.axes)} from voxel "
+                f"{self.offset}", hint="Are these the labels of another image?",
             )  # fmt: skip
-        result = np.zeros(self.shape, array.dtype)
+        return result
+
+    def _turned(self, labels: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+        array = labels.transpose(self.axes)
+        return array[tuple(slice(None, None, -1 if f else 1) for f in self.flipped)]
+
+    def _place(self, labels: Any, along: int, start: int, step: int, result: Any) -> int:
+        """Copy a slab of the labels to its place; how many labelled voxels have none."""
+        size = labels.shape[along]
+        key: list[slice] = [slice(None)] * 3
+        key[along] = slice(start, min(start + step, size))
+        slab = labels[tuple(key)]
+        if not slab.any():
+            return 0
+        array, offset, axis = self._turned(slab), list(self.offset), self.axes.index(along)
+        offset[axis] += size - key[along].stop if self.flipped[axis] else start
+        inside = tuple(
+            slice(max(-o, 0), max(min(n, room - o), 0))
+            for o, n, room in zip(offset, array.shape, self.shape, strict=True)
+        )
         target = tuple(
             slice(max(o, 0), max(o, 0) + max(s.stop - s.start, 0))
-            for o, s in zip(self.offset, inside, strict=True)
+            for o, s in zip(offset, inside, strict=True)
         )
-        result[target] = array[inside]
-        return result
+        found = array[inside]
+        if found.size:
+            result[target] = found
+        return int(np.count_nonzero(slab)) - int(np.count_nonzero(found))
 
 
 def align(image: LoadedImage, labels: LoadedImage, *, trust_voxels: bool = False) -> Alignment:

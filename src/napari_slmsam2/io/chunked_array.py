@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_slmsam2.core.errors import OutputError
+
 LIMIT = 2**28
 """Bytes of chunks that one array holds in memory at most."""
 
@@ -61,6 +63,8 @@ class ChunkedArray:
         Or any other array with ``chunks`` that is indexed with slices.
     axes : sequence of int, optional
         The dimension of ``stored`` for each dimension of this array. Default: the same order.
+    name : str
+        The file whose dtype cannot change, for messages.
 
     Attributes
     ----------
@@ -69,8 +73,9 @@ class ChunkedArray:
     chunk_shape : tuple of int
     """
 
-    def __init__(self, stored: Any, axes: Sequence[int] | None = None) -> None:
+    def __init__(self, stored: Any, axes: Sequence[int] | None = None, *, name: str = "") -> None:
         self.stored = stored
+        self.name = name
         self._axes = tuple(range(stored.ndim)) if axes is None else tuple(axes)
         self.shape = tuple(int(stored.shape[a]) for a in self._axes)
         self.chunk_shape = tuple(int(stored.chunks[a]) for a in self._axes)
@@ -100,7 +105,7 @@ class ChunkedArray:
         with self._lock:
             self._make_room(spans)
             for number, there, here in self._parts(spans):
-                found[here] = self._chunk(number)[there]
+                found[here] = 0 if self._is_empty(number) else self._chunk(number)[there]
                 self._evict()
         part: npt.NDArray[Any] = found[rest]
         return part
@@ -125,14 +130,47 @@ class ChunkedArray:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return self[...] if dtype is None else self[...].astype(dtype)
 
+    def copy(self) -> ChunkedArray:
+        """A copy that is compressed in memory."""
+        return self._compressed(self.dtype)
+
     def astype(self, dtype: npt.DTypeLike) -> ChunkedArray:
-        """A copy of another dtype, compressed in memory."""
+        """A copy of another dtype, compressed in memory.
+
+        Raises
+        ------
+        OutputError
+            This is the array of a file, whose dtype cannot change.
+        """
+        if self.name:
+            raise OutputError(
+                self.name, "holds labels of another dtype",
+                expected=f"labels up to {np.iinfo(self.dtype).max}", found=np.dtype(dtype),
+                hint="Create the file with the highest label.",
+            )  # fmt: skip
+        return self._compressed(dtype)
+
+    def _compressed(self, dtype: npt.DTypeLike) -> ChunkedArray:
         copy = ChunkedArray(_CompressedChunks(self.shape, dtype, self.chunk_shape))
-        grid = [range(-(-n // size)) for n, size in zip(self.shape, self.chunk_shape, strict=True)]
-        for number in itertools.product(*grid):
-            key = self._key(number)
-            copy[key] = self[key]
+        for key in self._keys():
+            part = self[key]
+            if part.any():
+                copy[key] = part
+        copy.flush()
         return copy
+
+    def any(self) -> bool:
+        """Whether any value is not 0."""
+        return any(bool(self[key].any()) for key in self._keys())
+
+    def max(self) -> Any:
+        """The highest value."""
+        return max(self[key].max() for key in self._keys())
+
+    def _keys(self) -> Iterator[tuple[slice, ...]]:
+        """The places of all chunks."""
+        grid = [range(-(-n // size)) for n, size in zip(self.shape, self.chunk_shape, strict=True)]
+        return map(self._key, itertools.product(*grid))
 
     def flush(self) -> None:
         """Write every changed chunk.
@@ -210,6 +248,12 @@ class ChunkedArray:
             size *= n * (-(-span.stop // n) - span.start // n)
         self._room = max(self._room, min(2 * size, LIMIT))
 
+    def _is_empty(self, number: Number) -> bool:
+        """Whether a chunk is known to hold only 0, so that it need not be in memory."""
+        if number in self._chunks or not isinstance(self.stored, _CompressedChunks):
+            return False
+        return self.stored.is_empty(self._stored_key(number))
+
     def _chunk(self, number: Number) -> npt.NDArray[Any]:
         if number not in self._chunks:
             part = np.asarray(self.stored[self._stored_key(number)])
@@ -276,6 +320,10 @@ class _CompressedChunks:
         if packed is None:
             return np.zeros(shape, self.dtype)
         return np.frombuffer(zlib.decompress(packed), self.dtype).reshape(shape)
+
+    def is_empty(self, key: tuple[slice, ...]) -> bool:
+        """Whether a chunk holds only 0."""
+        return tuple(side.start for side in key) not in self._packed
 
     def __setitem__(self, key: tuple[slice, ...], values: npt.NDArray[Any]) -> None:
         number = tuple(side.start for side in key)

@@ -193,7 +193,13 @@ class LabelStore:
 
     def labels(self) -> ChunkedArray:
         """The labels, shape of the image, to be read and written by this process alone."""
-        return ChunkedArray(self._stored, self.axes)
+        return ChunkedArray(self._stored, self.axes, name=str(self.folder))
+
+    def moved(self, folder: Path, labels: ChunkedArray) -> LabelStore:
+        """The same store in its new folder, which its `labels` follow."""
+        moved = replace(self, folder=folder)
+        labels.stored = moved._stored
+        return moved
 
     def finish(
         self,

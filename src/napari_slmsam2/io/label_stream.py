@@ -157,7 +157,9 @@ class LabelStream:
             order = "".join(like.order[self.store.axes.index(a)] for a in range(3))
             geometry = like.geometry.reordered(like.order, order)
             self.store.finish(geometry, like.template, table, self._lead)
-        return self._target.commit()
+        path = self._target.commit()
+        self.store = self.store.moved(path, self.labels)
+        return path
 
     def discard(self) -> None:
         """Remove what was written, if it was not finished."""

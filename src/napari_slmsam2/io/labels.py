@@ -17,6 +17,7 @@ from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.io._ngff import is_label_store
 from napari_slmsam2.io.alignment import align
+from napari_slmsam2.io.chunked_array import compressed_labels
 from napari_slmsam2.io.formats import format_to_read, format_to_write
 from napari_slmsam2.io.geometry import transposition
 from napari_slmsam2.io.images import LoadedImage, explained, load_volume
@@ -36,13 +37,13 @@ class LabelMap:
 
     Attributes
     ----------
-    array : ndarray of uint8, uint16, uint32 or uint64, shape (I, J, K)
+    array : ndarray of uint8, uint16, uint32 or uint64, or ChunkedArray, shape (I, J, K)
         The smallest of these dtypes that holds all labels. Of a series (T, I, J, K).
     table : LabelTable
         Names and colours, where the file has some.
     """
 
-    array: npt.NDArray[Any]
+    array: Any
     table: LabelTable
 
 
@@ -74,6 +75,7 @@ def read_label_map(
     stack: Literal["channel", "time"] | None = None,
     trust_voxels: bool = False,
     option_prefix: str = "",
+    compressed: bool = False,
 ) -> LabelMap:
     """Read a label volume, with the names and colours of its labels.
 
@@ -92,12 +94,15 @@ def read_label_map(
         The arrays line up, whatever the files specify about the place of their voxels.
     option_prefix : str
         Of the command line options that messages name, ``"seeds-"`` for instance.
+    compressed : bool
+        Whether to return a `ChunkedArray` that is compressed in memory: for labels of few slices
+        of a large volume.
 
     Raises
     ------
     VolumeError
         The file cannot be read, holds several volumes and none was chosen, or a voxel is
-        negative, NaN or not a whole number; the message names the first one.
+        negative, NaN or not a whole number; the message names the first one in the file.
     GridMismatchError
         The grids differ.
 
@@ -111,7 +116,9 @@ def read_label_map(
     with explained(path):
         raw = format_to_read(path).read(path, selection)
         selection = selection if like is None else _followed(raw, path, selection, like)
-        return labels_of(raw, path, selection, like, trust_voxels=trust_voxels)
+        return labels_of(
+            raw, path, selection, like, trust_voxels=trust_voxels, compressed=compressed
+        )
 
 
 def labels_of(
@@ -121,11 +128,14 @@ def labels_of(
     like: LoadedImage | None = None,
     *,
     trust_voxels: bool = False,
+    compressed: bool = False,
 ) -> LabelMap:
     """The labels of an opened file; see `read_label_map`."""
     found = load_volume(raw, path, selection, axis=0)
+    # In the order of the file: its slices along other axes lie all over it.
+    found = replace(found, volume=found.volume.with_axis(found.order.index("z")))
     alignment = None if like is None else align(like, found, trust_voxels=trust_voxels)
-    array = _whole_numbers(found.volume)
+    array = _whole_numbers(found.volume, compressed=compressed)
     if alignment is not None:
         array = alignment.apply(array, str(path))
     return LabelMap(array, found.label_table)
@@ -287,15 +297,18 @@ def check_same_grid(image: LoadedImage, labels: LoadedImage) -> None:
     align(image, labels)
 
 
-def _whole_numbers(volume: Volume) -> npt.NDArray[Any]:
+def _whole_numbers(volume: Volume, *, compressed: bool) -> Any:
     """All voxels as labels, read slice by slice."""
-    result = np.zeros(volume.shape, np.uint8)
+    result: Any = np.zeros(volume.shape, np.uint8)
+    if compressed:
+        result = compressed_labels(volume.shape, np.uint8, volume.axis)
     for index in range(volume.n_slices):
         part = _whole(volume.take(index), volume.name, {volume.axis: index})
         smallest = _smallest(part)
         if smallest.dtype.itemsize > result.dtype.itemsize:
             result = result.astype(smallest.dtype)
-        result[volume.slicer(index)] = smallest
+        if smallest.any():
+            result[volume.slicer(index)] = smallest
     return result
 
 

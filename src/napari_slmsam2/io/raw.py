@@ -130,34 +130,88 @@ class ScaledArray:
 
 
 class IndexedView:
-    """A lazy array with some of its dimensions fixed.
+    """A lazy array with some of its dimensions fixed or cut.
 
     Parameters
     ----------
     data : array_like
-    fixed : sequence of int or None
-        An index for every dimension that is fixed, None for those that stay.
+        Written through this view if it can be written.
+    fixed : sequence of int, slice or None
+        For every dimension: the index that it is held at, the part that stays (a slice of step 1
+        with a start and a stop), or None for all of it.
     name : str, optional
         Field of a structured dtype.
     """
 
     def __init__(
-        self, data: ArrayLike, fixed: Sequence[int | None], name: str | None = None
+        self, data: ArrayLike, fixed: Sequence[int | slice | None], name: str | None = None
     ) -> None:
         self.data = data
         self.fixed = tuple(fixed)
         self.name = name
         self.shape = tuple(
-            int(n) for n, index in zip(data.shape, fixed, strict=True) if index is None
+            int(n) if one is None else int(one.stop) - int(one.start)
+            for n, one in zip(data.shape, fixed, strict=True)
+            if not isinstance(one, int)
         )
         dtype = np.dtype(data.dtype)
         self.dtype = dtype if name is None else dtype[name]
 
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size without compression."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
-        keys = iter(key if isinstance(key, tuple) else (key,))
-        full = tuple(next(keys, slice(None)) if i is None else i for i in self.fixed)
-        part = np.asarray(self.data[full])
+        part = np.asarray(self.data[self._full(key)])
         return part if self.name is None else part[self.name]
+
+    def __setitem__(self, key: Any, values: Any) -> None:
+        data: Any = self.data
+        data[self._full(key)] = values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return self[...] if dtype is None else self[...].astype(dtype)
+
+    def copy(self) -> npt.NDArray[Any]:
+        """The view in memory."""
+        return np.array(self[...])
+
+    def _full(self, key: Any) -> tuple[Any, ...]:
+        """The index into the data."""
+        keys = key if isinstance(key, tuple) else (key,)
+        if Ellipsis in keys:
+            at = keys.index(Ellipsis)
+            rest = (slice(None),) * (self.ndim - len(keys) + 1)
+            keys = keys[:at] + rest + keys[at + 1 :]
+        waiting = iter(keys)
+        full: list[Any] = []
+        for one in self.fixed:
+            if isinstance(one, int):
+                full.append(one)
+                continue
+            wanted = next(waiting, slice(None))
+            full.append(wanted if one is None else _shifted(wanted, one))
+        return tuple(full)
+
+
+def _shifted(key: Any, part: slice) -> Any:
+    """An index into a part of a dimension, as an index into the dimension."""
+    size = part.stop - part.start
+    if isinstance(key, slice):
+        start, stop, step = key.indices(size)
+        return slice(part.start + start, part.start + max(start, stop), step)
+    if not -size <= key < size:
+        raise IndexError(f"index {key} is out of range for an axis of {size}")
+    return part.start + key % size
 
 
 class SlabFiles:

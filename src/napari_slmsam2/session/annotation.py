@@ -20,7 +20,13 @@ from napari_slmsam2.core.quality import SliceQuality, Suggestion, rank_slices
 from napari_slmsam2.core.seed_planes import warn_of_other_planes
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.session.history import History
-from napari_slmsam2.session.label_array import Plane, SharedLabels, SliceLabels, check_shape
+from napari_slmsam2.session.label_array import (
+    LabelArray,
+    Plane,
+    SharedLabels,
+    SliceLabels,
+    check_shape,
+)
 from napari_slmsam2.session.propagated import Key, PromptChanges, Propagated
 from napari_slmsam2.session.run_records import RunRecord, SliceStates
 from napari_slmsam2.session.strokes import Strokes
@@ -38,7 +44,7 @@ class Annotation:
     Parameters
     ----------
     volume : Volume
-    labels : ndarray of int, shape of the volume, or SharedLabels, optional
+    labels : ndarray of int or ChunkedArray, shape of the volume, or SharedLabels, optional
         Written in place, until a label does not fit the dtype. Default: an empty volume.
     key : tuple, optional
         The index expression of the volume in shared labels.
@@ -65,7 +71,7 @@ class Annotation:
     def __init__(
         self,
         volume: Volume,
-        labels: Plane | SharedLabels[Annotation] | None = None,
+        labels: LabelArray | SharedLabels[Annotation] | None = None,
         *,
         key: tuple[Any, ...] = (),
         deferred: bool = False,
@@ -158,12 +164,12 @@ class Annotation:
     # -- labels
 
     @property
-    def labels(self) -> Plane:
+    def labels(self) -> LabelArray:
         """The accepted labels, shape of the volume; a view where the array is shared."""
         return self.slices.array
 
     def plane(self, index: int) -> Plane:
-        """The accepted labels of a slice, shape (H, W); a view."""
+        """The accepted labels of a slice, shape (H, W), not to be written."""
         return self.slices.plane(index)
 
     def protected(self, index: int, plane: Plane) -> Plane:
@@ -314,7 +320,7 @@ class Annotation:
         if not prompt.is_open:
             self.slices.write(prompt.index, self.slices.read(prompt.index))
 
-    def add_seed_volume(self, seeds: Plane) -> None:
+    def add_seed_volume(self, seeds: LabelArray) -> None:
         """Set every non-empty slice of a label volume as a seed, for each label on it.
 
         Raises

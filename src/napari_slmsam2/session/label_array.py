@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 from weakref import WeakSet
 
 import numpy as np
@@ -13,8 +13,11 @@ import numpy.typing as npt
 from napari_slmsam2.core.errors import GridMismatchError
 from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.io.raw import IndexedView
 
 Plane = npt.NDArray[np.integer]
+LabelArray: TypeAlias = Any
+"""Labels of a volume or of a layer: an ndarray of int, a `ChunkedArray`, or a view of one."""
 _Owner = TypeVar("_Owner")
 
 
@@ -23,7 +26,7 @@ class SharedLabels(Generic[_Owner]):
 
     Parameters
     ----------
-    array : ndarray of int
+    array : ndarray of int, or ChunkedArray
         Any number of axes. It is written in place, until a label does not fit its dtype: then
         `array` becomes a wider copy.
 
@@ -39,7 +42,7 @@ class SharedLabels(Generic[_Owner]):
         The slices that are cut from the array.
     """
 
-    def __init__(self, array: Plane) -> None:
+    def __init__(self, array: LabelArray) -> None:
         self.array = array
         self.lock = threading.RLock()
         self.owners: WeakSet[_Owner] = WeakSet()
@@ -57,7 +60,7 @@ class SharedLabels(Generic[_Owner]):
         dtype = self.array.dtype
         if label > np.iinfo(dtype).max:
             needed = np.min_scalar_type(label)
-            negative = dtype.kind == "i" and bool((self.array < 0).any())
+            negative = dtype.kind == "i" and any(bool((part < 0).any()) for part in self.array)
             self._convert(np.promote_types(dtype, needed) if negative else needed)
 
     def _convert(self, dtype: np.dtype[Any]) -> None:
@@ -109,16 +112,21 @@ class SliceLabels:
         shared.stacks.add(self)
 
     @property
-    def array(self) -> Plane:
+    def array(self) -> LabelArray:
         """The accepted labels, shape of the volume; a view where the array is shared."""
-        array = self._shared.array
-        part: Plane = array[self._key] if self._key else array
-        return part
+        array, key = self._shared.array, self._key
+        if isinstance(array, np.ndarray):
+            return array[key] if key else array
+        held = [one if isinstance(one, int) else None for one in key]
+        return array if held.count(None) == len(held) else IndexedView(array, held)
 
     def plane(self, index: int) -> Plane:
-        """The accepted labels of a slice, shape (H, W); a view."""
-        plane: Plane = self.array[(slice(None),) * self._axis + (index,)]
+        """The accepted labels of a slice, shape (H, W), not to be written."""
+        plane: Plane = self.array[self._slicer(index)]
         return plane
+
+    def _slicer(self, index: int) -> tuple[Any, ...]:
+        return (slice(None),) * self._axis + (index,)
 
     def read(self, index: int) -> Plane:
         """A copy of the newest labels of a slice, accepted or not, shape (H, W)."""
@@ -161,7 +169,7 @@ class SliceLabels:
         Returns
         -------
         ndarray of int, shape (H, W)
-            The accepted labels of the slice; a view.
+            The accepted labels of the slice, not to be written.
         """
         with self._shared.lock:
             plane = self._pending.pop(index, None)
@@ -192,7 +200,7 @@ class SliceLabels:
             if plane.min(initial=0) < 0:
                 self._shared.widen(plane.dtype)
             self._shared.fit(int(plane.max(initial=0)))
-            self.plane(index)[...] = plane
+            self.array[self._slicer(index)] = plane
             self._note_changed([index])
 
     def _note_changed(self, indices: Iterable[int]) -> None:
@@ -204,8 +212,8 @@ class SliceLabels:
 
     def labelled_slices(self) -> tuple[int, ...]:
         """The slices that hold a label."""
-        other = tuple(a for a in range(3) if a != self._axis)
-        return tuple(np.flatnonzero(self.array.any(axis=other)).tolist())
+        n_slices = self.array.shape[self._axis]
+        return tuple(index for index in range(n_slices) if self.plane(index).any())
 
     def changed_slices(self, labels: Any) -> tuple[int, ...]:
         """The slices on which labels (array_like, shape of the volume) differ from these.

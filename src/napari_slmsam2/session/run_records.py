@@ -13,6 +13,7 @@ import numpy as np
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.plan import Gap
 from napari_slmsam2.core.prompts import PromptSet
+from napari_slmsam2.core.soft_masks import Box, find_box
 
 CHANGED = b"changed"
 """Replaces the hash of a slice that repeating the run may not reproduce."""
@@ -20,7 +21,7 @@ CHANGED = b"changed"
 
 @dataclass(slots=True)
 class SliceStates:
-    """Labels of some slices at one time, compressed.
+    """Labels of some slices at one time: the box that holds labels, compressed.
 
     Attributes
     ----------
@@ -28,7 +29,7 @@ class SliceStates:
     """
 
     slice_shape: tuple[int, int]
-    _packed: dict[int, tuple[np.dtype[Any], bytes]] = field(default_factory=dict)
+    _packed: dict[int, tuple[Box, np.dtype[Any], bytes]] = field(default_factory=dict)
 
     def keep(self, index: int, plane: np.ndarray) -> None:
         """Remember a slice, shape (H, W), unless it is remembered already."""
@@ -37,17 +38,25 @@ class SliceStates:
 
     def put(self, index: int, plane: np.ndarray) -> None:
         """Remember this as the state of a slice, shape (H, W)."""
-        self._packed[index] = plane.dtype, zlib.compress(plane.tobytes(), 1)
+        box = find_box(plane != 0)
+        self._packed[index] = box, plane.dtype, zlib.compress(plane[box].tobytes(), 1)
 
     def get(self, index: int) -> np.ndarray:
         """A remembered slice, shape (H, W), in the dtype that it had."""
-        dtype, packed = self._packed[index]
-        return np.frombuffer(zlib.decompress(packed), dtype).reshape(self.slice_shape)
+        box, dtype, packed = self._packed[index]
+        plane = np.zeros(self.slice_shape, dtype)
+        plane[box] = np.frombuffer(zlib.decompress(packed), dtype).reshape(plane[box].shape)
+        return plane
 
     @property
     def indices(self) -> tuple[int, ...]:
         """The remembered slices, ascending."""
         return tuple(sorted(self._packed))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held by the compressed labels."""
+        return sum(len(packed) for _, _, packed in self._packed.values())
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ from napari_slmsam2.engine.loading import ReadyModel, make_segmenter
 from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
 from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL
 from napari_slmsam2.session.annotation import Annotation
+from napari_slmsam2.session.label_array import LabelArray
 from napari_slmsam2.session.run import Run, new_record
 from napari_slmsam2.session.run_records import RunRecord
 
@@ -54,9 +55,10 @@ class SegmentationSession:
     config : PropagationConfig, optional
     window : IntensityWindow, optional
         Default: the 0.5 and 99.5 percentiles of the volume.
-    labels : ndarray of int, shape of the volume, optional
+    labels : ndarray of int or ChunkedArray, shape of the volume, optional
         Labels to start from; written in place, until a label does not fit their dtype: then
-        `labels` becomes a wider copy. Default: an empty volume.
+        `labels` becomes a wider copy. Default: an empty volume. Those of an
+        `napari_slmsam2.io.LabelStream` are written to the disk slice by slice.
     models_folder : path-like, optional
         Where files of weights are searched and kept.
     annotation : Annotation, optional
@@ -81,7 +83,7 @@ class SegmentationSession:
         device: str = "auto",
         config: PropagationConfig | None = None,
         window: IntensityWindow | None = None,
-        labels: npt.NDArray[np.integer] | None = None,
+        labels: LabelArray | None = None,
         models_folder: str | os.PathLike[str] | None = None,
         annotation: Annotation | None = None,
     ) -> None:
@@ -110,7 +112,7 @@ class SegmentationSession:
         self._run = None
 
     @property
-    def labels(self) -> npt.NDArray[np.integer]:
+    def labels(self) -> LabelArray:
         """The labels, shape of the volume."""
         return self.annotation.labels
 
@@ -166,7 +168,7 @@ class SegmentationSession:
         """
         self.annotation.add_prompt(prompt)
 
-    def add_seed_volume(self, seeds: npt.NDArray[np.integer]) -> None:
+    def add_seed_volume(self, seeds: LabelArray) -> None:
         """Use every non-empty slice of a label volume as a seed, for each label on it.
 
         Parameters

@@ -18,8 +18,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 import napari_slmsam2
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.errors import SessionFileError
@@ -32,8 +30,8 @@ from napari_slmsam2.session.file.archive import (
     explained,
     read_archive,
 )
+from napari_slmsam2.session.file.arrays import Members, write_array
 from napari_slmsam2.session.file.records import (
-    Members,
     Packed,
     Unpacked,
     model_name,
@@ -41,6 +39,7 @@ from napari_slmsam2.session.file.records import (
     unpack_table,
 )
 from napari_slmsam2.session.file.run_state import StatePacker, StateReader
+from napari_slmsam2.session.label_array import LabelArray
 from napari_slmsam2.session.replay import replay
 from napari_slmsam2.session.run_records import RunRecord
 from napari_slmsam2.session.session import SegmentationSession
@@ -176,7 +175,7 @@ def save_session(
             file.writestr("session.json", json.dumps(content, indent=1))
             for name, array in arrays.items():
                 with file.open(name, "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
+                    write_array(member, array)
 
     return atomic_write(path, write, overwrite=overwrite)
 
@@ -251,6 +250,7 @@ def load_session(
     device: str | None = None,
     models_folder: str | os.PathLike[str] | None = None,
     with_state: bool = False,
+    labels: LabelArray | None = None,
 ) -> SegmentationSession:
     """Read a session: seeds, settings, records of the runs, labels as they were saved.
 
@@ -269,6 +269,8 @@ def load_session(
         Where files of weights are searched and kept.
     with_state : bool
         Whether to restore the state of a run that was stopped, where the file has one.
+    labels : ndarray of int or ChunkedArray, shape of the volume, optional
+        Is filled with the saved labels and used by the session. Default: a new array.
 
     Raises
     ------
@@ -283,7 +285,7 @@ def load_session(
         _check_volume(content["volume"], volume, path)
         if volume.axis != content["volume"]["axis"]:
             volume = volume.with_axis(content["volume"]["axis"])
-        labels = arrays.labels("labels.npy", volume.shape)
+        labels = arrays.labels("labels.npy", volume.shape, labels)
         session = SegmentationSession(
             volume,
             model=model or content["model"],

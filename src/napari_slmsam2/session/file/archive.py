@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_slmsam2.core.errors import ConfigError, PromptError, SessionFileError
-from napari_slmsam2.session.file.records import Arrays
+from napari_slmsam2.session.file.arrays import Arrays
 
 FORMAT = "napari-slmsam2 session"
 FORMAT_VERSION = 1

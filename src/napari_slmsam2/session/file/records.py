@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.label_table import LabelEntry, LabelTable
 from napari_slmsam2.core.plan import Gap
 from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
 from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.session.file.arrays import Arrays, Members
 from napari_slmsam2.session.run_records import RunRecord, SliceStates
-
-Members = dict[str, npt.NDArray[Any]]
-"""Arrays by their names in the file."""
 
 
 def model_name(model: str | os.PathLike[str]) -> str:
@@ -98,48 +94,6 @@ class Packed:
             "seconds": record.seconds,
             "locked": sorted(record.locked),
         }
-
-
-class Arrays:
-    """The arrays of a session file, read on demand and only in the shape that they must have."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def read(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """An array of integers or bools.
-
-        Raises
-        ------
-        ValueError
-            It has another shape or dtype.
-        """
-        with zipfile.ZipFile(self._path) as file, file.open(name) as member:
-            major, minor = np.lib.format.read_magic(member)
-            header = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[major, minor](member)
-            if header[0] != shape or header[2].kind not in "biu":
-                raise ValueError(f"{name} is {header[2]} of shape {header[0]}, not {shape}")
-        with zipfile.ZipFile(self._path) as file, file.open(name) as member:
-            array: npt.NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
-            if member.read(1):
-                raise ValueError(f"{name} is too long")
-            return np.ascontiguousarray(array)
-
-    def read_any(self, name: str) -> npt.NDArray[Any]:
-        """An array of any shape and dtype; objects are refused."""
-        with zipfile.ZipFile(self._path) as file, file.open(name) as member:
-            array: npt.NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
-            return array
-
-    def labels(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-        """An array of labels, see `read`."""
-        array = self.read(name, shape)
-        if array.dtype.kind == "b" or array.min() < 0:
-            raise ValueError(f"{name} does not hold labels")
-        return array
 
 
 class Unpacked:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from napari_slmsam2.core.soft_masks import SoftMasks
-from napari_slmsam2.session.file.records import Arrays, Members
+from napari_slmsam2.session.file.arrays import Arrays, Members
 
 _PACKAGE = "napari_slmsam2."
 _FOLDER = "state"
@@ -92,10 +92,10 @@ class StatePacker:
         if isinstance(value, tuple):  # a named one
             return {**where, "items": [self.pack(item) for item in value]}
         if dataclasses.is_dataclass(value):
-            names = [field.name for field in dataclasses.fields(value)]
+            state = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         else:
-            names = list(vars(value))
-        return {**where, "fields": {name: self.pack(getattr(value, name)) for name in names}}
+            state = value.__getstate__()
+        return {**where, "fields": {name: self.pack(one) for name, one in state.items()}}
 
 
 class StateReader:
@@ -160,6 +160,10 @@ class StateReader:
         if issubclass(kind, tuple):
             return kind(*(self.read(item) for item in node["items"]))
         made = object.__new__(kind)
-        for field, number in node["fields"].items():
-            object.__setattr__(made, field, self.read(number))
+        fields = {name: self.read(number) for name, number in node["fields"].items()}
+        if isinstance(made, SoftMasks):
+            made.__setstate__(fields)
+            return made
+        for name, value in fields.items():
+            object.__setattr__(made, name, value)
         return made
