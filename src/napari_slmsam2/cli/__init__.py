@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import napari_slmsam2
-from napari_slmsam2.cli import adapt, demo, evaluate, info, models, propagate, replay, train
+from napari_slmsam2.cli import adapt, batch, demo, evaluate, info, models, propagate, replay, train
 from napari_slmsam2.cli._errors import ReportingGroup
 from napari_slmsam2.cli._options import help_of
 
@@ -78,6 +78,12 @@ for _command, _epilog in (
 app.command("adapt", cls=adapt.PairCommand, help=help_of(adapt.adapt), epilog=adapt.EPILOG)(
     adapt.adapt
 )
+app.command(
+    "batch",
+    help=help_of(batch.batch),
+    epilog=batch.EPILOG,
+    context_settings={"ignore_unknown_options": True},
+)(batch.batch)
 app.add_typer(models.app, name="models")
 
 

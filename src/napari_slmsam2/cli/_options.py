@@ -104,7 +104,8 @@ def whole_number(minimum: int | None, maximum: int | None = None) -> Callable[[s
     return parse
 
 
-def _one_of(choices: Sequence[Any]) -> Callable[[str], Any]:
+def one_of(choices: Sequence[Any]) -> Callable[[str], Any]:
+    """A parser of one of some values; its errors list them."""
     values = {str(choice): choice for choice in choices}
 
     def parse(text: str) -> Any:
@@ -175,7 +176,7 @@ def _setting_option(
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
     elif data["choices"]:
         choices = data["choices"]
-        shown = {"parser": _one_of(choices), "metavar": "|".join(map(str, choices))}
+        shown = {"parser": one_of(choices), "metavar": "|".join(map(str, choices))}
     elif kind is int:
         low, high = data["minimum"], data["maximum"]
         shown = {"parser": whole_number(low, high), "metavar": "NUMBER"}
@@ -314,7 +315,7 @@ FileTime = Annotated[
 FileStack = Annotated[
     Any,
     typer.Option(
-        parser=_one_of(("channel", "time")),
+        parser=one_of(("channel", "time")),
         metavar="channel|time",
         help="Take these as the slices.",
         rich_help_panel=_VOLUME,
@@ -323,7 +324,7 @@ FileStack = Annotated[
 Stack = Annotated[
     Any,
     typer.Option(
-        parser=_one_of(("channel", "time")),
+        parser=one_of(("channel", "time")),
         metavar="channel|time",
         help="Take the channels or the time points as the slices, where they were saved as such.",
     ),
@@ -351,7 +352,7 @@ LogFile = Annotated[
 ProgressFormat = Annotated[
     str,
     typer.Option(
-        parser=_one_of(("auto", "json")),
+        parser=one_of(("auto", "json")),
         metavar="auto|json",
         help="auto: a bar on a terminal, elsewhere a line for every tenth, on stderr. json: one "
         "JSON line on stdout for every slice (docs/cli.md), everything else on stderr.",

@@ -85,6 +85,7 @@ def follow(
         Progressed,
         SliceSegmented,
     )
+    from napari_slmsam2.engine.loading import forget_last_model
 
     outcome = Outcome()
     began = time.perf_counter()
@@ -100,6 +101,7 @@ def follow(
                     print_record(_slice_record(event, time.perf_counter() - began))
                 elif isinstance(event, FellBack):
                     outcome.notes.append(event.message)
+                    forget_last_model()
                     shown.log(f"Note: {event.message}.")
                 elif isinstance(event, Finished):
                     stopped = event.reason is FinishReason.STOPPED and should_stop()

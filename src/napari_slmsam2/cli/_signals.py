@@ -35,6 +35,16 @@ def end_like_ctrl_c() -> Iterator[None]:
         yield
 
 
+_running: list[threading.Event] = []
+"""Of the runs inside `interruptible`."""
+
+
+def stop_running() -> None:
+    """Ask the runs of this process to stop between two slices, from any thread."""
+    for asked in list(_running):
+        asked.set()
+
+
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
     """Ctrl-C, SIGTERM and SIGHUP ask to stop between two slices; a second Ctrl-C stops at once.
@@ -53,4 +63,8 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         asked.set()
 
     with _handled([signal.SIGINT, *_terminations()], handle):
-        yield asked.is_set
+        _running.append(asked)
+        try:
+            yield asked.is_set
+        finally:
+            _running.remove(asked)

@@ -58,6 +58,25 @@ class ReadyModel:
     precision: str
 
 
+_kept: dict[object, ReadyModel] | None = None
+"""The model that was built last, by what it was built from; None where none is kept."""
+
+
+def keep_last_model() -> None:
+    """Let `make_segmenter` return the model that it built last, where the same is asked for.
+
+    For processes that run many jobs: each loads its model once.
+    """
+    global _kept
+    _kept = {} if _kept is None else _kept
+
+
+def forget_last_model() -> None:
+    """Build the next model again: the last one has moved to the CPU, for instance."""
+    if _kept is not None:
+        _kept.clear()
+
+
 def make_segmenter(
     model: str | os.PathLike[str],
     *,
@@ -67,7 +86,7 @@ def make_segmenter(
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> ReadyModel:
-    """Build the segmenter of a model.
+    """Build the segmenter of a model, or return the last one, see `keep_last_model`.
 
     Parameters
     ----------
@@ -85,6 +104,27 @@ def make_segmenter(
     ConfigError, DownloadError, CheckpointError, DeviceError
         See `load_network` and `choose_device`.
     """
+    config = config or PropagationConfig()
+    if _kept is None:
+        return _build_segmenter(model, device, config, folder, progress, should_stop)
+    file = Path(model) if is_weights_file(model) else get_model(str(model), folder).path
+    state = file.stat() if file is not None and file.is_file() else None
+    changed = None if state is None else (state.st_size, state.st_mtime_ns)
+    key = (str(model), device, config, str(folder), changed)
+    if key not in _kept:
+        _kept.clear()  # two do not have to fit into the memory
+        _kept[key] = _build_segmenter(model, device, config, folder, progress, should_stop)
+    return _kept[key]
+
+
+def _build_segmenter(
+    model: str | os.PathLike[str],
+    device: str,
+    config: PropagationConfig,
+    folder: str | os.PathLike[str] | None,
+    progress: Progress | None,
+    should_stop: Callable[[], bool] | None,
+) -> ReadyModel:
     if model in ("flow", "interpolation"):
         return ReadyModel(_classical(str(model)), str(model), None, "cpu", "float32")
     import torch
@@ -95,7 +135,6 @@ def make_segmenter(
     from napari_slmsam2.engine.sam2.precision import cast_weights
     from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
 
-    config = config or PropagationConfig()
     torch_device = choose_device(device)
     loaded = load_network(
         model,

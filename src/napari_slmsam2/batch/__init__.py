@@ -1,0 +1,1 @@
+"""Many jobs of one command: what is done is skipped, the rest runs on an engine."""

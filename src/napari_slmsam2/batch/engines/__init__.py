@@ -1,0 +1,1 @@
+"""Where jobs run: processes of this computer, a dask cluster, Slurm."""
