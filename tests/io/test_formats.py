@@ -287,7 +287,7 @@ def test_what_is_no_image(tmp_path):
     (tmp_path / "a.xyz").write_text("x")
     with pytest.raises(VolumeError, match=r"a\.xyz: is of no known format; expected \.nii"):
         read_image(tmp_path / "a.xyz")
-    with pytest.raises(VolumeError, match="a folder that is no Zarr image"):
+    with pytest.raises(VolumeError, match="a folder without a Zarr or DICOM image"):
         read_image(tmp_path)
     (tmp_path / "pair.hdr").write_bytes(
         nib.Nifti1Pair(np.zeros(SHAPE), np.eye(4)).header.binaryblock

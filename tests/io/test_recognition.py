@@ -27,9 +27,9 @@ def dicom(path):
 @pytest.mark.parametrize(
     ("make", "name", "what", "way"),
     [
-        (dicom, "IM000001", "is DICOM, which is not read", "dcm2niix"),
-        (dicom, "slice.dcm", "is DICOM", "dcm2niix"),
-        (Path.touch, "slice.dcm", "is DICOM", "dcm2niix"),
+        (dicom, "IM000001", "contains no DICOM image", "dcm2niix"),
+        (dicom, "slice.dcm", "contains no DICOM image", "dcm2niix"),
+        (Path.touch, "slice.dcm", "contains no DICOM image", "dcm2niix"),
         (Path.touch, "brain.mha", "is MetaImage", "SimpleITK"),
         (lambda p: p.write_bytes(b"ObjectType = Image\nNDims = 3"), "a.txt", "MetaImage", "Simple"),
         (mrc, "tomogram.mrc", "is MRC", "mrc2tif"),
@@ -52,12 +52,12 @@ def test_known_formats_are_named_with_a_converter(tmp_path, make, name, what, wa
 
 
 @pytest.mark.parametrize("inner", ["", "series 1"])
-def test_a_folder_of_dicom_files(tmp_path, inner):
+def test_a_folder_of_damaged_dicom_files(tmp_path, inner):
     folder = tmp_path / "scan"
     (folder / inner).mkdir(parents=True)
     for i in range(3):
         dicom(folder / inner / f"I{i}")
-    with pytest.raises(VolumeError, match=r"scan: is a folder of DICOM files.*dcm2niix"):
+    with pytest.raises(VolumeError, match=r"scan: contains no DICOM image.*dcm2niix"):
         read_image(folder)
 
 

@@ -20,12 +20,19 @@ import zarr
 from napari.components import ViewerModel
 from napari.layers import Image, Labels
 from napari.settings import get_plugin_settings, get_settings
+from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
+from qtpy.QtGui import QDropEvent
 from qtpy.QtWidgets import QApplication, QFileDialog
 
 from napari_slmsam2.contributions import readers
 from napari_slmsam2.contributions.writers import write_labels
 from napari_slmsam2.core.config import PropagationConfig
-from napari_slmsam2.core.errors import GridMismatchError, OutputError, VolumeError
+from napari_slmsam2.core.errors import (
+    GridMismatchError,
+    OutputError,
+    SlmSam2Warning,
+    VolumeError,
+)
 from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL, list_models
 from napari_slmsam2.io import LabelTable, read_image, read_label_map
 from napari_slmsam2.io import write_labels as save_labels_of
@@ -33,6 +40,7 @@ from napari_slmsam2.io.formats import FORMATS
 from napari_slmsam2.io.layer_grid import METADATA_KEY
 from napari_slmsam2.sample import make_sample
 from napari_slmsam2.widgets.files.saving import describe_image, save_labels
+from tests.dicom_files import oblique, save_series
 from tests.labelled_files import write_base
 
 PLUGIN = "napari-slmsam2"
@@ -359,6 +367,62 @@ def test_damage_is_named(tmp_path):
     (tmp_path / "scan.nii").write_bytes(whole[:400])
     with pytest.raises(VolumeError, match=r"scan\.nii"):
         readers.read(str(tmp_path / "scan.nii"))
+
+
+def test_a_folder_of_dicom_files_opens(window, tmp_path):
+    stored, positions = save_series(tmp_path / "ct", order=[3, 0, 5, 1, 4, 2])
+    layer = open_one(window, tmp_path / "ct")
+    assert isinstance(layer, Image)
+    assert layer.name == "ct"
+    assert layer.axis_labels == ("z", "y", "x")
+    assert units(layer) == ["mm"] * 3
+    np.testing.assert_array_equal(layer.data, stored)
+    np.testing.assert_allclose(layer.scale, (2.5, 0.8, 0.6))
+    np.testing.assert_allclose(layer.metadata[METADATA_KEY]["affine"][:3, 3] * [-1, -1, 1],
+                               positions[0])  # fmt: skip
+
+
+def test_a_dicom_folder_is_opened_by_drag_and_drop(window, tmp_path, qtbot):
+    save_series(tmp_path / "ct")
+    mime = QMimeData()
+    mime.setUrls([QUrl.fromLocalFile(str(tmp_path / "ct"))])
+    event = QDropEvent(
+        QPointF(10, 10), Qt.DropAction.CopyAction, mime, Qt.MouseButton.LeftButton,
+        Qt.KeyboardModifier.NoModifier,
+    )  # fmt: skip
+    window.window._qt_viewer.dropEvent(event)
+    qtbot.waitUntil(lambda: len(window.layers) == 1)
+    assert window.layers[0].data.shape == (6, 5, 7)
+
+
+def test_all_series_of_a_dicom_folder_become_layers(viewer, tmp_path):
+    save_series(tmp_path / "a", SeriesDescription="Liver", SeriesNumber=1)
+    save_series(tmp_path / "b", SeriesDescription="Bone", SeriesNumber=2, shape=(3, 4, 4))
+    save_series(tmp_path / "c", leave_out=[2], SeriesNumber=3)
+    with pytest.warns(SlmSam2Warning, match=r"Not opened.*1 of its slices are missing"):
+        layers = viewer.open(tmp_path, plugin=PLUGIN)
+    assert [layer.data.shape for layer in layers] == [(6, 5, 7), (3, 4, 4)]
+    assert layers[1].name.endswith("2 Bone CT, 3 x 4 x 4")
+
+
+def test_dicom_files_opened_as_a_stack_are_one_layer(viewer, tmp_path):
+    stored, _ = save_series(tmp_path, name="{}.dcm")
+    files = [str(tmp_path / f"{i}.dcm") for i in (2, 0, 1)]
+    [layer] = viewer.open(files, stack=True, plugin=PLUGIN)
+    np.testing.assert_array_equal(layer.data, stored[:3])
+
+
+def test_labels_of_a_dicom_image_are_saved_as_segmentation_and_as_nifti(viewer, tmp_path):
+    save_series(tmp_path / "ct", orientation=oblique())
+    labels = labels_on(viewer, open_one(viewer, tmp_path / "ct"))
+    for name in ("organ.dcm", "organ.nii.gz"):
+        labels.save(str(tmp_path / name), plugin=PLUGIN)
+        found = read_label_map(tmp_path / name, read_image(tmp_path / "ct"))
+        np.testing.assert_array_equal(found.array, labels.data)
+    again = open_one(viewer, tmp_path / "organ.dcm")
+    assert isinstance(again, Labels)
+    assert list(again.features["label_name"]) == ["background", "Label 2"]
+    assert np.count_nonzero(again.data == 2) == np.count_nonzero(labels.data)
 
 
 # Writing.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_slmsam2.core.errors import VolumeError
+from napari_slmsam2.core.errors import SlmSam2Warning, VolumeError
 from napari_slmsam2.io.layer_grid import METADATA_KEY, grid_of, layer_geometry
 from napari_slmsam2.io.units import NO_UNIT
 
@@ -39,18 +40,19 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[LayerData]] | 
     Parameters
     ----------
     path : path-like, or sequence of path-like
-        Several files to stack into one layer are left to other readers.
+        Several files to stack into one layer are left to other readers, unless all are DICOM.
 
     Returns
     -------
     callable or None
     """
-    if not isinstance(path, str | os.PathLike):
-        return None
-    from napari_slmsam2.io.formats import format_to_read
+    from napari_slmsam2.io.formats import DICOM, format_to_read
 
     try:
-        format_to_read(Path(path))
+        if isinstance(path, str | os.PathLike):
+            format_to_read(Path(path))
+        elif not all(format_to_read(Path(file)) is DICOM for file in path):
+            return None
     except VolumeError:
         return None
     return read
@@ -67,7 +69,8 @@ def read(path: PathOrPaths) -> list[LayerData]:
 
     Parameters
     ----------
-    path : path-like
+    path : path-like, or sequence of path-like
+        Several: the files of one DICOM series.
 
     Returns
     -------
@@ -78,25 +81,44 @@ def read(path: PathOrPaths) -> list[LayerData]:
     VolumeError
         The file is damaged or contains no image.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise VolumeError(str(path), "is not one file")
-    file = Path(path)
-    from napari_slmsam2.io.formats import format_to_read
-    from napari_slmsam2.io.images import explained
+    from napari_slmsam2.io.formats import DICOM, format_to_read
+    from napari_slmsam2.io.images import explained, read_dicom_files
     from napari_slmsam2.io.selection import Selection
 
+    if not isinstance(path, str | os.PathLike):
+        files = [Path(file) for file in path]
+        with explained(files[0].parent):
+            return _layers(read_dicom_files(files, Selection()), files[0].parent)
+    file = Path(path)
     with explained(file):
         known = format_to_read(file)
         layers: list[LayerData] = []
         names = known.images(file)
+        problems: list[VolumeError] = []
         for number, name in enumerate(names):
-            raw = known.read(file, Selection(image=number))
-            found = _labels(raw, file) if _is_marked_as_labels(raw, file) else None
-            for data, attributes, kind in found or [_image(raw, file)]:
+            try:
+                found = _layers(known.read(file, Selection(image=number)), file)
+            except VolumeError as error:
+                # A folder of DICOM files often has series that are no volumes (scouts).
+                if known is not DICOM or len(names) == 1:
+                    raise
+                problems.append(error)
+                continue
+            for data, attributes, kind in found:
                 if len(names) > 1:
                     attributes |= {"name": _with_suffix(attributes["name"], name or str(number))}
                 layers.append((data, attributes, kind))
+        for problem in problems if layers else ():
+            warnings.warn(f"Not opened: {problem}", SlmSam2Warning, stacklevel=2)
+        if problems and not layers:
+            raise problems[0]
         return layers
+
+
+def _layers(raw: RawImage, file: Path) -> list[LayerData]:
+    """The layers of one image of a file."""
+    found = _labels(raw, file) if _is_marked_as_labels(raw, file) else None
+    return found or [_image(raw, file)]
 
 
 def _with_suffix(name: str | list[str], suffix: str) -> str | list[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ GRID_TOLERANCE = 0.05
 """How far a voxel of the labels may lie from its voxel of the image, in voxel sizes."""
 
 _Shape = tuple[int, ...]
+_Partial = Literal["refused", "reported", "silent"]
+"""Whether labels may be a part of the grid of their image."""
+
 _Affine = npt.NDArray[np.float64]
 
 
@@ -72,7 +75,9 @@ class Alignment:
         if lazy:
             along = int(np.argmax(np.divide(labels.shape, labels.chunk_shape)))
             step = labels.chunk_shape[along]
-        make = partial(compressed_labels, axis=self.axes.index(along)) if lazy else np.zeros
+        make = (
+            functools.partial(compressed_labels, axis=self.axes.index(along)) if lazy else np.zeros
+        )
         result, lost = make(self.shape, dtype=labels.dtype), 0
         for start in range(0, labels.shape[along], step):
             lost += self._place(labels, along, start, step, result)
@@ -142,8 +147,11 @@ def align(image: LoadedImage, labels: LoadedImage, *, trust_voxels: bool = False
     name = f"{labels.path} on {image.path}"
     by_name = _transposed(image.order, labels.order)
     shape = tuple(labels.volume.shape[i] for i in by_name)
-    # 3D Slicer crops segmentations; a label map of another shape is more often a mistake.
-    partial = isinstance(labels.template, dict) and bool(labels.template.get("segments"))
+    # 3D Slicer crops segmentations, and DICOM leaves out empty slices; a label map of another shape
+    # is more often a mistake.
+    template = labels.template if isinstance(labels.template, dict) else {}
+    partial: _Partial = "silent" if "sparse" in template else "reported"
+    partial = partial if template.get("segments") else "refused"
     if trust_voxels:
         return _trusted(name, image, labels, by_name)
     ours, theirs = image.geometry, labels.geometry.transposed(by_name)
@@ -256,7 +264,7 @@ def _by_origin(
     shape: _Shape,
     axes: tuple[int, int, int],
     *,
-    partial: bool,
+    partial: _Partial,
 ) -> Alignment | None:
     """Labels in a file that specifies the place of the first voxel only; None where one does not.
 
@@ -288,7 +296,7 @@ def _by_affine(
     shape: _Shape,
     axes: tuple[int, int, int],
     *,
-    partial: bool,
+    partial: _Partial,
 ) -> Alignment:
     """Labels that lie on the grid of the image, in another arrangement maybe."""
     sizes = np.sqrt((ours[:3, :3] ** 2).sum(axis=0))
@@ -333,7 +341,7 @@ def _placed(
     offset: npt.NDArray[np.integer],
     shape: _Shape,
     *,
-    partial: bool,
+    partial: _Partial,
     order: list[int] | None = None,
 ) -> Alignment:
     """An exact alignment, of which the user is informed where it is not the plain one."""
@@ -350,7 +358,7 @@ def _placed(
         )  # fmt: skip
     inside = all(o >= 0 and o + n <= size for o, n, size in zip(offset, shape, target, strict=True))
     around = all(o <= 0 and o + n >= size for o, n, size in zip(offset, shape, target, strict=True))
-    if shape != target and not (partial and (inside or around)):
+    if shape != target and (partial == "refused" or not (inside or around)):
         raise GridMismatchError(
             name, "the shapes differ", expected=f"shape {target}",
             found=f"shape {shape}, which begins at voxel {tuple(offset.tolist())} of the image",
@@ -362,7 +370,7 @@ def _placed(
         done.append("in another order of axes")
     if any(flipped):
         done.append("reversed along axis " + ", ".join(str(i) for i in range(3) if flipped[i]))
-    if shape != target or offset.any():
+    if partial != "silent" and (shape != target or offset.any()):
         done.append(f"as an array of shape {shape} from voxel {tuple(offset.tolist())}")
     if done:
         warnings.warn(

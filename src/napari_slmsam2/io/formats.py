@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_slmsam2.core.errors import OutputError, VolumeError
-from napari_slmsam2.io.unreadable import refuse_known, refuse_remote
+from napari_slmsam2.io.unreadable import head_of, refuse_known, refuse_remote
 
 if TYPE_CHECKING:
     from napari_slmsam2.io.raw import RawImage
@@ -99,14 +101,21 @@ FORMATS = (
                described=True),
     FileFormat("_tiff", "tifffile", "zyx", (".tif", ".tiff", ".btf"), (".tif", ".tiff", ".btf")),
     FileFormat("_arrays", "numpy", "zyx", (".npy",), (".npy",)),
+    FileFormat("_dicom", "pydicom and highdicom", "zyx", (".dcm", ".dicom", ".ima"), (".dcm",),
+               described=True),
     FileFormat("_zarr", "zarr", "zyx", (".zarr",), (".zarr",), is_written_in_blocks=True),
 )  # fmt: skip
+DICOM = next(known for known in FORMATS if known.module == "_dicom")
+_DICOM_MARK = b"DICM"
+_MOST_FILES = 50
+"""Files of a folder that are opened to recognise DICOM files."""
 
 
 def format_to_read(path: Path) -> FileFormat:
     """The format of a file that is to be read.
 
-    A folder is taken as Zarr if it holds Zarr metadata.
+    A folder is taken as Zarr if it holds Zarr metadata, and as DICOM if one of its first files, or
+    of those of its subfolders, is a DICOM file.
 
     Raises
     ------
@@ -120,16 +129,37 @@ def format_to_read(path: Path) -> FileFormat:
     if path.is_dir():
         if any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup")):
             return FORMATS[-1]
-        refuse_known(path)
-        raise VolumeError(str(path), "is a folder that is no Zarr image", expected="an image file")
+        if any(_is_dicom(file) for file in islice(_files_in(path), _MOST_FILES)):
+            return DICOM
+        raise VolumeError(
+            str(path), "is a folder without a Zarr or DICOM image", expected="an image file"
+        )
     refuse_known(path)
     for known in FORMATS:
         if path.name.lower().endswith(known.readable) and path.suffix.lower() != ".zarr":
             return known
+    if _is_dicom(path):
+        return DICOM
     suffixes = ", ".join(s for f in FORMATS for s in f.readable)
     raise VolumeError(
         str(path), "is of no known format", expected=suffixes, found=path.suffix or "no suffix"
     )
+
+
+def _is_dicom(path: Path) -> bool:
+    return path.name.lower().endswith(DICOM.readable) or head_of(path)[128:132] == _DICOM_MARK
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Files of a folder, those of its subfolders last; nothing where it cannot be read."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return
+    yield from (entry for entry in entries if entry.is_file())
+    for entry in entries:
+        if entry.is_dir():
+            yield from _files_in(entry)
 
 
 def format_to_write(path: Path) -> FileFormat:

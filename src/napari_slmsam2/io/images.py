@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from napari_slmsam2.core.intensity import (
 )
 from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.core.volume import Volume, default_axis
-from napari_slmsam2.io.formats import format_to_read
+from napari_slmsam2.io.formats import DICOM, format_to_read
 from napari_slmsam2.io.geometry import Geometry
 from napari_slmsam2.io.raw import RawImage
 from napari_slmsam2.io.selection import PickedVolume, Selection, pick_volume
@@ -73,7 +73,7 @@ class LoadedImage:
 
 
 def read_image(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     axis: int | None = None,
     image: int | str | None = None,
@@ -90,8 +90,9 @@ def read_image(
 
     Parameters
     ----------
-    path : path-like
-        NIfTI, MGH/MGZ, MINC, NRRD, TIFF, NPY, Zarr or OME-Zarr (the finest resolution level).
+    path : path-like, or sequence of path-like
+        NIfTI, MGH/MGZ, MINC, NRRD, TIFF, NPY, Zarr or OME-Zarr (the finest resolution level). A
+        folder of DICOM files, one file of a DICOM series, or a list of DICOM files.
     axis : int, optional
         Propagation axis, 0 to 2. Default: the one with the coarsest spacing; of equal ones the
         axis along which the file stacks slices.
@@ -123,9 +124,33 @@ def read_image(
         The header contradicts itself, or there are more data than it specifies.
     """
     selection = Selection(image, channel, time, stack, option_prefix)
+    if not isinstance(path, str | os.PathLike):
+        files = [Path(file) for file in path]
+        place = files[0].parent
+        with explained(place):
+            raw = read_dicom_files(files, selection)
+            return load_volume(raw, place, selection, axis)
     with explained(Path(path)):
         raw = format_to_read(Path(path)).read(Path(path), selection)
         return load_volume(raw, Path(path), selection, axis)
+
+
+def read_dicom_files(files: Sequence[Path], selection: Selection) -> RawImage:
+    """Open an image of a list of DICOM files.
+
+    Raises
+    ------
+    VolumeError
+        One of them is of another format, or they contain no image.
+    """
+    for file in files:
+        if format_to_read(file) is not DICOM:
+            raise VolumeError(
+                str(file), "is not one of several DICOM files", expected="DICOM files only",
+                hint="Give one file, or the slices of one DICOM series.",
+            )  # fmt: skip
+    raw: RawImage = DICOM.load(files[0]).read_files(files, selection, str(files[0].parent))
+    return raw
 
 
 @contextlib.contextmanager

@@ -11,9 +11,6 @@ from napari_slmsam2.core.errors import VolumeError
 _HEAD = 1024
 """Bytes from the beginning of a file in which signatures are looked for."""
 
-_MOST_FILES = 50
-"""Files of a folder that are opened to recognise a DICOM series."""
-
 
 @dataclass(frozen=True)
 class UnreadableFormat:
@@ -43,11 +40,6 @@ _BIOFORMATS = (
     "`bfconvert in out.ome.tif`."
 )
 FORMATS = (
-    UnreadableFormat(
-        "DICOM", (".dcm", ".dicom", ".ima"), b"DICM", 128,
-        "Convert the folder of the series to NIfTI: `dcm2niix -z y -o OUT FOLDER`, or load it in "
-        "3D Slicer or ITK-SNAP and save it as .nii.gz or .nrrd.",
-    ),
     UnreadableFormat(
         "MetaImage", (".mha", ".mhd"), b"ObjectType = Image", 0,
         "Convert it with SimpleITK: `SimpleITK.WriteImage(SimpleITK.ReadImage(\"in.mha\"), "
@@ -116,21 +108,14 @@ def refuse_remote(path: Path) -> None:
 
 
 def refuse_known(path: Path) -> None:
-    """Refuse a file or folder that is recognised as a format which is not read.
+    """Refuse a file that is recognised as a format which is not read.
 
     Raises
     ------
     VolumeError
         Names the format and a converter.
     """
-    if path.is_dir():
-        if any(_recognised(file, _head(file)) is FORMATS[0] for file in _first_files(path)):
-            raise VolumeError(
-                str(path), "is a folder of DICOM files, which are not read",
-                hint=FORMATS[0].hint.replace("FOLDER", f"'{path}'"),
-            )  # fmt: skip
-        return
-    known = _recognised(path, _head(path))
+    known = _recognised(path, head_of(path))
     if known is not None:
         raise VolumeError(str(path), f"is {known.name}, which is not read", hint=known.hint)
 
@@ -150,21 +135,10 @@ def _is_minc(name: str, known: UnreadableFormat) -> bool:
     return known is _HDF5 and name.endswith(".mnc")
 
 
-def _head(path: Path) -> bytes:
+def head_of(path: Path) -> bytes:
+    """The first bytes of a file; empty where it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(_HEAD)
     except OSError:
         return b""
-
-
-def _first_files(folder: Path) -> list[Path]:
-    """Some files of a folder, or of its first subfolders."""
-    try:
-        entries = sorted(folder.iterdir())
-        files = [entry for entry in entries if entry.is_file()]
-        for inner in [entry for entry in entries if entry.is_dir()][:3]:
-            files += [entry for entry in sorted(inner.iterdir()) if entry.is_file()]
-    except OSError:
-        return []
-    return files[:_MOST_FILES]

@@ -29,7 +29,11 @@ def ask(qtbot, monkeypatch):
 
 @pytest.mark.parametrize(
     ("number", "suffix"),
-    list(enumerate([".nii.gz", ".ome.tif", ".ome.zarr", ".nrrd", ".mgz", ".npy"])),
+    list(
+        enumerate(
+            [".nii.gz", ".ome.tif", ".ome.zarr", ".nrrd", ".seg.nrrd", ".mgz", ".npy", ".dcm"]
+        )
+    ),
 )
 def test_a_name_gets_the_suffix_of_its_filter(ask, tmp_path, number, suffix):
     assert ask(tmp_path / "liver", FILTERS[number]) == tmp_path / f"liver{suffix}"

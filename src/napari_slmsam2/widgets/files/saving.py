@@ -43,7 +43,8 @@ _Result = TypeVar("_Result")
 
 LABEL_FILTER = (
     "NIfTI (*.nii.gz *.nii);;TIFF (*.ome.tif *.tif *.tiff);;OME-Zarr (*.ome.zarr *.zarr);;"
-    "NRRD (*.nrrd);;MGH (*.mgz);;NumPy (*.npy)"
+    "NRRD (*.nrrd);;3D Slicer segmentation (*.seg.nrrd);;MGH (*.mgz);;NumPy (*.npy);;"
+    "DICOM Segmentation (*.dcm)"
 )
 
 
