@@ -468,3 +468,35 @@ def test_a_file_is_described_without_its_image(tmp_path, volume):
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(SessionFileError):
         describe_session(path)
+
+
+def test_scores_come_back_and_give_way_to_those_of_the_next_run(volume, tmp_path):
+    session = SegmentationSession(volume, model="flow", device="cpu")
+    for label in (1, 2):
+        session.add_prompt(SlicePrompt.from_mask(label, 6, TRUTH[6] == label))
+    list(session.propagate())
+    again = load_session(save_session(session, tmp_path / "a.slmsam2"), image=volume)
+    assert again.quality == session.quality
+    assert again.suggestions() == session.suggestions()
+    again.add_prompt(SlicePrompt.from_mask(1, 9, TRUTH[9] == 1))
+    assert 9 not in again.quality[1]
+    list(again.propagate(gaps_only=True))
+    assert again.quality[1][7].agreement is not None, "between two seeds there are two sweeps"
+    assert again.quality[2] == session.quality[2]
+
+
+@pytest.mark.parametrize("array", [np.zeros((2, 3)), np.zeros((2, 9), np.int64)])
+def test_scores_that_are_damaged_are_refused(volume, tmp_path, array):
+    session = SegmentationSession(volume, model="flow", device="cpu")
+    session.add_prompt(SlicePrompt.from_mask(1, 6, TRUTH[6] == 1))
+    path = save_session(session, tmp_path / "a.slmsam2")
+    with zipfile.ZipFile(path) as file:
+        members = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members.items():
+            if name != "scores.npy":
+                file.writestr(name, content)
+        with file.open("scores.npy", "w") as member:
+            np.lib.format.write_array(member, array)
+    with pytest.raises(SessionFileError, match="the scores are"):
+        load_session(path, image=volume)

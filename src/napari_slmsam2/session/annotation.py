@@ -411,6 +411,7 @@ class Annotation:
         runs: Iterable[RunRecord] = (),
         dirty: Iterable[Key] = (),
         table: LabelTable | None = None,
+        scores: Mapping[int, Mapping[int, SliceQuality]] | None = None,
     ) -> None:
         """Continue with seeds and records of an earlier session; the labels stay as they are.
 
@@ -422,12 +423,17 @@ class Annotation:
             See `dirty`.
         table : LabelTable, optional
             Default: as it is.
+        scores : mapping of label to mapping of slice index to SliceQuality, optional
+            See `quality`.
         """
         with self.lock:
             if table is not None:
                 self.table = table
             self._prompts = prompts
             self.propagated = Propagated(list(runs), set(dirty))
+            self.propagated.saved_scores = {
+                label: dict(slices) for label, slices in (scores or {}).items()
+            }
             self.history = History(self)
             self.strokes.reset(prompts)
 

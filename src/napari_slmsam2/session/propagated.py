@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -133,6 +133,8 @@ class Propagated:
         Void results that are not removed yet.
     void : set of (label, index)
         Slices whose soft masks are void, because an edit changed the pixels; their scores stand.
+    saved_scores : dict of label to dict of slice index to SliceQuality
+        Scores of an earlier session, without soft masks; those of later runs replace them.
     """
 
     def __init__(self, runs: list[RunRecord], dirty: set[Key]) -> None:
@@ -140,14 +142,23 @@ class Propagated:
         self.result = PropagationResult()
         self.stale: set[Key] = set()
         self.void: set[Key] = set()
+        self.saved_scores: dict[int, dict[int, SliceQuality]] = {}
         self._without_mask: set[Key] = set()
 
     @property
     def quality(self) -> dict[int, dict[int, SliceQuality]]:
-        """Scores by label and slice index."""
+        """Scores by label and slice index; in any thread."""
+        # Copies: a run may add slices meanwhile.
+        scores = {label: dict(slices) for label, slices in list(self.result.scores.items())}
+        found = replace(self.result, scores=scores).quality
+        for label, slices in self.saved_scores.items():
+            known = scores.get(label, {})
+            earlier = {i: one for i, one in slices.items() if i not in known}
+            if earlier:
+                found[label] = {**earlier, **found.get(label, {})}
         return {
             label: {i: one for i, one in slices.items() if (label, i) not in self.stale}
-            for label, slices in self.result.quality.items()
+            for label, slices in found.items()
         }
 
     def logits_on_slice(self, index: int) -> dict[int, npt.NDArray[np.float32]]:
@@ -218,6 +229,7 @@ class Propagated:
             self.result.soft.discard(label, index)
         for label, index in stale:
             self.result.forget(label, index)
+            self.saved_scores.get(label, {}).pop(index, None)
 
     def exchange(
         self, result: PropagationResult, runs: Iterable[RunRecord]

@@ -234,6 +234,32 @@ def test_next_slice_to_fix_goes_to_an_unseeded_slice_and_then_to_another(bench):
     assert bench.panel.workspace.index not in (first, 5)
 
 
+def test_a_hint_goes_with_its_slice(bench):
+    bench.paint(5)
+    bench.run()
+    bench.panel.next_button.click()
+    assert bench.panel.hint.text() != ""
+    bench.show(5)
+    assert bench.panel.hint.text() == ""
+
+
+def test_the_end_of_a_run_is_not_shown_for_another_layer(bench):
+    bench.paint(5)
+    first = bench.layer
+    bench.run()
+    assert bench.panel.run_bar.status.text() == "Done."
+    bench.panel.new_labels.click()
+    assert bench.panel.run_bar.status.text() == ""
+    bench.panel.labels.setCurrentText(first.name)
+    bench.segmenter.gate = threading.Event()
+    bench.panel.propagate("all")
+    bench.panel.labels.setCurrentIndex(0)
+    assert bench.layer is not first
+    bench.segmenter.gate.set()
+    bench.finish()
+    assert bench.panel.run_bar.status.text() == f"{first.name}: Done."
+
+
 def test_the_direction_menu_and_the_range_are_heeded(bench):
     bench.paint(5)
     bench.panel.run_bar.direction = "forward"
@@ -799,8 +825,12 @@ def test_a_saved_session_is_taken_up_again(bench, tmp_path, qtbot, monkeypatch):
     bench.panel.open_session_button.click()
     qtbot.waitUntil(lambda: bench.layer is not first, timeout=10_000)
     assert not first.data[2].any(), "the layer at hand is left alone"
+    assert not first.visible, "its labels do not lie over those of the session"
     assert bench.panel.seeds.rows == rows
     assert bench.layer.data[:10].any(axis=(1, 2)).all()
+    assert "confidence" in bench.panel.strip.describe(1), "scores are saved, too"
+    bench.panel.next_button.click()
+    assert bench.panel.hint.text().startswith(f"Slice {bench.panel.workspace.index}, label 1:")
     bench.paint(7, at=(3, 3), size=2)
     corrected = bench.layer.data[7].copy()
     bench.run()

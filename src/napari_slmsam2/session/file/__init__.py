@@ -35,7 +35,9 @@ from napari_slmsam2.session.file.records import (
     Packed,
     Unpacked,
     model_name,
+    pack_scores,
     pack_table,
+    unpack_scores,
     unpack_table,
 )
 from napari_slmsam2.session.file.run_state import StatePacker, StateReader
@@ -45,6 +47,7 @@ from napari_slmsam2.session.run_records import RunRecord
 from napari_slmsam2.session.session import SegmentationSession
 
 SUFFIX = ".slmsam2"
+_SCORES = "scores.npy"
 
 __all__ = [
     "SUFFIX",
@@ -132,7 +135,7 @@ def save_session(
     OutputError
         The file cannot be written.
     """
-    arrays: Members = {"labels.npy": session.labels}
+    arrays: Members = {"labels.npy": session.labels, _SCORES: pack_scores(session.quality)}
     packed = Packed(arrays)
     runs = [packed.run(number, record) for number, record in enumerate(session.runs)]
     volume = session.volume
@@ -252,9 +255,9 @@ def load_session(
     with_state: bool = False,
     labels: LabelArray | None = None,
 ) -> SegmentationSession:
-    """Read a session: seeds, settings, records of the runs, labels as they were saved.
+    """Read a session: seeds, settings, records and scores of the runs, labels as they were saved.
 
-    Scores and soft masks of the runs are not saved; `replay` computes them again.
+    Soft masks of the runs are not saved; `replay` computes them again.
 
     Parameters
     ----------
@@ -304,7 +307,8 @@ def load_session(
         dirty = [(int(label), int(index)) for label, index in content["touched"]]
         # Files of earlier versions have no table.
         table = unpack_table(content.get("label_table", ()))
-        session.annotation.restore(prompts, runs, dirty, table)
+        scores = unpack_scores(arrays.read_any(_SCORES)) if arrays.has(_SCORES) else None
+        session.annotation.restore(prompts, runs, dirty, table, scores)
         if with_state and "state" in content:
             state, ready = content["state"], session.load_model()
             states = StateReader(state["nodes"], arrays, ready.device)

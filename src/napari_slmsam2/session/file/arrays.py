@@ -24,6 +24,11 @@ class Arrays:
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    def has(self, name: str) -> bool:
+        """Whether there is an array of this name; files of earlier versions have fewer."""
+        with zipfile.ZipFile(self._path) as file:
+            return name in file.namelist()
+
     def read(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         """An array of integers or bools.
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.label_table import LabelEntry, LabelTable
 from napari_slmsam2.core.plan import Gap
 from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
+from napari_slmsam2.core.quality import SliceQuality
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.session.file.arrays import Arrays, Members
 from napari_slmsam2.session.run_records import RunRecord, SliceStates
@@ -183,3 +185,44 @@ def unpack_table(values: Sequence[Mapping[str, Any]]) -> LabelTable:
             name, colour, bool(one["locked"]), bool(one["done"])
         )
     return LabelTable().with_entries(entries)
+
+
+def pack_scores(quality: Mapping[int, Mapping[int, SliceQuality]]) -> npt.NDArray[np.float64]:
+    """Scores as an array, one row per label and slice, shape (N, 9).
+
+    The columns are label, slice index, presence, predicted overlap, stability, agreement, area, and
+    row and column of the centroid; NaN where a value is missing.
+    """
+    nothing = (np.nan, np.nan)
+    rows = [
+        (
+            label, index, q.presence, q.predicted_iou, q.stability,
+            np.nan if q.agreement is None else q.agreement, q.area, *(q.centroid or nothing),
+        )
+        for label, slices in quality.items()
+        for index, q in slices.items()
+    ]  # fmt: skip
+    return np.array(rows, np.float64).reshape(-1, 9)
+
+
+def unpack_scores(values: npt.NDArray[Any]) -> dict[int, dict[int, SliceQuality]]:
+    """The inverse of `pack_scores`.
+
+    Raises
+    ------
+    ValueError
+        The array has another shape or dtype.
+    """
+    if values.ndim != 2 or values.shape[1] != 9 or values.dtype != np.float64:
+        raise ValueError(f"the scores are {values.dtype} of shape {values.shape}")
+    found: dict[int, dict[int, SliceQuality]] = {}
+    for label, index, presence, iou, stability, agreement, area, row, column in values.tolist():
+        found.setdefault(int(label), {})[int(index)] = SliceQuality(
+            presence,
+            iou,
+            stability,
+            None if np.isnan(agreement) else agreement,
+            int(area),
+            None if np.isnan(row) else (row, column),
+        )
+    return found

@@ -58,6 +58,7 @@ class AnnotateWidget(PanelView):
         )
         self._offered: set[StraySeed] = set()
         self._fitting: Labels | None = None
+        self._hint_slice = -1
         self._wire()
         self.shortcuts = Shortcuts(viewer, self._wanted_shortcuts())
         self.keys.setText("\n".join(f"{s.key}:  {s.title}" for s in self.shortcuts.bound))
@@ -118,7 +119,7 @@ class AnnotateWidget(PanelView):
         self.undo_button.clicked.connect(self.undo)
         self.redo_button.clicked.connect(self.redo)
         space.target_changed.connect(self._show_target)
-        space.slice_changed.connect(self.strip.set_current)
+        space.slice_changed.connect(self._on_slice)
         space.seeds_changed.connect(self._show_seeds)
         space.label_changed.connect(self._show_strip)
         self.one_label.toggled.connect(lambda: self._show_strip())
@@ -207,6 +208,16 @@ class AnnotateWidget(PanelView):
         self.runs.take_over()
         set_text(self.hint, "")
         self._show_seeds()
+
+    def _on_slice(self, index: int) -> None:
+        self.strip.set_current(index)
+        if index != self._hint_slice:
+            set_text(self.hint, "")
+
+    def _show_hint(self, text: str) -> None:
+        """Show a text about the slice on screen until another one is shown."""
+        self._hint_slice = self.workspace.index
+        set_text(self.hint, text)
 
     def _show_seeds(self) -> None:
         annotation, running = self.workspace.annotation, self.runner.running
@@ -306,14 +317,14 @@ class AnnotateWidget(PanelView):
             if stray not in self._offered:
                 self._offered.add(stray)
                 self.workspace.go_to(stray.index, stray.label)
-                set_text(self.hint, describe_stray(stray))
+                self._show_hint(describe_stray(stray))
                 return
         found = self.scores.next_to_fix(annotation)
         if found is None:
-            set_text(self.hint, "No slice to suggest: propagate first.")
+            self._show_hint("No slice to suggest: propagate first.")
             return
         self.workspace.go_to(found.index, found.label)
-        set_text(self.hint, f"Slice {found.index}, label {found.label}: {found.reason}.")
+        self._show_hint(f"Slice {found.index}, label {found.label}: {found.reason}.")
 
     def undo(self) -> None:
         """Take back the last run, mark or click."""

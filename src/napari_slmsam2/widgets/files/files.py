@@ -106,7 +106,9 @@ class Files(QObject):
         return saved
 
     def _on_opened(self, session: SegmentationSession) -> None:
-        if self._is_free() and self._workspace.add_labels() is not None:
+        space = self._workspace
+        if self._is_free() and space.image is not None:
+            space.blank_labels(f"{space.image.name} labels")
             self._take(session)
             self.opened.emit()
 
@@ -119,8 +121,8 @@ class Files(QObject):
         if stack is None:
             return
         annotation = stack.annotation
-        table = session.annotation.table
-        annotation.restore(session.prompts, session.runs, session.dirty, table)
+        table, scores = session.annotation.table, session.quality
+        annotation.restore(session.prompts, session.runs, session.dirty, table, scores)
         written = [
             index
             for index in range(session.volume.n_slices)

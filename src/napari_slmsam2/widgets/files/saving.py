@@ -204,7 +204,8 @@ class Snapshot:
             window=annotation.intensity_window(request.window),
             labels=annotation.labels,
         )
-        session.annotation.restore(self.prompts, self.runs, self.dirty, annotation.table)
+        restored = self.prompts, self.runs, self.dirty, annotation.table, annotation.quality
+        session.annotation.restore(*restored)
         return session
 
 

@@ -155,10 +155,12 @@ class Runs(QObject):
         )
 
     def take_over(self) -> None:
-        """Show the scores of the stack on screen."""
+        """Show the scores of the stack on screen, and no message about a run of another one."""
         annotation = self._workspace.annotation
         if not self.runner.running:
             self.scores.take_over(annotation)
+            if annotation is not self.runner.annotation and not self._preloader.loading:
+                self._view.run_bar.show_end("")
         elif self.runner.annotation is not annotation:
             self.scores.take_over(None)
 
@@ -230,6 +232,8 @@ class Runs(QObject):
         text = describe_end(outcome, runner.done, runner.total)
         if isinstance(outcome, NotLoaded):
             text = describe_cancelled(runner.control.download)
+        if runner.stack is not None and runner.annotation is not self._workspace.annotation:
+            text = f"{runner.stack.sink.layer.name}: {text}"
         self._view.run_bar.show_end(text)
         self.scores.take_over(self._workspace.annotation)
         self._view.strip.set_progress(())

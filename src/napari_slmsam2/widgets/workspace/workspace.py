@@ -157,7 +157,10 @@ class Workspace(QObject):
         return layer
 
     def blank_labels(self, name: str) -> Labels | None:
-        """Labels of this name that nobody has edited: the present ones, else new ones."""
+        """Labels of this name that nobody has edited: the present ones, else new ones.
+
+        The present ones are hidden below new ones.
+        """
         here, annotation = self.labels, self.annotation
         unedited = here is not None and annotation is not None and not len(annotation.prompts)
         if here is not None and unedited and not np.asarray(here.data).any():
@@ -166,6 +169,8 @@ class Workspace(QObject):
         layer = self.add_labels()
         if layer is not None:
             layer.name = name
+            if here is not None:
+                here.visible = False
         return layer
 
     def update(self) -> None:
