@@ -248,7 +248,7 @@ def test_the_end_of_a_run_is_not_shown_for_another_layer(bench):
     first = bench.layer
     bench.run()
     assert bench.panel.run_bar.status.text() == "Done."
-    bench.panel.new_labels.click()
+    bench.panel.add_labels.click()
     assert bench.panel.run_bar.status.text() == ""
     bench.panel.labels.setCurrentText(first.name)
     bench.segmenter.gate = threading.Event()
@@ -311,7 +311,7 @@ def test_the_range_stays_on_the_strip_when_the_target_is_shown_again(bench):
     bar.last.setValue(9)
     bracketed = picture(strip)
     first = bench.layer
-    bench.panel.new_labels.click()
+    bench.panel.add_labels.click()
     assert bench.layer is not first
     assert picture(strip) == bracketed
     bar.use_range.setChecked(False)
@@ -722,18 +722,39 @@ def _is_inside(widget, kinds) -> bool:
     return False
 
 
+def _bottoms(panel):
+    """Lower edges of the controls of a run, of a panel on a screen of 1280 x 720."""
+    panel.setFixedSize(320, 655)
+    panel.grab()  # Qt lays out what is not shown only to draw it
+    controls = (panel.run_bar.go_button, panel.undo_button, panel.next_button)
+    return [control.mapTo(panel, control.rect().bottomLeft()).y() for control in controls]
+
+
 @pytest.mark.parametrize("theme", ["dark", "light"])
 def test_undo_and_next_are_in_sight_on_a_small_screen(bench, theme):
-    """1280 x 720 leaves the panel 655 pixels."""
     bench.viewer.theme = theme
     bench.paint(5)
     bench.run()
-    panel = bench.panel
-    panel.setFixedSize(320, 655)
-    panel.grab()  # Qt lays out what is not shown only to draw it
-    for control in (panel.run_bar.go_button, panel.undo_button, panel.next_button):
-        bottom = control.mapTo(panel, control.rect().bottomLeft()).y()
-        assert 0 < bottom <= 655, control.text()
+    assert all(0 < bottom <= 655 for bottom in _bottoms(bench.panel))
+    bench.panel.recovery.setVisible(True)
+    assert all(0 < bottom <= 655 for bottom in _bottoms(bench.panel))
+
+
+def test_nothing_moves_under_the_pointer_when_a_run_begins_and_ends(bench, qtbot):
+    bench.paint(5)
+    qtbot.wait(20)
+    before = _bottoms(bench.panel)
+    bench.segmenter.gate = threading.Event()
+    bench.panel.propagate()
+    qtbot.wait(20)
+    assert _bottoms(bench.panel) == before
+    bench.segmenter.gate.set()
+    bench.until_slices(3)
+    qtbot.wait(20)
+    assert _bottoms(bench.panel) == before
+    bench.finish()
+    qtbot.wait(20)
+    assert _bottoms(bench.panel) == before
 
 
 def test_a_stray_voxel_is_named_and_comes_first(bench):

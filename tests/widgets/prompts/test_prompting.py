@@ -293,7 +293,7 @@ def test_an_answer_that_comes_too_late_is_dropped(clicker, model, what):
     elif what == "label":
         clicker.layer.selected_label = 2
     else:
-        clicker.panel.new_labels.click()
+        clicker.panel.add_labels.click()
     model.gate.set()
     clicker.wait()
     assert not old.data.any()

@@ -105,6 +105,7 @@ class AnnotateWidget(PanelView):
         space, bar = self.workspace, self.run_bar
         self.images.chosen.connect(self._on_image)
         self.labels.chosen.connect(self._on_labels)
+        self.add_labels.clicked.connect(lambda: space.add_labels())
         self.new_labels.clicked.connect(self._on_new_labels)
         self.starts.clicked.connect(self.mark_start)
         self.ends.clicked.connect(self.mark_end)
@@ -192,12 +193,14 @@ class AnnotateWidget(PanelView):
             problem = "Open a 3D image to begin: File > Open, or drop a file on the canvas."
         set_text(self.problem, problem)
         needs_labels = space.labels is None or isinstance(space.problem, GridMismatchError)
-        text = "Make a matching Labels layer" if needs_labels else "New Labels layer"
         self._fitting = space.fitting_labels() if needs_labels else None
-        if self._fitting is not None:
-            text = f"Use the Labels layer {self._fitting.name}"
-        self.new_labels.setText(text)
-        self.new_labels.setEnabled(space.image is not None)
+        self.new_labels.setText(
+            "Make a matching Labels layer"
+            if self._fitting is None
+            else f"Use the Labels layer {self._fitting.name}"
+        )
+        self.new_labels.setVisible(needs_labels and space.image is not None)
+        self.add_labels.setEnabled(space.image is not None)
         n = 0 if annotation is None else annotation.volume.n_slices
         if n != self.strip.n_slices:
             self.run_bar.set_slices(n)

@@ -50,7 +50,8 @@ class PanelView(ClosingWidget):
             "Limits of the layer", "Contrast of the image on screen; a run does not change with it."
         )
         self.contrast.value = LAYER_LIMITS
-        self.new_labels = button("New labels", "Add an empty Labels layer on the image's grid.")
+        self.add_labels = button("New", "Add an empty Labels layer on the image's grid.")
+        self.new_labels = button("", "Work on labels that lie on the voxels of the image.")
         self.about_view, self.problem = wrapped_label(), wrapped_label()
         self.about_view.setToolTip("Roll the axes (Ctrl+E) to slice the volume along another axis.")
         self.problem.setToolTip("Why nothing can be done yet.")
@@ -104,8 +105,12 @@ class PanelView(ClosingWidget):
         self.keys.setToolTip("Keys that work while the canvas has the focus.")
 
     def _arrange(self) -> list[QWidget]:
+        labels = QWidget()
+        labels.setLayout(row(self.labels, self.add_labels))
+        labels.layout().setContentsMargins(0, 0, 0, 0)
+        labels.layout().setStretch(0, 4)
         layers = form(
-            ("Image", self.images), ("Contrast", self.contrast.native), ("Labels", self.labels)
+            ("Image", self.images), ("Contrast", self.contrast.native), ("Labels", labels)
         )
         self.seed_fold = Fold(
             "",

@@ -22,9 +22,7 @@ class RecoveryBar(QFrame):
         self._offer: Recovered | None = None
         self.text = wrapped_label()
         self.text.setToolTip("Work that was neither saved nor discarded is kept on this computer.")
-        self.go_button = button(
-            "Continue where you stopped", "Bring back its labels, seeds and settings."
-        )
+        self.go_button = button("Restore it", "Bring back its labels, seeds and settings.")
         self.discard_button = button("Discard", "Delete it; you are asked once more.")
         self.yes_button = button("Discard for good", "Delete it: it cannot be restored.")
         self.no_button = button("Keep", "Do not delete it.")
@@ -35,7 +33,8 @@ class RecoveryBar(QFrame):
         first = row(self.go_button, self.discard_button)
         first.setStretch(0, 2)
         layout = QVBoxLayout(self)
-        layout.setContentsMargins(6, 6, 6, 6)
+        layout.setContentsMargins(6, 2, 6, 2)
+        layout.setSpacing(3)
         layout.addWidget(self.text)
         layout.addLayout(first)
         layout.addLayout(row(self.yes_button, self.no_button))

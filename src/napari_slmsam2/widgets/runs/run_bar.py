@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QAction, QActionGroup
 from qtpy.QtWidgets import (
-    QCheckBox,
     QHBoxLayout,
     QLabel,
     QMenu,
     QProgressBar,
     QPushButton,
     QSpinBox,
+    QStackedLayout,
     QVBoxLayout,
     QWidget,
 )
@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
 from napari_slmsam2.core.events import FinishReason
 from napari_slmsam2.widgets.common.choosers import wrapped_label
 from napari_slmsam2.widgets.common.icons import GlyphButton
-from napari_slmsam2.widgets.common.layout import row, set_text
+from napari_slmsam2.widgets.common.layout import row
 from napari_slmsam2.widgets.common.wording import duration
 
 _DIRECTIONS = {
@@ -69,7 +69,7 @@ class RunBar(QWidget):
             "What Propagate would do now, judged by the runs so far. Most runs end earlier: where "
             "the object ends."
         )
-        self.follow = QCheckBox("Follow the run")
+        self.follow = QAction("Follow the run", self, checkable=True)
         self.follow.setToolTip("Show each slice as it is segmented; off: the view stays.")
         self.only_label = QAction("Only the selected label", self, checkable=True)
         self._make_menu()
@@ -94,6 +94,7 @@ class RunBar(QWidget):
             group.addAction(action)
             self._directions[name] = action
         menu.addSeparator()
+        menu.addAction(self.follow)
         menu.addAction(self.only_label)
         self.use_range = menu.addAction("Only a range of slices")
         self.use_range.setCheckable(True)
@@ -130,10 +131,19 @@ class RunBar(QWidget):
         layout.addLayout(buttons)
         layout.addLayout(controls)
         layout.addWidget(self._range_row)
-        layout.addWidget(self.cost)
-        layout.addWidget(self.bar)
+        # Cost and progress take turns at one place, and the status keeps its line: nothing moves
+        # under the pointer when a run begins or ends.
+        self._slot = QStackedLayout()
+        self._slot.addWidget(self.cost)
+        self._slot.addWidget(self.bar)
+        self.bar.setFixedHeight(22)
+        slot, line = QWidget(), self.fontMetrics().lineSpacing()
+        slot.setLayout(self._slot)
+        slot.setFixedHeight(2 * line + 6)
+        layout.addWidget(slot)
         layout.addWidget(self.status)
-        layout.addWidget(self.follow)
+        self.cost.setAlignment(Qt.AlignmentFlag.AlignVCenter)
+        self.status.setMinimumHeight(line + 4)
 
     @property
     def direction(self) -> str:
@@ -170,18 +180,18 @@ class RunBar(QWidget):
 
     def show_cost(self, text: str) -> None:
         """Show the estimated cost of a run; nothing during one."""
-        set_text(self.cost, text)
+        self.cost.setText(text)
 
     def show_loading(self, text: str = "Loading the model ...", share: float = 1.0) -> None:
         """The model is downloaded, of which a ``share`` is done, or loaded."""
-        self.bar.show()
+        self._slot.setCurrentIndex(1)
         self.bar.setRange(0, 1000 if share < 1 else 0)
         self.bar.setValue(int(1000 * share))
-        set_text(self.status, text)
+        self.status.setText(text)
 
     def show_progress(self, done: int, total: int, left: float | None, *, paused: bool) -> None:
         """Show the share of the work that is done, and the time left in seconds."""
-        self.bar.show()
+        self._slot.setCurrentIndex(1)
         self.bar.setTextVisible(True)
         # Else the bar draws the whole window at once, before the rest of the panel has changed.
         self.bar.setUpdatesEnabled(False)
@@ -191,15 +201,15 @@ class RunBar(QWidget):
         text = "Paused" if paused else f"{_percent(done, total)} done"
         if left is not None:
             text += f"; {duration(left)} left"
-        set_text(self.status, text)
+        self.status.setText(text)
 
     def show_end(self, text: str) -> None:
         """The run is over."""
-        self.bar.hide()
+        self._slot.setCurrentIndex(0)
         self.bar.setRange(0, 1)
         self.bar.setValue(0)
         self.bar.setTextVisible(False)
-        set_text(self.status, text)
+        self.status.setText(text)
 
     def _on_range(self, on: bool) -> None:
         self._range_row.setVisible(on)
