@@ -216,3 +216,16 @@ def test_taper_reads_the_end_off_extent_absent_seed_or_two_seeds():
     two = find_taper({5: 100, 8: 64}, 9, 1, None, spacing)
     assert (two.apex, two.half_length) == (8, pytest.approx(2.0))
     assert find_taper({5: 100, 9: 10}, 6, 1, None, spacing).between
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize("area", [4, 36, 75, 100])
+def test_before_a_marked_end_the_ellipsoid_passes_through_the_nearer_seed(area, direction):
+    """An object that is nearly as wide there as on its largest seed is not nearly at its end."""
+    extent, index = (0, 40), 20 + 9 * direction
+    areas = {20: 100, 20 + 8 * direction: area}
+    taper = find_taper(areas, index, direction, extent, (1.0, 1.0, 1.0))
+    seed = 20 + 8 * direction
+    assert taper.area * (1 - taper.travel(seed) ** 2) == pytest.approx(area, rel=0.02)
+    assert taper.travel(20 + 21 * direction) == pytest.approx(1)
+    assert taper.travel(seed) < taper.travel(index) < 1

@@ -13,23 +13,27 @@ from napari_slmsam2.engine.features.interpolation import resized
 ELLIPSOID_SHARE = 0.5
 """Share of the ellipsoid, against the flow, in the area of a slice before a marked end."""
 
+MAX_SHARE = 0.98
+"""Share of the half length that lies behind a seed of a much smaller area, at most."""
+
 SHRINKAGE = 0.05
 """Part of the inner radius that is taken off per half length travelled towards an open end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Taper:
-    """What the seeds say about the way that a sweep takes.
+    """How far along its object a sweep is, as far as the seeds show it.
 
-    Towards a marked end the object is thought of as half an ellipsoid on its largest seed.
+    Towards a marked end the object is thought of as half an ellipsoid that passes through the seed
+    from which the sweep comes, with the area of the largest seed at its equator.
 
     Attributes
     ----------
-    apex : int
-        Slice from which the way is measured: the largest seed before a marked end, else the seed
-        from which the sweep comes.
+    apex : float
+        Slice from which the distance is measured: the equator of the ellipsoid before a marked
+        end, else the seed from which the sweep comes.
     area : float
-        Area of the seed on the apex, in pixels.
+        Area on the apex, in pixels.
     half_length : float
         Slices from the apex to the end: to the marked end, or as far as a sphere through the
         seed, or an ellipsoid through it and the largest seed, would reach; the shorter of both.
@@ -39,7 +43,7 @@ class Taper:
         The sweep runs towards another slice on which the object was annotated.
     """
 
-    apex: int
+    apex: float
     area: float
     half_length: float
     end: int | None = None
@@ -84,7 +88,7 @@ def find_taper(
     extent: tuple[int, int] | None,
     spacing: tuple[float, float, float],
 ) -> Taper:
-    """Read the way ahead of a sweep off the seeds of its label.
+    """The taper of an object on the slices ahead of a sweep, from the seeds of its label.
 
     Parameters
     ----------
@@ -106,15 +110,19 @@ def find_taper(
         area = behind[source]
         return Taper(source, area, _sphere_radius(area, spacing), between=True)
     apex = max(behind, key=lambda i: (behind[i], i * direction))
+    # Of the half length of the ellipsoid through both seeds, by the area of the nearer one.
+    passed = float(np.sqrt(1.0 - behind[source] / behind[apex]))
     ends = [] if following is None else [following]
     if extent is not None:
         ends.append(extent[1] + 1 if direction > 0 else extent[0] - 1)
     if ends:
         end = min(ends, key=lambda i: i * direction)
-        return Taper(apex, behind[apex], float(max(1, abs(end - apex))), end=end)
+        share = min(MAX_SHARE, passed)
+        half_length = max(1, abs(end - source)) / (1.0 - share)
+        return Taper(end - direction * half_length, behind[apex], half_length, end=end)
     half_length = _sphere_radius(behind[source], spacing)
-    if behind[source] < behind[apex]:
-        from_apex = abs(source - apex) / float(np.sqrt(1.0 - behind[source] / behind[apex]))
+    if passed:
+        from_apex = abs(source - apex) / passed
         half_length = max(0.5, min(half_length, from_apex - abs(source - apex)))
     return Taper(source, behind[source], half_length)
 
