@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_slmsam2.sample import make_sample
+from napari_slmsam2.widgets import LabelTableWidget
 from tests.docs.markdown import REPOSITORY
 
 pytestmark = pytest.mark.skipif(
@@ -112,7 +113,9 @@ def test_the_controls_have_the_names_that_are_printed(window: Window, page: Path
     text = steps() if page == README else text
     named = set(re.findall(r"\*\*([^*]+?)\*\*", text))
     assert named >= {"Propagate", "Next slice to fix", "Starts here", "Ends here"}
-    assert named <= names_of_controls(window.panel)
+    table = LabelTableWidget(window.viewer)
+    window.viewer.window.add_dock_widget(table, name="Label table")
+    assert named <= names_of_controls(window.panel) | names_of_controls(table)
 
 
 @pytest.mark.slow

@@ -137,7 +137,11 @@ def test_npe2_finds_nothing_wrong(repository):
 def test_the_widgets_are_in_both_menus(manifest):
     contributions = manifest.contributions
     widgets = {w.command: w.display_name for w in contributions.widgets}
-    assert widgets == {"napari-slmsam2.annotate": "Annotate", "napari-slmsam2.adapt": "Adapt"}
+    assert widgets == {
+        "napari-slmsam2.annotate": "Annotate",
+        "napari-slmsam2.adapt": "Adapt",
+        "napari-slmsam2.label_table": "Label table",
+    }
     entries = contributions.menus["napari/layers/annotate"]
     assert [entry.command for entry in entries] == list(widgets)
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.core.errors import SlmSam2Warning, VolumeError
-from napari_slmsam2.io.layer_grid import METADATA_KEY, grid_of, layer_geometry
+from napari_slmsam2.io.layer_grid import METADATA_KEY, colour_cycle, grid_of, layer_geometry
 from napari_slmsam2.io.units import NO_UNIT
 
 if TYPE_CHECKING:
@@ -157,6 +157,8 @@ def _labels(raw: RawImage, file: Path) -> list[LayerData] | None:
             attributes["features"] = {
                 "index": [0, *labels], "label_name": ["background", *names]
             }  # fmt: skip
+        if found.table.colours:
+            attributes["colormap"] = colour_cycle(found.table.colours)
         layers.append((found.array, attributes, "labels"))
     return layers
 

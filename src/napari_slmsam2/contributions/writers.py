@@ -18,6 +18,7 @@ from napari_slmsam2.io.layer_grid import (
     lead_axes,
     loaded_image,
     spatial_axes,
+    table_of,
     with_lead_first,
 )
 
@@ -80,8 +81,10 @@ def write_labels(path: str, data: Any, attributes: Mapping[str, Any]) -> list[st
     colormap = attributes.get("colormap")
     colours = None if colormap is None else colours_of(colormap)
     like = loaded_image(grid, array[(0,) * len(lead)])
+    table = table_of(attributes.get("metadata", {}))
     letters = "".join(lead.values())
-    return [str(write(path, array, like, overwrite=True, colours=colours, lead=letters))]
+    written = write(path, array, like, overwrite=True, colours=colours, table=table, lead=letters)
+    return [str(written)]
 
 
 def _check(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -83,3 +84,8 @@ class LabelTable:
             (self.locked - entries.keys()) | {label for label, e in entries.items() if e.locked},
             (self.done - entries.keys()) | {label for label, e in entries.items() if e.done},
         )
+
+
+def distinct_colour(number: int) -> RGBA:
+    """A colour for a label without one; consecutive numbers differ in hue."""
+    return (*colorsys.hsv_to_rgb(number * 0.618034 % 1.0, 0.7, 0.9), 1.0)

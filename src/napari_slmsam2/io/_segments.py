@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import colorsys
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from napari_slmsam2.core.label_table import RGBA, LabelTable
+from napari_slmsam2.core.label_table import RGBA, LabelTable, distinct_colour
 
 SUFFIX = ".seg.nrrd"
 _FIELD = re.compile(r"Segment(\d+)_(\w+)")
@@ -91,7 +90,7 @@ def segment_fields(
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }
     for number, label in enumerate(labels):
-        colour = table.colours.get(label, _made_up(number))
+        colour = table.colours.get(label, distinct_colour(number))
         segment = {
             "ID": f"Segment_{label}",
             "Name": table.names.get(label, f"Segment_{label}"),
@@ -104,8 +103,3 @@ def segment_fields(
         }
         fields |= {f"Segment{number}_{key}": value for key, value in segment.items()}
     return fields
-
-
-def _made_up(number: int) -> RGBA:
-    """A colour for a label without one; neighbours differ."""
-    return (*colorsys.hsv_to_rgb(number * 0.618034 % 1.0, 0.7, 0.9), 1.0)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_slmsam2.core.label_table import LabelTable
+from napari_slmsam2.core.label_table import RGBA, LabelTable, distinct_colour
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.io import LoadedImage
 from napari_slmsam2.io.geometry import SPATIAL, Geometry, TimeAxis
@@ -20,6 +20,12 @@ _LETTERS = {"t": "t", "time": "t", "c": "c", "ch": "c", "channel": "c"}
 
 METADATA_KEY = "napari_slmsam2"
 """Where `Layer.metadata` holds a grid. A layer on the same grid has a copy of it."""
+
+TABLE_KEY = "napari_slmsam2_label_table"
+"""Where the metadata of a Labels layer holds the `LabelTable` that was edited in the window."""
+
+_MOST_COLOURS = 2**16 - 1
+"""Colours of a cycle that napari draws from a texture of integers."""
 
 
 def grid_of(
@@ -111,6 +117,43 @@ def colours_of(colormap: Any) -> Colours:
         colormap = type(colormap)(**{**colormap.model_dump(), "use_selection": False})
     colours: Colours = colormap.map
     return colours
+
+
+def table_of(metadata: Mapping[str, Any]) -> LabelTable:
+    """The label table of a Labels layer: the edited one, else that of its file."""
+    table: LabelTable | None = metadata.get(TABLE_KEY)
+    if table is None:
+        table = metadata.get(METADATA_KEY, {}).get("label_table")
+    return LabelTable() if table is None else table
+
+
+def colour_cycle(
+    colours: Mapping[int, RGBA], base: npt.NDArray[np.floating] | None = None
+) -> npt.NDArray[np.float32]:
+    """The colours of a cyclic colormap in which some labels have colours of their own.
+
+    Parameters
+    ----------
+    colours : mapping of label to RGBA
+        Labels above 65534 are left out.
+    base : ndarray, shape (n, 4)
+        Colours of the background and of labels 1 to n - 1, which are repeated. Default: 49
+        colours of which neighbours differ.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, 4)
+        The first colour is that of the background.
+    """
+    if base is None:
+        base = np.array([(0.0, 0.0, 0.0, 0.0), *(distinct_colour(i) for i in range(49))])
+    period = len(base) - 1
+    own = {label: colour for label, colour in colours.items() if 0 < label < _MOST_COLOURS}
+    repeats = -(-max(own, default=1) // period)
+    cycle = np.concatenate([base[:1], np.tile(base[1:], (repeats, 1))])[:_MOST_COLOURS]
+    for label, colour in own.items():
+        cycle[label] = colour
+    return cycle.astype(np.float32)
 
 
 def layer_geometry(geometry: Geometry, n_dims: int, order: str) -> dict[str, Any]:

@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from napari_slmsam2.widgets.adapt.panel import AdaptWidget
     from napari_slmsam2.widgets.annotate.panel import AnnotateWidget
+    from napari_slmsam2.widgets.labels.panel import LabelTableWidget
 
-__all__ = ["AdaptWidget", "AnnotateWidget"]
+__all__ = ["AdaptWidget", "AnnotateWidget", "LabelTableWidget"]
 
-_HOME = {"AdaptWidget": "adapt.panel", "AnnotateWidget": "annotate.panel"}
+_HOME = {
+    "AdaptWidget": "adapt.panel",
+    "AnnotateWidget": "annotate.panel",
+    "LabelTableWidget": "labels.panel",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ from napari_slmsam2.widgets.common.preferences import read_preferences
 from napari_slmsam2.widgets.files.files import Files
 from napari_slmsam2.widgets.prompts.bar import BOX, POINTS
 from napari_slmsam2.widgets.prompts.prompting import Prompting
+from napari_slmsam2.widgets.runs.open_panels import OpenPanel, open_panels
 from napari_slmsam2.widgets.runs.runs import Runs
 from napari_slmsam2.widgets.runs.task import RunRequest
 from napari_slmsam2.widgets.workspace.contrast import ContrastPresets
@@ -88,6 +89,7 @@ class AnnotateWidget(PanelView):
         self._opening.timeout.connect(self._open)
         self._opening.start(0)
         self.release_at_end(
+            open_panels.add(OpenPanel(self.workspace, self.tracker, self.runs)),
             self.files,
             self.prompting,
             self.runs,
@@ -119,6 +121,7 @@ class AnnotateWidget(PanelView):
         self.next_button.clicked.connect(self.next_to_fix)
         self.undo_button.clicked.connect(self.undo)
         self.redo_button.clicked.connect(self.redo)
+        self.label_table.clicked.connect(lambda: self._open_dock("Label table"))
         space.target_changed.connect(self._show_target)
         space.slice_changed.connect(self._on_slice)
         space.seeds_changed.connect(self._show_seeds)
@@ -259,6 +262,10 @@ class AnnotateWidget(PanelView):
             seeds = {label: seeds.get(label, set())}
         self.strip.set_seeds(seeds)
         self.strip.set_quality(self.scores.lowest(self.workspace.annotation))
+
+    def _open_dock(self, name: str) -> None:
+        """Open another dock widget of the plugin as a tab beside this one, or show it."""
+        self.viewer.window.add_plugin_dock_widget("napari-slmsam2", name, tabify=True)
 
     # -- clicks and boxes
 

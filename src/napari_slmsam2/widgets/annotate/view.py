@@ -89,6 +89,9 @@ class PanelView(ClosingWidget):
             "Take back the last run on all slices and labels, or the last mark or click.",
         )
         self.redo_button = button("Redo run", "Restore what was undone last.")
+        self.label_table = button(
+            "Label table", "Names, volumes, locks: a row for each label, to jump to and to edit."
+        )
         self.save_button = button(
             "Save labels ...",
             "NIfTI, TIFF, OME-Zarr, NRRD, MGH or NPY, with the geometry of the scan.",
@@ -139,6 +142,7 @@ class PanelView(ClosingWidget):
             ),
             group("Run", self.run_bar, row(self.undo_button, self.redo_button)),
             group("Quality", self.strip, self.next_button, self.hint, self.one_label),
+            group("Labels", row(self.label_table)),
             group(
                 "Files",
                 self.save_button,

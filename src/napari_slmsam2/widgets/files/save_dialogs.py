@@ -45,6 +45,7 @@ def save_labels_as(parent: QWidget, space: Workspace, saved: Callable[[], None])
             grid,
             colours_of(sink.layer.colormap),
             lead,
+            space.stack.annotation.table,
             returned=partial(_report, saved, ""),
         )
 

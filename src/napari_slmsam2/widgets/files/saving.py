@@ -12,6 +12,7 @@ import numpy.typing as npt
 from napari.layers import Image, Labels
 
 from napari_slmsam2.core.errors import SessionFileError, SlmSam2Error
+from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.core.prompts import PromptSet
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.io import LoadedImage, read_image, write_labels
@@ -104,6 +105,7 @@ def save_labels(
     grid: LoadedImage,
     colours: Colours | None = None,
     lead: str = "",
+    table: LabelTable | None = None,
 ) -> Path:
     """Write labels on the grid of the file that the image came from, else of its layer.
 
@@ -115,6 +117,7 @@ def save_labels(
         See `describe_image`.
     colours : callable, optional
     lead : str
+    table : LabelTable, optional
         See `write_labels`.
 
     Raises
@@ -123,7 +126,7 @@ def save_labels(
         They cannot be written; see `write_labels`.
     """
     like = _as_in_file(source, grid)
-    return write_labels(path, labels, like, overwrite=True, colours=colours, lead=lead)
+    return write_labels(path, labels, like, overwrite=True, colours=colours, table=table, lead=lead)
 
 
 def save_session(path: Path, snapshot: Snapshot, source: Path | None, grid: LoadedImage) -> Path:

@@ -12,7 +12,7 @@ from napari.layers import Image, Labels
 
 from napari_slmsam2.core.errors import GridMismatchError, SlmSam2Error, VolumeError
 from napari_slmsam2.core.volume import Volume, default_axis
-from napari_slmsam2.io.units import unit_name
+from napari_slmsam2.io.units import IN_MM, unit_name
 from napari_slmsam2.widgets.workspace.slicing import (
     LayerSlicing,
     composed_transform,
@@ -243,6 +243,14 @@ def world_affine(layer: Image | Labels, view: SliceView) -> npt.NDArray[np.float
     affine[:3, :3] = (matrix * factors[:, None])[np.ix_(rows, list(view.axes))]
     affine[:3, 3] = (offset * factors)[rows]
     return affine
+
+
+def voxel_volume(layer: Image | Labels, view: SliceView) -> float | None:
+    """The volume of a voxel in mm3, exact for sheared layers too; None without a unit."""
+    unit = IN_MM.get(unit_name(layer.units[view.layer_axis]))
+    if unit is None:
+        return None
+    return float(abs(np.linalg.det(world_affine(layer, view)[:3, :3])) * unit**3)
 
 
 def check_same_grid(image: Image, labels: Labels) -> None:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 from napari.components import Dims
 from napari.layers import Labels
+from napari.utils.colormaps import CyclicLabelColormap, DirectLabelColormap
 
 from napari_slmsam2.core.errors import OutputError, VolumeError
+from napari_slmsam2.io.layer_grid import TABLE_KEY, colour_cycle, table_of
 from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.widgets.workspace.grid import SliceView, slice_on_screen, view_on_screen
+
+_colormaps: WeakKeyDictionary[Labels, Any] = WeakKeyDictionary()
+"""The colormaps of layers before a label was given a colour."""
 
 _Plane = npt.NDArray[np.integer]
 
@@ -82,6 +89,21 @@ class LabelsSink:
         finally:
             self.writing = False
         return True
+
+    def show_table(self) -> None:
+        """Give the layer the colours of the label table, and keep the table in its metadata."""
+        table, layer = self.annotation.table, self.layer
+        before = table_of(layer.metadata)
+        layer.metadata[TABLE_KEY] = table
+        if table.colours == before.colours:
+            return
+        base = _colormaps.setdefault(layer, layer.colormap)
+        if isinstance(base, CyclicLabelColormap):
+            layer.colormap = CyclicLabelColormap(colors=colour_cycle(table.colours, base.colors))
+        else:
+            layer.colormap = DirectLabelColormap(
+                color_dict={**base.color_dict, **{k: np.array(v) for k, v in table.colours.items()}}
+            )
 
     def flush(self) -> None:
         """Draw what was written, where it is on screen; called a few times a second."""

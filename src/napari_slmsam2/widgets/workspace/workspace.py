@@ -18,6 +18,7 @@ from qtpy.QtCore import QObject, Signal
 from napari_slmsam2.core.errors import GridMismatchError, PromptError, SlmSam2Error, VolumeError
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.io.layer_grid import table_of
 from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.session.label_array import SharedLabels
 from napari_slmsam2.widgets.workspace.grid import (
@@ -259,6 +260,7 @@ class Workspace(QObject):
             if labels not in self._accepted:
                 array = np.zeros(labels.data.shape, labels.data.dtype)
                 self._accepted[labels] = SharedLabels(array)
+                self._accepted[labels].table = table_of(labels.metadata)
             annotation = Annotation(
                 make_volume(self.image, view),
                 self._accepted[labels],
@@ -426,6 +428,7 @@ class Workspace(QObject):
         try:
             if self.stack is not None:
                 self.stack.sink.show(indices)
+                self.stack.sink.show_table()
                 self.stack.sink.flush()
         finally:
             self.seeds_changed.emit()
