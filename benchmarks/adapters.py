@@ -71,7 +71,7 @@ NETWORK = ModelConfig(
 """SAM 2.1 with about a quarter of the width of Hiera-T."""
 
 RATES = {"learning_rate": 3e-4, "encoder_rate": 3e-4, "adapter_rate": 1e-3}
-BASE_RATES = {"learning_rate": 1e-3, "encoder_rate": 1e-3}
+BASE_RATES = {"learning_rate": 5e-4, "encoder_rate": 5e-4}
 """Those of the recipe are for large pretrained networks. Not tuned."""
 
 MOST_LABELS = 4
