@@ -111,13 +111,13 @@ def count(family: str, labels: int, size: int, slices: int) -> dict[str, float]:
 
     counts: Counter[str] = Counter()
     if masks is not None:  # on a CPU nothing is copied, so that torch does not see this transfer
-        transfer = masks.to_host
+        transfer = masks.HostCopy.wait
 
-        def counted(*tensors: torch.Tensor) -> list:
+        def counted(copy: masks.HostCopy) -> list:
             counts["reads by the host"] += 1
-            return transfer(*tensors)
+            return transfer(copy)
 
-        masks.to_host = counted
+        masks.HostCopy.wait = counted
 
     def run() -> None:
         walk = ours.run()
@@ -131,7 +131,7 @@ def count(family: str, labels: int, size: int, slices: int) -> dict[str, float]:
 
     run_on_inference_thread(run)
     if masks is not None:
-        masks.to_host = transfer
+        masks.HostCopy.wait = transfer
     return {kind: statistics.median(row[kind] for row in rows[FULL_BANK:]) for kind in KINDS}
 
 

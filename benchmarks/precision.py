@@ -99,10 +99,11 @@ def time_network(network: SliceNetwork, image: torch.Tensor) -> tuple[float, flo
     embedding = network.encode_image(image)
     memory = memories(network.config)
     output = network.track(embedding, *memory)
+    made = embedding.feature, output.low_res_logits, output.presence_logit
     return (
         least(lambda: network.encode_image(image)),
         least(lambda: network.track(embedding, *memory)),
-        least(lambda: network.encode_memory(embedding, output, prompted=False)),
+        least(lambda: network.encode_memory(*made, prompted=False)),
     )
 
 

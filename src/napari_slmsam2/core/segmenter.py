@@ -13,6 +13,8 @@ from napari_slmsam2.core.memory import MemoryBank
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.core.soft_masks import MaskExtent
 
+EncodeNext = Callable[[int, Callable[[Sequence[npt.NDArray[np.float32]]], Sequence[Any]]], None]
+
 
 @dataclass(slots=True)
 class SegmentedSlice:
@@ -165,6 +167,10 @@ class SweepContext:
         First and last slice of the labels whose ends the person marked.
     embedding_of : callable, optional
         Gives the embedding of any slice, from `SliceSegmenter.encode_image`.
+    encode_next : callable, optional
+        ``encode_next(count, encode)`` stores the embeddings of the next slices of the run, if the
+        next one is not stored yet; ``encode(images)`` gives them for up to ``count`` images. A
+        model calls it when its device is at work and the host would wait.
     """
 
     n_slices: int
@@ -172,3 +178,4 @@ class SweepContext:
     spacing: tuple[float, float, float]
     extents: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     embedding_of: Callable[[int], Any] | None = None
+    encode_next: EncodeNext | None = None

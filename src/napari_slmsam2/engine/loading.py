@@ -57,6 +57,12 @@ class ReadyModel:
     device: str
     precision: str
 
+    @property
+    def captured_calls(self) -> dict[str, int]:
+        """What of the model ran as CUDA graphs so far, see `NetworkSegmenter.captured_calls`."""
+        count = getattr(self.segmenter, "captured_calls", None)
+        return {} if count is None else dict(count())
+
 
 _kept: dict[object, ReadyModel] | None = None
 """The model that was built last, by what it was built from; None where none is kept."""

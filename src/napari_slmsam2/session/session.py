@@ -436,6 +436,7 @@ class SegmentationSession:
                 "sha256": None if ready is None else ready.sha256,
                 "device": self.device if ready is None else ready.device,
                 "precision": None if ready is None else ready.precision,
+                **({} if ready is None else ready.captured_calls),
             },
             "volume": {
                 "name": self.volume.name,

@@ -10,6 +10,7 @@ from napari_slmsam2.core.quality import SliceQuality, measured
 from napari_slmsam2.core.soft_masks import BACKGROUND, find_box
 from napari_slmsam2.engine.sam2 import masks
 from napari_slmsam2.engine.sam2.masks import (
+    copy_masks,
     measure_masks,
     pack_bytes,
     read_masks,
@@ -35,7 +36,7 @@ def outputs(labels: int, side: int = 16, seed: int = 0) -> SliceOutput:
 @pytest.mark.parametrize("shape", [(16, 16), (33, 47), (128, 96)])
 def test_extents_and_scores_are_those_that_numpy_finds(shape):
     output = outputs(6)
-    found = read_masks([measure_masks(output, shape)], list(range(6)))
+    found = read_masks(copy_masks([measure_masks(output, shape)]), list(range(6)))
     for k, one in enumerate(found):
         box = find_box(one.logits > BACKGROUND)
         plain = measured(SliceQuality(0, 0, 0), one.logits[box], (box[0].start, box[1].start))
@@ -51,10 +52,9 @@ def test_extents_and_scores_are_those_that_numpy_finds(shape):
 
 def test_several_batches_are_read_in_their_order():
     first, second = outputs(2, seed=1), outputs(3, seed=2)
-    together = read_masks(
-        [measure_masks(output, (20, 30)) for output in (first, second)], list("abcde")
-    )
-    alone = read_masks([measure_masks(second, (20, 30))], list("cde"))
+    measured_masks = [measure_masks(output, (20, 30)) for output in (first, second)]
+    together = read_masks(copy_masks(measured_masks), list("abcde"))
+    alone = read_masks(copy_masks(measured_masks[1:]), list("cde"))
     for one, expected in zip(together[2:], alone, strict=True):
         np.testing.assert_array_equal(one.logits, expected.logits)
         assert (one.extent, one.content) == (expected.extent, expected.content)
@@ -71,8 +71,8 @@ def test_packed_bytes_come_back_as_they_were():
 
 def test_a_batch_is_one_transfer(make_segmenter, textured, monkeypatch):
     """Labels of different memory are computed apart, and read together."""
-    transfers, to_host = [], masks.to_host
-    monkeypatch.setattr(masks, "to_host", lambda *t: transfers.append(len(t[0])) or to_host(*t))
+    transfers, host_copy = [], masks.HostCopy
+    monkeypatch.setattr(masks, "HostCopy", lambda *t: transfers.append(len(t[0])) or host_copy(*t))
     segmenter = make_segmenter()
     batches, segment = [], segmenter.segment
     segmenter.segment = lambda *args: batches.append(len(args[3])) or segment(*args)

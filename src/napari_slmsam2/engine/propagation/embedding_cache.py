@@ -40,6 +40,11 @@ class EmbeddingCache:
             self._embeddings.move_to_end(key)
             return self._embeddings[key]
         embedding = encode(key)
+        self.put(key, embedding)
+        return embedding
+
+    def put(self, key: Hashable, embedding: Any) -> None:
+        """Store the embedding of an image that was encoded."""
         self.encoded += 1
         if embedding.nbytes <= self.budget:
             self._embeddings[key] = embedding
@@ -47,7 +52,13 @@ class EmbeddingCache:
         while self.nbytes > self.budget:
             _, old = self._embeddings.popitem(last=False)
             self.nbytes -= old.nbytes
-        return embedding
+
+    def has_room(self, count: int) -> bool:
+        """Whether ``count`` more embeddings of the size of those here leave the last one here."""
+        return len(self) > 0 and (count + 1) * self.nbytes / len(self) <= self.budget
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._embeddings
 
     def clear(self) -> None:
         """Forget everything, also what takes no space."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+import numpy.typing as npt
+
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.errors import PromptError
 from napari_slmsam2.core.events import (
@@ -25,7 +28,7 @@ from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
 from napari_slmsam2.engine.propagation.memory_fallback import MemoryFallback
 from napari_slmsam2.engine.propagation.result import PropagationInput, PropagationResult
 from napari_slmsam2.engine.propagation.schedule import Schedule, Work
-from napari_slmsam2.engine.propagation.slice_encoding import encode_slice
+from napari_slmsam2.engine.propagation.slice_encoding import encode_ahead, encode_slice
 from napari_slmsam2.engine.propagation.state import PropagatorState
 from napari_slmsam2.engine.propagation.sweep import Sweep, SweepState
 from napari_slmsam2.engine.propagation.takeover import TakeoverCheck
@@ -99,6 +102,7 @@ class Propagator:
             task.volume.slice_spacing,
             task.prompts.extents,
             self._embedding,
+            self._encode_next,
         )
         self._pending_seeds = [
             p for p in task.prompts if p.label in running or self._is_unanswered(p)
@@ -338,6 +342,22 @@ class Propagator:
             index,
             self._embeddings,
             self._fallback.call,
+        )
+
+    def _encode_next(
+        self,
+        count: int,
+        encode: Callable[[Sequence[npt.NDArray[np.float32]]], Sequence[object]],
+    ) -> None:
+        """See `SweepContext.encode_next`."""
+        upcoming = self._steps[self._next_step + 1 : self._next_step + 1 + count]
+        encode_ahead(
+            self._segmenter,
+            self._task.volume,
+            self._task.window,
+            [step.index for step in upcoming],
+            self._embeddings,
+            encode,
         )
 
     def _sweep_once(self, gap: Gap) -> Gap:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from napari_slmsam2.core.intensity import IntensityWindow
 from napari_slmsam2.core.segmenter import SliceSegmenter
@@ -70,9 +71,46 @@ def encode_slice(
     """
 
     def encode(slices: tuple[int, ...]) -> Any:
-        images = [window.apply(volume.take(i)) for i in slices]
-        image = images[0] if len(images) == 1 else np.stack(images)
+        image = _read(volume, window, slices)
         return call(lambda: segmenter.encode_image(image))
 
     key = slices_to_encode(index, volume.n_slices, segmenter.neighbours, volume.slice_spacing)
     return cache.get(key, encode)
+
+
+def encode_ahead(
+    segmenter: SliceSegmenter,
+    volume: Volume,
+    window: IntensityWindow,
+    indices: Sequence[int],
+    cache: EmbeddingCache,
+    encode: Callable[[Sequence[npt.NDArray[np.float32]]], Sequence[Any]],
+) -> None:
+    """Store the embeddings of the next slices, if that of the first one is not stored yet.
+
+    Parameters
+    ----------
+    segmenter, volume, window, cache : object
+        See `encode_slice`.
+    indices : sequence of int
+        The next slices.
+    encode : callable
+        Gives the embeddings of images, as one batch.
+    """
+    keys = [
+        slices_to_encode(index, volume.n_slices, segmenter.neighbours, volume.slice_spacing)
+        for index in indices
+    ]
+    missing = list(dict.fromkeys(key for key in keys if key not in cache))
+    if not missing or missing[0] != keys[0] or not cache.has_room(len(missing)):
+        return
+    images = [_read(volume, window, key) for key in missing]
+    for key, embedding in zip(missing, encode(images), strict=True):
+        cache.put(key, embedding)
+
+
+def _read(
+    volume: Volume, window: IntensityWindow, slices: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
+    images = [window.apply(volume.take(i)) for i in slices]
+    return images[0] if len(images) == 1 else np.stack(images)

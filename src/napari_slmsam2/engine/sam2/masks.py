@@ -79,19 +79,24 @@ def stability_score(logits: Tensor) -> Tensor:
     return torch.where(outer > 0, inner / outer.clamp(min=1), torch.ones_like(outer))
 
 
-def read_masks(masks: Sequence[MeasuredMasks], contents: Sequence[Any]) -> list[SegmentedSlice]:
-    """The masks of several batches on the host, with one transfer.
-
-    Parameters
-    ----------
-    masks : sequence of MeasuredMasks
-    contents : sequence of object
-        What is remembered of each label, in the same order.
-    """
+def copy_masks(masks: Sequence[MeasuredMasks]) -> HostCopy:
+    """Begin the one copy of the masks of several batches to the host."""
     joined = masks[0]
     if len(masks) > 1:
         joined = MeasuredMasks(*(torch.cat(parts) for parts in zip(*masks, strict=True)))
-    sums, scores, logits, rows, columns = to_host(*joined)
+    return HostCopy(*joined)
+
+
+def read_masks(copy: HostCopy, contents: Sequence[Any]) -> list[SegmentedSlice]:
+    """The masks of `copy_masks`, as soon as they are on the host.
+
+    Parameters
+    ----------
+    copy : HostCopy
+    contents : sequence of object
+        What is remembered of each label, in the same order.
+    """
+    sums, scores, logits, rows, columns = copy.wait()
     return [
         SegmentedSlice(
             logits=logits[k],
@@ -113,26 +118,38 @@ def _extent(
     return MaskExtent(box_of_sides(rows, columns), area, centroid)
 
 
-def to_host(*tensors: Tensor) -> list[npt.NDArray[Any]]:
-    """Arrays of tensors on one device, with one transfer and one wait; on a CPU without a copy.
+class HostCopy:
+    """A copy of tensors of one device to the host, with one transfer; on a CPU there is none.
+
+    Until `wait` the host is free, and the device can be given more work.
 
     Parameters
     ----------
     *tensors : Tensor
         In falling order of their element sizes, so that every array is aligned.
     """
-    device = tensors[0].device
-    if device.type == "cpu":
-        return [tensor.numpy() for tensor in tensors]
-    host = torch.empty(
-        sum(tensor.nbytes for tensor in tensors),
-        dtype=torch.uint8,
-        pin_memory=device.type == "cuda",
-    )
-    host.copy_(pack_bytes(tensors), non_blocking=True)
-    if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()
-    return unpack_bytes(host, tensors)
+
+    def __init__(self, *tensors: Tensor) -> None:
+        self._tensors = tensors
+        self._packed: Tensor | None = None
+        self._copied: torch.cuda.Event | None = None
+        device = tensors[0].device
+        if device.type == "cuda":
+            size = sum(tensor.nbytes for tensor in tensors)
+            self._packed = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+            self._packed.copy_(pack_bytes(tensors), non_blocking=True)
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._copied.record(torch.cuda.current_stream(device))
+        elif device.type != "cpu":
+            self._packed = pack_bytes(tensors).cpu()
+
+    def wait(self) -> list[npt.NDArray[Any]]:
+        """The arrays, when the device has finished them."""
+        if self._packed is None:
+            return [tensor.numpy() for tensor in self._tensors]
+        if self._copied is not None:
+            self._copied.synchronize()
+        return unpack_bytes(self._packed, self._tensors)
 
 
 def pack_bytes(tensors: Sequence[Tensor]) -> Tensor:

@@ -67,6 +67,12 @@ class ImageEmbedding:
             self.feature.to(device), (self.high_res[0].to(device), self.high_res[1].to(device))
         )
 
+    def clone(self) -> ImageEmbedding:
+        """A copy that shares no memory."""
+        return ImageEmbedding(
+            self.feature.clone(), (self.high_res[0].clone(), self.high_res[1].clone())
+        )
+
 
 @dataclass(slots=True)
 class SliceOutput:
@@ -227,13 +233,18 @@ class SliceNetwork(SAM2Base):
                 module.cross_attn_image.pooling = size
 
     def encode_image(self, image: Tensor) -> ImageEmbedding:
-        """Encode one slice.
+        """Encode one slice, or N slices at once.
 
         Parameters
         ----------
-        image : Tensor, shape (D, 3, S, S)
+        image : Tensor, shape (N * D, 3, S, S)
             Normalised by the mean and standard deviation of ImageNet. D is
             ``config.encoded_slices``: the slice in the middle of its neighbours.
+
+        Returns
+        -------
+        ImageEmbedding
+            Its tensors have the length N.
         """
         fine, middle, feature = self.forward_image(image)["backbone_fpn"]
         return ImageEmbedding(feature, (fine, middle))
@@ -356,14 +367,16 @@ class SliceNetwork(SAM2Base):
         return self._fuse(from_long, from_short)
 
     def encode_memory(
-        self, embedding: ImageEmbedding, output: SliceOutput, *, prompted: bool
+        self, feature: Tensor, low_res_logits: Tensor, presence_logit: Tensor, *, prompted: bool
     ) -> Tensor:
         """The memory maps of B labels on one slice.
 
         Parameters
         ----------
-        embedding : ImageEmbedding
-        output : SliceOutput
+        feature : Tensor, shape (1, C, h, w)
+            Of the slice, see `ImageEmbedding`.
+        low_res_logits, presence_logit : Tensor
+            Of the labels, see `SliceOutput`.
         prompted : bool
             The masks of annotated slices are made binary first.
 
@@ -372,15 +385,13 @@ class SliceNetwork(SAM2Base):
         Tensor, shape (B, M, h, w)
         """
         size = (self.image_size, self.image_size)
-        masks = F.interpolate(
-            output.low_res_logits, size=size, mode="bilinear", align_corners=False
-        )
-        feature, _ = _expand(embedding, len(masks))
+        masks = F.interpolate(low_res_logits, size=size, mode="bilinear", align_corners=False)
+        expanded = feature.expand(len(masks), -1, -1, -1)
         maps, _ = self._encode_new_memory(
-            current_vision_feats=[feature.flatten(2).permute(2, 0, 1)],
+            current_vision_feats=[expanded.flatten(2).permute(2, 0, 1)],
             feat_sizes=[feature.shape[-2:]],
             pred_masks_high_res=masks,
-            object_score_logits=output.presence_logit,
+            object_score_logits=presence_logit,
             is_mask_from_pts=prompted,
         )
         return maps

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from napari_slmsam2.core.errors import DeviceMemoryError
 from napari_slmsam2.core.memory import MemoryBank
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.core.segmenter import SegmentedSlice, SweepContext
 from napari_slmsam2.engine.device import computing, free_cached_memory, move_to_cpu
-from napari_slmsam2.engine.sam2.masks import MeasuredMasks, measure_masks, read_masks
+from napari_slmsam2.engine.sam2.masks import MeasuredMasks, copy_masks, measure_masks, read_masks
 from napari_slmsam2.engine.sam2.memory import (
     ConfidentMemory,
     LongTermMemory,
@@ -29,6 +31,10 @@ from napari_slmsam2.engine.sam2.network import (
     encode_distances,
 )
 from napari_slmsam2.engine.sam2.preprocess import SlicePreprocessor
+from napari_slmsam2.engine.sam2.repeated import CapturedCall, RepeatedCall, capture_cuda_graph
+
+#: Slices that are encoded together on CUDA, ahead of the sweep.
+_AHEAD = 4
 
 
 @dataclass(slots=True)
@@ -97,13 +103,68 @@ class NetworkSegmenter:
     def _use_device(self, device: torch.device) -> None:
         self.device = device
         self.preprocessor = SlicePreprocessor(self.network.config.image_size, device)
+        self.ahead = _AHEAD if device.type == "cuda" else 0
+        self.use_calls(_captured if device.type == "cuda" else RepeatedCall)
+
+    def use_calls(self, make: Callable[[Callable[..., tuple[Tensor, ...]]], RepeatedCall]) -> None:
+        """Compute the parts of the network with calls of one kind, see `RepeatedCall`."""
+        self._encode = make(self._compute_embedding)
+        self._track = make(self._compute_masks)
+        self._encode_memory = make(self._compute_maps)
+
+    def captured_calls(self) -> dict[str, int]:
+        """How many kinds of calls run as CUDA graphs, and how many could not; empty without any."""
+        counts: Counter[str] = Counter()
+        for call in (self._encode, self._track, self._encode_memory):
+            counts.update(call.summary())
+        return dict(counts)
+
+    def _compute_embedding(self, _: object, images: Tensor) -> tuple[Tensor, ...]:
+        embedding = self.network.encode_image(images)
+        return embedding.feature, *embedding.high_res
+
+    def _compute_masks(
+        self,
+        rows: tuple[tuple[int, ...], tuple[int, ...]],
+        feature: Tensor,
+        fine: Tensor,
+        middle: Tensor,
+        *memory: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        long, short = (
+            MemoryTokens(maps, known, pointers, distances)
+            for known, (maps, pointers, distances) in zip(
+                rows, (memory[:3], memory[3:]), strict=True
+            )
+        )
+        output = self.network.track(ImageEmbedding(feature, (fine, middle)), long, short)
+        return output.low_res_logits, output.presence_logit, output.pointer, output.predicted_iou
+
+    def _compute_maps(
+        self, prompted: bool, feature: Tensor, low_res: Tensor, presence: Tensor
+    ) -> tuple[Tensor, ...]:
+        return (self.network.encode_memory(feature, low_res, presence, prompted=prompted),)
 
     def encode_image(self, image: npt.NDArray[np.float32]) -> ImageEmbedding:
         """See `SliceSegmenter.encode_image`."""
+        return self.encode_images([image])[0]
+
+    def encode_images(self, images: Sequence[npt.NDArray[np.float32]]) -> list[ImageEmbedding]:
+        """The embeddings of several slices, as one batch; see `SliceSegmenter.encode_image`."""
         with computing(self.device, self.dtype):
-            slices = [self.preprocessor.image(i) for i in image.reshape(-1, *image.shape[-2:])]
-            embedding = self.network.encode_image(torch.cat(slices))
-            return embedding.to(self._storage)
+            slices = [
+                self.preprocessor.image(one)
+                for image in images
+                for one in image.reshape(-1, *image.shape[-2:])
+            ]
+            feature, fine, middle = self._encode(None, torch.cat(slices))
+            embeddings = [
+                ImageEmbedding(feature[k, None], (fine[k, None], middle[k, None]))
+                for k in range(len(images))
+            ]
+            if len(images) > 1:  # a view would keep the whole batch alive
+                embeddings = [embedding.clone() for embedding in embeddings]
+            return [embedding.to(self._storage) for embedding in embeddings]
 
     def encode_seed(
         self, embedding: ImageEmbedding, prompt: SlicePrompt, shape: tuple[int, int]
@@ -113,7 +174,7 @@ class NetworkSegmenter:
             embedding = embedding.to(self.device)
             output = self.answer(embedding, prompt, shape)
             content = self.remember(embedding, output, prompted=True)
-            [result] = read_masks([measure_masks(output, shape)], content)
+            [result] = read_masks(copy_masks([measure_masks(output, shape)]), content)
         if prompt.mask is not None:
             result.logits = np.where(prompt.mask, np.float32(10), np.float32(-10))
             result.extent = None
@@ -134,12 +195,33 @@ class NetworkSegmenter:
         with computing(self.device, self.dtype):
             embedding = embedding.to(self.device)
             for members, memory in self.read(banks, index, direction, context.n_slices, embedding):
-                output = self.network.track(embedding, *memory)
+                output = self.track(embedding, *memory)
                 order += members
                 masks.append(measure_masks(output, context.shape))
                 contents += self.remember(embedding, output, prompted=False)
-            results = dict(zip(order, read_masks(masks, contents), strict=True))
+            copy = copy_masks(masks)
+            self._encode_ahead(context)
+            results = dict(zip(order, read_masks(copy, contents), strict=True))
         return [results[i] for i in range(len(banks))]
+
+    def track(
+        self, embedding: ImageEmbedding, long: MemoryTokens, short: MemoryTokens
+    ) -> SliceOutput:
+        """Segment a batch of labels from memory alone; call it inside `computing`."""
+        memory = (t for m in (long, short) for t in (m.maps, m.pointers, m.distances))
+        results = self._track(
+            (long.rows, short.rows), embedding.feature, *embedding.high_res, *memory
+        )
+        return SliceOutput(*results)
+
+    def _encode_ahead(self, context: SweepContext) -> None:
+        """Encode the next slices while the device and the copy of the masks are at work."""
+        if not self.ahead or context.encode_next is None:
+            return
+        try:
+            context.encode_next(self.ahead, self.encode_images)
+        except DeviceMemoryError:
+            self.ahead = 0
 
     def free_memory(self) -> str | None:
         """First keep everything but the network off the device, then compute on the CPU."""
@@ -147,6 +229,8 @@ class NetworkSegmenter:
             return None
         if self._storage.type != "cpu":
             self._storage = torch.device("cpu")
+            self.ahead = 0
+            self.use_calls(RepeatedCall)
             free_cached_memory(self.device)
             return f"{self.device} is short of memory: stored features were moved off it"
         note = move_to_cpu(self.network, self.device)
@@ -192,7 +276,9 @@ class NetworkSegmenter:
         self, embedding: ImageEmbedding, output: SliceOutput, *, prompted: bool
     ) -> list[SliceMemory]:
         """What to keep of each label of a batch; call it inside `computing`."""
-        maps = self.network.encode_memory(embedding, output, prompted=prompted)
+        (maps,) = self._encode_memory(
+            prompted, embedding.feature, output.low_res_logits, output.presence_logit
+        )
         maps = maps.to(device=self._storage, dtype=self.memory_dtype)
         descriptor = self._descriptor(embedding)
         # Copies: a view would keep the whole batch alive.
@@ -279,5 +365,10 @@ class NetworkSegmenter:
 
     def _stack(self, tensors: Sequence[Tensor], labels: int) -> Tensor:
         """One tensor on the device, of shape (entries, labels, ...), with one copy."""
-        stacked = torch.stack(tuple(tensors)).to(self.device)
+        # What was stored before memory ran out is still on the device.
+        stacked = torch.stack([tensor.to(self.device) for tensor in tensors])
         return stacked.view(-1, labels, *stacked.shape[1:])
+
+
+def _captured(compute: Callable[..., tuple[Tensor, ...]]) -> RepeatedCall:
+    return CapturedCall(compute, capture_cuda_graph)
