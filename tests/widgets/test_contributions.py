@@ -711,7 +711,7 @@ def test_a_slice_is_refused(viewer, tmp_path):
 def test_a_series_is_refused_for_a_format_of_single_volumes(viewer, tmp_path):
     scan(tmp_path / "scan.nii.gz", (*SHAPE, 3))
     labels = labels_on(viewer, open_one(viewer, tmp_path / "scan.nii.gz"))
-    with pytest.raises(OutputError, match=r"several time points. Write \.nii\.gz, \.nrrd"):
+    with pytest.raises(OutputError, match=r"several time points; found \.nrrd. Write \.nii\.gz"):
         labels.save(str(tmp_path / "organ.seg.nrrd"), plugin=PLUGIN)
     assert not (tmp_path / "organ.seg.nrrd").exists()
 

@@ -18,6 +18,9 @@ from napari_slmsam2.core.settings import Settings
 _FLAGS = {"stop_after_absent": "--stop-after"}
 """Flags that differ from the name of their setting."""
 
+ALL_TIMES = "all"
+"""The value of ``--time`` for all time points."""
+
 _SETTINGS_PANEL = "Propagation settings"
 _OUTPUT = "Messages"
 
@@ -81,6 +84,13 @@ def parse_range(text: str) -> SliceRange:
 def parse_channel(text: str) -> int | str:
     """The number or the name of a channel."""
     return int(text) if text.isdecimal() else text
+
+
+def parse_time(text: str) -> int | str:
+    """The number of a time point, or ``all``."""
+    if text != ALL_TIMES and not text.isdecimal():
+        raise typer.BadParameter(f"expected a whole number from 0, or all, found {text!r}.")
+    return text if text == ALL_TIMES else int(text)
 
 
 def whole_number(minimum: int | None, maximum: int | None = None) -> Callable[[str], int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -43,14 +43,17 @@ from napari_slmsam2.cli._results import (
     write_result,
 )
 from napari_slmsam2.cli._run import Outcome, follow, load_model
+from napari_slmsam2.cli._series import run_series
 from napari_slmsam2.cli._signals import interruptible
-from napari_slmsam2.core.errors import CheckpointError
+from napari_slmsam2.core.errors import CheckpointError, ConfigError
 from napari_slmsam2.engine.weights.registry import get_model
 
 if TYPE_CHECKING:
     from napari_slmsam2.cli.propagate import PropagateOptions
     from napari_slmsam2.io import LoadedImage
     from napari_slmsam2.session.session import SegmentationSession
+
+_Done = TypeVar("_Done")
 
 
 class _Stages:
@@ -76,12 +79,24 @@ def run_job(options: PropagateOptions) -> SegmentationSession:
     SlmSam2Error
         The input cannot be used. Nothing was written.
     """
+    if options.carry:
+        raise ConfigError("--carry", "carries seeds to other time points", expected="--time all")
+    return _prepared(options, _run)
+
+
+def run_all_times(options: PropagateOptions) -> None:
+    """The same for every time point of a series (``--time all``)."""
+    _prepared(options, run_series)
+
+
+def _prepared(options: PropagateOptions, run: Callable[[PropagateOptions], _Done]) -> _Done:
+    """Run after the checks of options and outputs, with the outputs locked."""
     given = (options.image, options.seeds, options.resume, Path(options.model))
     check_log(options.log, (*given, *_outputs(options).values()))
     configure_output(quiet=options.quiet, log_file=options.log, progress=options.progress)
     _check(options)
     with locked_outputs({**_outputs(options), "--resume": options.resume}):
-        return _run(options)
+        return run(options)
 
 
 def _run(options: PropagateOptions) -> SegmentationSession:
@@ -191,7 +206,8 @@ def _announce(options: PropagateOptions, image: LoadedImage, session: Segmentati
     volume = image.volume
     size = " x ".join(map(str, volume.shape))
     spacing = " x ".join(f"{s:.3g}" for s in volume.spacing)
-    log("Image", f"{options.image} ({size} voxels of {spacing} {volume.unit})")
+    at = "" if image.n_times == 1 else f"time point {options.time} of {image.n_times}, "
+    log("Image", f"{options.image} ({at}{size} voxels of {spacing} {volume.unit})")
     log("Axis", f"{volume.axis}, {volume.n_slices} slices. {image.axis_reason}")
     window = session.window
     log("Window", f"{window.low:g} to {window.high:g} ({window.source})")

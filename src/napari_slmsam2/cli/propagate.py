@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from napari_slmsam2.cli._options import (
+    ALL_TIMES,
     Axis,
     Channel,
     Device,
@@ -27,11 +28,11 @@ from napari_slmsam2.cli._options import (
     Quiet,
     SliceRange,
     Stack,
-    Time,
     TrustVoxels,
     parse_extent,
     parse_label_slice,
     parse_range,
+    parse_time,
     with_record,
 )
 from napari_slmsam2.core.config import PropagationConfig
@@ -57,6 +58,10 @@ On a cluster that may end the job: the same command continues it
 A CT in its soft-tissue window, with SAM 2.1:
 
   napari-slmsam2 propagate ct.nii seeds.nii -o out.nii --window soft_tissue --model sam2.1-tiny
+
+A time series, annotated at its first time point:
+
+  napari-slmsam2 propagate series.nii.gz seeds.nii.gz -o labels.nii.gz --time all --carry
 
 A quality report, a picture, and a session file to replay:
 
@@ -122,7 +127,24 @@ class PropagateOptions:
     ] = None
     image_number: ImageNumber = None
     channel: Channel = None
-    time: Time = None
+    time: Annotated[
+        Any,  # int or str: typer has no unions
+        typer.Option(
+            parser=parse_time,
+            metavar="NUMBER|all",
+            help="Number of the time point, for images with several; all: every one, with seeds "
+            "for each, or with --carry. The labels then keep the time axis.",
+        ),
+    ] = None
+    carry: Annotated[
+        bool,
+        typer.Option(
+            "--carry",
+            help="With --time all: propagate the annotated slices along time to the time points "
+            "without seeds. Seeds in a file of one volume are those of time point 0, or of "
+            "--seeds-time.",
+        ),
+    ] = False
     stack: Stack = None
     seeds_image: FileImage = None
     seeds_channel: FileChannel = None
@@ -194,6 +216,9 @@ def propagate(options: PropagateOptions) -> None:
     unless --keep-partial was given. Labels that cannot be written to their place at the end are
     written to another one, which is printed.
     """
-    from napari_slmsam2.cli._propagation import run_job
+    from napari_slmsam2.cli._propagation import run_all_times, run_job
 
-    run_job(options)
+    if options.time == ALL_TIMES:
+        run_all_times(options)
+    else:
+        run_job(options)

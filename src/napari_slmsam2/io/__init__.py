@@ -17,18 +17,21 @@ from napari_slmsam2.io.labels import (
 )
 from napari_slmsam2.io.plausibility import warn_of_few_values
 from napari_slmsam2.io.seed_axis import with_seed_axis
+from napari_slmsam2.io.series import Series, open_series
 
 __all__ = [
     "LabelMap",
     "LabelStream",
     "LabelTable",
     "LoadedImage",
+    "Series",
     "atomic_write",
     "check_same_grid",
     "check_writable",
     "describe",
     "is_label_store",
     "named_labels",
+    "open_series",
     "read_image",
     "read_label_map",
     "read_label_names",

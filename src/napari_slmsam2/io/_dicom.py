@@ -137,10 +137,9 @@ def write(
     geometry: Geometry,
     template: Any,
     table: LabelTable | None = None,
-    lead: str = "",
 ) -> None:
     """Write labels of a DICOM image as DICOM Segmentation; see `_dicom_seg.write_segmentation`."""
     del geometry
     from napari_slmsam2.io._dicom_seg import write_segmentation
 
-    write_segmentation(path, labels, template, table or LabelTable(), lead)
+    write_segmentation(path, labels, template, table or LabelTable())

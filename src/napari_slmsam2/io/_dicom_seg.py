@@ -21,7 +21,7 @@ from napari_slmsam2.core.label_table import RGBA, LabelTable
 from napari_slmsam2.io._dicom_frames import Frame, frames_of
 from napari_slmsam2.io._dicom_stack import LPS_TO_RAS
 from napari_slmsam2.io.geometry import Geometry
-from napari_slmsam2.io.raw import RawImage, cannot_hold
+from napari_slmsam2.io.raw import RawImage
 
 _MAKER = "napari-slmsam2"
 _LABEL = re.compile(rf"{_MAKER} label (\d+)")
@@ -149,7 +149,7 @@ def _grid(frames: Sequence[Frame], file: Path) -> tuple[list[int], Geometry]:
 
 
 def write_segmentation(
-    path: Path, labels: npt.NDArray[np.integer], template: Any, table: LabelTable, lead: str
+    path: Path, labels: npt.NDArray[np.integer], template: Any, table: LabelTable
 ) -> None:
     """Write labels of a DICOM image as a binary DICOM Segmentation that refers to it.
 
@@ -164,16 +164,12 @@ def write_segmentation(
         Of the image, read by `_dicom.read`.
     table : LabelTable
         Names and colours.
-    lead : str
-        See `write_labels`.
 
     Raises
     ------
     OutputError
-        The image is no DICOM image, or there are no labels, several time points or channels.
+        The image is no DICOM image, or there are no labels.
     """
-    if lead:
-        raise cannot_hold(path, lead)
     if not isinstance(template, dict) or "dicom" not in template:
         raise OutputError(
             str(path), "a DICOM Segmentation refers to the DICOM files of its image",

@@ -22,7 +22,6 @@ from napari_slmsam2.io.raw import (
     ArrayLike,
     RawImage,
     ScaledArray,
-    cannot_hold,
     check_size,
     raw_array,
     read_stream,
@@ -234,17 +233,10 @@ def write(
         Of an image of this module.
     lead : {"", "t", "c", "tc"}
         The axes of ``labels`` beside the three of space.
-
-    Raises
-    ------
-    OutputError
-        MGH cannot hold these labels.
     """
     if lead == "c":
         labels = labels[:, :, :, np.newaxis]  # the fourth dimension of NIfTI is time
     if path.suffix.lower() in (".mgh", ".mgz"):
-        if "c" in lead:
-            raise cannot_hold(path, lead)
         image = _mgh(path, labels, geometry, template)
     elif isinstance(template, nib.Nifti1Header):
         image = _nifti_like(path, labels, template)

@@ -30,7 +30,6 @@ from napari_slmsam2.io.raw import (
     ArrayLike,
     RawImage,
     SlabFiles,
-    cannot_hold,
     check_size,
     raw_array,
     read_stream,
@@ -375,15 +374,8 @@ def write(
 
     A ``.seg.nrrd`` gets the names and colours of the labels as segments of 3D Slicer. The axes of
     ``lead`` (time, channels) follow the three of space.
-
-    Raises
-    ------
-    OutputError
-        Labels of several time points or channels, to a ``.seg.nrrd``.
     """
     is_segmentation = path.name.lower().endswith(_segments.SUFFIX)
-    if lead and is_segmentation:
-        raise cannot_hold(path, lead)
     header: dict[str, Any] = {"encoding": "gzip", "kinds": ["domain"] * 3, _MARK: LABELS_MARK}
     fields: dict[str, str] = {}
     if _is_header(template):

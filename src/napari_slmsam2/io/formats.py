@@ -106,6 +106,8 @@ FORMATS = (
     FileFormat("_zarr", "zarr", "zyx", (".zarr",), (".zarr",), is_written_in_blocks=True),
 )  # fmt: skip
 DICOM = next(known for known in FORMATS if known.module == "_dicom")
+_HELD = {".seg.nrrd": "", ".dcm": "", ".mgh": "t", ".mgz": "t"}
+"""The axes beside space of formats that cannot hold time points and channels."""
 _DICOM_MARK = b"DICM"
 _MOST_FILES = 50
 """Files of a folder that are opened to recognise DICOM files."""
@@ -160,6 +162,30 @@ def _files_in(folder: Path) -> Iterator[Path]:
     for entry in entries:
         if entry.is_dir():
             yield from _files_in(entry)
+
+
+def check_holds(path: Path, lead: str) -> None:
+    """Refuse a format without axes for a series, before labels are computed or written.
+
+    Parameters
+    ----------
+    path : Path
+    lead : str
+        The axes beside the three of space: ``t``, ``c``, ``tc``.
+
+    Raises
+    ------
+    OutputError
+    """
+    name = path.name.lower()
+    held = next((axes for suffix, axes in _HELD.items() if name.endswith(suffix)), "tc")
+    if not set(lead) <= set(held):
+        words = {"t": "several time points", "c": "several channels"}
+        raise OutputError(
+            str(path), f"cannot hold labels of {' and '.join(words[axis] for axis in lead)}",
+            found=path.suffix,
+            hint="Write .nii.gz, .nrrd, .ome.tif, .ome.zarr or .npy, which hold the whole series.",
+        )  # fmt: skip
 
 
 def format_to_write(path: Path) -> FileFormat:

@@ -18,7 +18,7 @@ from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.io._ngff import is_label_store
 from napari_slmsam2.io.alignment import align
 from napari_slmsam2.io.chunked_array import compressed_labels
-from napari_slmsam2.io.formats import format_to_read, format_to_write
+from napari_slmsam2.io.formats import check_holds, format_to_read, format_to_write
 from napari_slmsam2.io.geometry import transposition
 from napari_slmsam2.io.images import LoadedImage, explained, load_volume
 from napari_slmsam2.io.label_stream import LabelStream, check_label_shape, described
@@ -229,6 +229,7 @@ def write_labels(
     array: Any = labels if hasattr(labels, "dtype") else np.asarray(labels)
     check_label_shape(path, array, like)
     array, lead = _with_lead(array, str(path), lead)
+    check_holds(path, lead)
     if target.is_written_in_blocks:
         sizes = dict(zip(lead, array.shape, strict=False))
         places = np.ndindex(*sizes.values())

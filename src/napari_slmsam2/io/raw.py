@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from napari_slmsam2.core.errors import OutputError, VolumeError
+from napari_slmsam2.core.errors import VolumeError
 from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.io.geometry import Geometry
 
@@ -316,19 +316,3 @@ def raw_array(
     check_size(path, offset + math.prod(shape) * dtype.itemsize)
     proxy: ArrayLike = proxy_type(str(path), (shape, dtype, offset), mmap=False, order=order)
     return proxy
-
-
-def cannot_hold(path: Path, lead: str) -> OutputError:
-    """The error of a writer whose format has no axes for a series.
-
-    Parameters
-    ----------
-    path : Path
-    lead : str
-        The axes beside the three of space: ``t``, ``c``, ``tc``.
-    """
-    held = " and ".join({"t": "several time points", "c": "several channels"}[x] for x in lead)
-    return OutputError(
-        str(path), f"this format cannot hold labels of {held}",
-        hint="Write .nii.gz, .nrrd, .ome.tif, .ome.zarr or .npy, which hold the whole series.",
-    )  # fmt: skip
