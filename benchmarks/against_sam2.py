@@ -1,11 +1,14 @@
 """Speed, memory and masks against SAM 2's own video predictor, with the same random weights.
 
+    python benchmarks/against_sam2.py --device cuda
+    python benchmarks/against_sam2.py --device cpu --sizes 128 --labels 1 2 --slices 10
     python benchmarks/against_sam2.py speed --labels 1
     python benchmarks/against_sam2.py speed --labels 10 --slices 12
     python benchmarks/against_sam2.py memory --slices 24 96
 
-Both predictors advance in turn, slice by slice, in one process, so that the ratio of each pair is
-free of the machine's drift. No trained weights are needed.
+Without a command: parity is checked in float32, then times and memory of all cases are printed as
+one table. ``speed``: both predictors advance in turn, slice by slice, in one process, so that the
+ratio of each pair is free of the machine's drift. No trained weights are needed.
 """
 
 from __future__ import annotations
@@ -112,9 +115,13 @@ class Theirs:
         for k, mask in enumerate(seeds(labels)):
             self.predictor.add_new_mask(self.state, 0, k + 1, mask)
 
+    def walk(self):
+        """The predictor's own walk."""
+        return self.predictor.propagate_in_video(self.state, start_frame_idx=0)
+
     def run(self):
         """Yield seconds and masks of every slice, shape (labels, H, W)."""
-        walk = self.predictor.propagate_in_video(self.state, start_frame_idx=0)
+        walk = self.walk()
         while True:
             started = time.perf_counter()
             try:
@@ -290,12 +297,24 @@ def one(arguments: argparse.Namespace) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
+def table(arguments: argparse.Namespace) -> None:
+    """Check parity and print the table of all cases."""
+    from sam2_table import print_table  # which imports this module
+
+    print_table(arguments)
+
+
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(required=True)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 512])
+    parser.add_argument("--labels", type=int, nargs="+", default=[1, 10])
+    parser.add_argument("--slices", type=int, default=64)
+    parser.set_defaults(run=table)
+    commands = parser.add_subparsers()
     command = commands.add_parser("speed")
     command.add_argument("--labels", type=int, default=1)
     command.add_argument("--slices", type=int, default=24)
