@@ -748,9 +748,9 @@ def test_nothing_moves_under_the_pointer_when_a_run_begins_and_ends(bench, qtbot
     bench.panel.propagate()
     qtbot.wait(20)
     assert _bottoms(bench.panel) == before
+    bench.segmenter.delay = 0.1
     bench.segmenter.gate.set()
     bench.until_slices(3)
-    qtbot.wait(20)
     assert _bottoms(bench.panel) == before
     bench.finish()
     qtbot.wait(20)
