@@ -11,6 +11,7 @@ from qtpy.QtCore import QEvent, QTimer
 
 from napari_slmsam2.core.errors import GridMismatchError, SlmSam2Error
 from napari_slmsam2.core.input_checks import StraySeed, find_stray_seeds
+from napari_slmsam2.widgets.annotate.checked import describe_checked
 from napari_slmsam2.widgets.annotate.seed_list import BEGINS, ENDS, describe_stray, rows_of
 from napari_slmsam2.widgets.annotate.view import PanelView
 from napari_slmsam2.widgets.common.keys import Shortcut, Shortcuts, show_keys
@@ -68,6 +69,7 @@ class AnnotateWidget(PanelView):
             {
                 self.run_bar.go_button: self.runs.propagate_or_stop,
                 self.next_button: self.next_to_fix,
+                self.accept_button: self.accept,
                 self.prompt_bar.points: self.click_points,
                 self.prompt_bar.box: self.draw_box,
                 self.starts: self.mark_start,
@@ -119,6 +121,7 @@ class AnnotateWidget(PanelView):
         bar.range_changed.connect(lambda: self.strip.set_range(bar.write_range))
         self.strip.slice_clicked.connect(space.go_to)
         self.next_button.clicked.connect(self.next_to_fix)
+        self.accept_button.clicked.connect(self.accept)
         self.undo_button.clicked.connect(self.undo)
         self.redo_button.clicked.connect(self.redo)
         self.label_table.clicked.connect(lambda: self._open_dock("Label table"))
@@ -134,6 +137,8 @@ class AnnotateWidget(PanelView):
             Shortcut("G", "Propagate, or stop", self.runs.propagate_or_stop),
             Shortcut("H", "Pause, or resume", self.runs.pause_or_resume),
             Shortcut("N", "Next slice to fix", self.next_to_fix),
+            Shortcut("K", "Accept the label on this slice", self.accept),
+            Shortcut("Shift+K", "Accept all labels on this slice", self.accept_all),
             Shortcut("Shift+C", "Click points, or paint", self.click_points),
             Shortcut("Shift+B", "Draw a box, or paint", self.draw_box),
             Shortcut("Shift+S", "Starts here", self.mark_start),
@@ -238,7 +243,8 @@ class AnnotateWidget(PanelView):
         )
         self._show_strip()
         ready = annotation is not None
-        for widget in (self.starts, self.ends, self.absent, self.save_button, self.delete_seed):
+        marks = self.starts, self.ends, self.absent, self.accept_button
+        for widget in (*marks, self.save_button, self.delete_seed):
             widget.setEnabled(ready)
         idle = ready and not running
         self.next_button.setEnabled(idle and annotation is not None and bool(annotation.runs))
@@ -261,7 +267,10 @@ class AnnotateWidget(PanelView):
         if self.one_label.isChecked():
             seeds = {label: seeds.get(label, set())}
         self.strip.set_seeds(seeds)
-        self.strip.set_quality(self.scores.lowest(self.workspace.annotation))
+        annotation = self.workspace.annotation
+        self.strip.set_quality(self.scores.lowest(annotation))
+        text = "" if annotation is None else describe_checked(annotation, label)
+        set_text(self.checked, text)
 
     def _open_dock(self, name: str) -> None:
         """Open another dock widget of the plugin as a tab beside this one, or show it."""
@@ -331,10 +340,32 @@ class AnnotateWidget(PanelView):
                 return
         found = self.scores.next_to_fix(annotation)
         if found is None:
-            self._show_hint("No slice to suggest: propagate first.")
+            checked = annotation is not None and annotation.quality
+            text = "Every slice is checked." if checked else "No slice to suggest: propagate first."
+            self._show_hint(text)
             return
         self.workspace.go_to(found.index, found.label)
         self._show_hint(f"Slice {found.index}, label {found.label}: {found.reason}.")
+
+    def accept(self) -> None:
+        """The selected label is right on the slice on screen."""
+        self._accept(all_labels=False)
+
+    def accept_all(self) -> None:
+        """All labels are right on the slice on screen."""
+        self._accept(all_labels=True)
+
+    def _accept(self, *, all_labels: bool) -> None:
+        space = self.workspace
+        if space.annotation is None:
+            return
+        self.tracker.flush()
+        try:
+            accepted = space.accept(all_labels=all_labels)
+        except SlmSam2Error as error:
+            show_warning(str(error))
+            return
+        self._show_hint("" if accepted else f"Slice {space.index} is checked already.")
 
     def undo(self) -> None:
         """Take back the last run, mark or click."""

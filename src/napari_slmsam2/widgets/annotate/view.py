@@ -82,6 +82,12 @@ class PanelView(ClosingWidget):
         self.next_button = GlyphButton(
             "Next slice to fix", "Go to the slice on which a correction helps most.", "next"
         )
+        self.accept_button = button(
+            "Accept",
+            "The selected label is right on this slice: it becomes a seed and counts as checked.",
+        )
+        self.checked = wrapped_label()
+        self.checked.setToolTip("Slices with the selected label that you painted or accepted.")
         self.hint = wrapped_label()
         self.hint.setToolTip("Why this slice should be checked.")
         self.undo_button = button(
@@ -141,7 +147,14 @@ class PanelView(ClosingWidget):
                 self.seed_fold,
             ),
             group("Run", self.run_bar, row(self.undo_button, self.redo_button)),
-            group("Quality", self.strip, self.next_button, self.hint, self.one_label),
+            group(
+                "Quality",
+                self.strip,
+                row(self.next_button, self.accept_button),
+                self.checked,
+                self.hint,
+                self.one_label,
+            ),
             group("Labels", row(self.label_table)),
             group(
                 "Files",

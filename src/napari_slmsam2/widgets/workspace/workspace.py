@@ -20,6 +20,7 @@ from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.io.layer_grid import table_of
 from napari_slmsam2.session.annotation import Annotation
+from napari_slmsam2.session.checking import accept_slice
 from napari_slmsam2.session.label_array import SharedLabels
 from napari_slmsam2.widgets.workspace.grid import (
     SliceView,
@@ -373,6 +374,29 @@ class Workspace(QObject):
                 seeds.setdefault(label, {})[index] = seed
         for label in sorted(seeds.keys() - annotation.table.locked):
             self._edit(label, seeds=seeds[label])
+
+    def accept(self, *, all_labels: bool = False) -> bool:
+        """Make seeds of the selected label, or of all labels, as they are on the slice on screen.
+
+        Returns
+        -------
+        bool
+            Whether there was a label that was no seed yet.
+
+        Raises
+        ------
+        PromptError
+            The selected label is locked.
+        """
+        if self.stack is None:
+            return False
+        annotation, plane = self.stack.annotation, self.stack.sink.read(self.index)
+        labels = {self.label}
+        if all_labels:
+            labels = set(np.unique(plane[plane > 0]).tolist()) - annotation.table.locked
+        accepted = accept_slice(annotation, self.index, sorted(labels), plane)
+        self.seeds_changed.emit()
+        return bool(accepted)
 
     def set_clicks(self, prompt: SlicePrompt) -> None:
         """Clicks, or a box, and the mask that was found for them become a seed.
