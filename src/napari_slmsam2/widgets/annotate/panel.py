@@ -269,8 +269,7 @@ class AnnotateWidget(PanelView):
         self.strip.set_seeds(seeds)
         annotation = self.workspace.annotation
         self.strip.set_quality(self.scores.lowest(annotation))
-        text = "" if annotation is None else describe_checked(annotation, label)
-        set_text(self.checked, text)
+        self.checked.setText("" if annotation is None else describe_checked(annotation, label))
 
     def _open_dock(self, name: str) -> None:
         """Open another dock widget of the plugin as a tab beside this one, or show it."""

@@ -88,6 +88,8 @@ class PanelView(ClosingWidget):
         )
         self.checked = wrapped_label()
         self.checked.setToolTip("Slices with the selected label that you painted or accepted.")
+        # Its line stays, so that nothing moves when a run begins.
+        self.checked.setMinimumHeight(self.checked.fontMetrics().lineSpacing() + 4)
         self.hint = wrapped_label()
         self.hint.setToolTip("Why this slice should be checked.")
         self.undo_button = button(
