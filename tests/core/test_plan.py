@@ -15,6 +15,7 @@ from napari_slmsam2.core.plan import (
     clip_gaps,
     find_gaps,
     gaps_beside,
+    independent_ranges,
     make_steps,
 )
 from napari_slmsam2.core.prompts import PromptSet, SlicePrompt
@@ -195,3 +196,28 @@ def test_clipped_gaps_cover_the_range_from_their_seeds(prompts, ends):
     for gap in clipped:
         assert not gap.from_before or gap.start == gap.before + 1
         assert not gap.from_after or gap.stop == gap.after - 1
+
+
+@given(
+    st.lists(st.sets(st.integers(0, N - 1), min_size=1, max_size=5), min_size=1, max_size=4),
+    st.integers(1, 8),
+)
+def test_ranges_of_a_divided_volume_cut_no_gap(seeded, most):
+    prompts = PromptSet()
+    for label, indices in enumerate(seeded, 1):
+        prompts = seeds(*indices, label=label, onto=prompts)
+    gaps = find_gaps(prompts, N)
+    ranges = independent_ranges(gaps, N, most)
+    assert 1 <= len(ranges) <= most
+    assert [i for first, last in ranges for i in range(first, last + 1)] == list(range(N))
+    for first, last in ranges:
+        inside = [gap for gap in gaps if first <= gap.start and gap.stop <= last]
+        assert inside or not gaps
+        assert list(clip_gaps(gaps, first, last)) == inside
+
+
+def test_ranges_have_similar_work():
+    prompts = seeds(*range(0, N, 4), extent=(0, 16))
+    assert independent_ranges(find_gaps(prompts, N), N, 2) == ((0, 7), (8, 19))
+    assert len(independent_ranges(find_gaps(prompts, N), N, 100)) == 4
+    assert independent_ranges((), N, 3) == ((0, 19),)

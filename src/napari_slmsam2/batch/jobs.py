@@ -85,6 +85,8 @@ class JobResult:
         ``computer:process`` that ran it.
     attempts : int
         How often it was started.
+    peak_bytes : int or None
+        The most memory that its worker has held so far.
     """
 
     number: int
@@ -94,6 +96,7 @@ class JobResult:
     notes: tuple[str, ...] = ()
     worker: str | None = None
     attempts: int = 1
+    peak_bytes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -141,12 +144,15 @@ class Executed:
         Messages.
     attempts : int
         How often the job was started in this batch.
+    peak_bytes : int or None
+        The most memory that the worker has held so far.
     """
 
     ok: bool
     errors: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     attempts: int = 1
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +194,7 @@ def run_timed(job: Job, run: Callable[[Job], Executed]) -> JobResult:
         executed.notes,
         worker_name(),
         executed.attempts,
+        executed.peak_bytes,
     )
 
 

@@ -30,11 +30,6 @@ class Match:
     placeholders: dict[str, str]
 
 
-def is_pattern(text: str) -> bool:
-    """Whether a text has wildcards."""
-    return glob.has_magic(text)
-
-
 def find_files(pattern: str) -> list[Match]:
     """Files and folders that fit a pattern, in the order of their names.
 

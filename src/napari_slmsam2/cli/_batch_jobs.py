@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from napari_slmsam2.batch.jobs import Job
-from napari_slmsam2.batch.patterns import Match, fill_in, find_files, is_pattern, match_of
+from napari_slmsam2.batch.patterns import Match, fill_in, find_files, match_of
 from napari_slmsam2.batch.table import Row, read_table
 from napari_slmsam2.cli._batch_commands import COMMANDS, BatchCommand
 from napari_slmsam2.core.errors import ConfigError
@@ -116,12 +116,11 @@ class _Parser:
         each = self._spec.each
         option = self._option(each)
         given = common.get(each)
-        if not given or not is_pattern(given[0]):
+        if not given:
             raise ConfigError(
                 f"{option}s",
                 "is missing",
                 expected=f"a pattern such as {option}s 'scans/*.nii.gz', or --table FILE",
-                found=given[0] if given else None,
             )
         matches = find_files(given[0])
         if not matches:

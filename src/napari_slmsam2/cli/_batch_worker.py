@@ -26,6 +26,7 @@ def execute(words: tuple[str, ...]) -> Executed:
     import typer
 
     from napari_slmsam2.cli import app
+    from napari_slmsam2.cli._report import peak_memory
     from napari_slmsam2.engine.loading import keep_last_model
 
     keep_last_model()
@@ -38,6 +39,7 @@ def execute(words: tuple[str, ...]) -> Executed:
         not code,
         tuple(line.removeprefix("Error: ") for line in lines if line.startswith("Error: ")),
         tuple(line.removeprefix("Note: ") for line in lines if line.startswith("Note: ")),
+        peak_bytes=peak_memory()["peak_resident_bytes"],
     )
 
 

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import typer
 
@@ -218,7 +218,7 @@ def with_record(record: type[Any]) -> Callable[[Callable[[Any], None]], Callable
         A decorator of ``command(record)``.
     """
     hints = get_type_hints(record, include_extras=True)
-    groups = {name: group for name, hint in hints.items() if (group := _settings_of(hint))}
+    groups = _settings_groups(record)
     parameters: list[inspect.Parameter] = []
     for field in dataclasses.fields(record):
         if field.name in groups:
@@ -229,14 +229,29 @@ def with_record(record: type[Any]) -> Callable[[Callable[[Any], None]], Callable
     def decorate(command: Callable[[Any], None]) -> Callable[..., None]:
         @functools.wraps(command)
         def with_options(**values: Any) -> None:
-            settings = {name: group.take(values) for name, group in groups.items()}
-            command(record(**values, **settings))
+            command(fill_record(record, values))
 
         with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         with_options.__annotations__ = {p.name: p.annotation for p in parameters}
         return with_options
 
     return decorate
+
+
+_Record = TypeVar("_Record")
+
+
+def fill_record(record: type[_Record], values: Mapping[str, Any]) -> _Record:
+    """The record of a command from the values of its parameters."""
+    given = dict(values)
+    settings = {name: group.take(given) for name, group in _settings_groups(record).items()}
+    return record(**given, **settings)
+
+
+def _settings_groups(record: type[Any]) -> dict[str, SettingOptions]:
+    """The fields of a command's record that are settings records."""
+    hints = get_type_hints(record, include_extras=True)
+    return {name: group for name, hint in hints.items() if (group := _settings_of(hint))}
 
 
 def _settings_of(hint: Any) -> SettingOptions | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from napari_slmsam2.batch.jobs import Event, Job, JobResult
     from napari_slmsam2.batch.records import Check
     from napari_slmsam2.batch.runner import Engine
+    from napari_slmsam2.cli._batch_parts import SplitJob
     from napari_slmsam2.cli._console import Meter
 
 EPILOG = """
@@ -104,6 +106,15 @@ class BatchOptions:
             panel="Workers on Slurm",
         ),
     ] = field(default_factory=SlurmSettings)
+    split: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_number(1),
+            metavar="NUMBER",
+            help="Divide each volume of `propagate` into up to so many ranges of slices, each a "
+            "job. They end at slices on which every label is annotated or outside of its extent.",
+        ),
+    ] = None
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only list the jobs, with their command lines.")
     ] = False
@@ -128,6 +139,7 @@ def batch(options: BatchOptions) -> None:
     """
     from napari_slmsam2.batch.runner import check_jobs, run_jobs
     from napari_slmsam2.cli._batch_jobs import make_jobs
+    from napari_slmsam2.cli._batch_parts import run_split
     from napari_slmsam2.cli._batch_worker import WORK
     from napari_slmsam2.cli._console import configure_output, log, meter
     from napari_slmsam2.cli._errors import FAILED
@@ -142,15 +154,25 @@ def batch(options: BatchOptions) -> None:
     configure_output(quiet=options.quiet, log_file=options.log, progress=options.progress)
     engine = _engine(options)
     checks = check_jobs(jobs)
+    splits = _split(checks, options.split)
+    jobs = [*(part for split in splits for part, _ in split.parts), *jobs]
     if options.dry_run:
-        _list_jobs(checks)
+        _list_jobs(jobs, checks)
         return
-    n_left = sum(not check.done for _, check in checks)
-    log("Jobs", f"{n_left} to run, {len(jobs) - n_left} done already")
+    n_done = sum(check.done for _, check in checks)
+    log("Jobs", f"{len(jobs) - n_done} to run, {n_done} done already")
     began = time.monotonic()
     with interruptible() as should_stop, meter(options.command) as shown:
-        watch = _Watch(jobs, n_left, options.report, shown)
-        for event in run_jobs(checks, engine, WORK, should_stop):
+        watch = _Watch(jobs, len(jobs) - n_done, options.report, shown)
+        if splits:
+            checks = [(job, check) for job, check in checks if check.done]
+            events: Iterator[Event] = chain(
+                run_jobs(checks, engine, WORK, should_stop),
+                run_split(splits, engine, WORK, should_stop),
+            )
+        else:
+            events = run_jobs(checks, engine, WORK, should_stop)
+        for event in events:
             watch.take(event)
     _conclude(jobs, watch.results, time.monotonic() - began)
     if any(result.status in ("failed", "cancelled") for result in watch.results):
@@ -186,11 +208,25 @@ def _check_report(options: BatchOptions, files: Sequence[Path]) -> None:
         check_outputs({"--report": options.report}, others, force=True)
 
 
-def _list_jobs(checks: Sequence[tuple[Job, Check]]) -> None:
+def _split(checks: Sequence[tuple[Job, Check]], most: int | None) -> list[SplitJob]:
+    """The jobs that are left, divided; none without ``--split``."""
+    from napari_slmsam2.cli._batch_parts import split_job
+
+    splits: list[SplitJob] = []
+    number = len(checks) + 1
+    for job, check in checks:
+        if most is not None and not check.done:
+            splits.append(split_job(replace(job, replace=check.replace), most, number))
+            number += len(splits[-1].parts)
+    return splits
+
+
+def _list_jobs(jobs: Sequence[Job], checks: Sequence[tuple[Job, Check]]) -> None:
     from napari_slmsam2.cli._console import log
 
-    for job, check in checks:
-        state = "done" if check.done else "to run"
+    done = {job.number for job, check in checks if check.done}
+    for job in jobs:
+        state = "done" if job.number in done else "to run"
         log(f"{job.number}", f"{state}: napari-slmsam2 {shlex.join(job.words)}")
 
 

@@ -175,6 +175,42 @@ def clip_gaps(gaps: Iterable[Gap], first: int, last: int) -> tuple[Gap, ...]:
     return tuple(clipped)
 
 
+def independent_ranges(
+    gaps: Iterable[Gap], n_slices: int, most: int
+) -> tuple[tuple[int, int], ...]:
+    """Divide the slices where no gap is cut, so that a run of each range gives its labels.
+
+    Parameters
+    ----------
+    gaps : iterable of Gap
+    n_slices : int
+        Slices of the volume along the propagation axis.
+    most : int
+        Ranges at the most; they have similar numbers of slices to segment.
+
+    Returns
+    -------
+    tuple of (first, last)
+        Neighbouring ranges from slice 0 to the last one, each with a gap.
+    """
+    work, begins, ends = ([0] * (n_slices + 1) for _ in range(3))
+    for gap in gaps:
+        begins[gap.start] += 1
+        ends[gap.stop] += 1
+        for index in range(gap.start, gap.stop + 1):
+            work[index] += gap.from_before + gap.from_after
+    left, target = sum(work), sum(work) / most
+    ranges, first, done, running = [], 0, 0, 0
+    for index in range(n_slices - 1):
+        running += begins[index] - ends[index]
+        done += work[index]
+        if running == 0 and done and done >= target and left > done:
+            ranges.append((first, index))
+            left -= done
+            first, done = index + 1, 0
+    return (*ranges, (first, n_slices - 1))
+
+
 def make_steps(gaps: Iterable[Gap]) -> tuple[Step, ...]:
     """Visit order: every slice forward, then every slice backward.
 

@@ -369,6 +369,11 @@ class SegmentationSession:
             gaps = clip_gaps(gaps, *write_range)
         return self.start_run(prompts, gaps, self.config, write_range).events(should_stop)
 
+    def gaps(self, labels: Collection[int] | None = None) -> tuple[Gap, ...]:
+        """The gaps between the seeds, in the directions of the settings; see `find_gaps`."""
+        directions = _DIRECTIONS[self.config.direction]
+        return find_gaps(self.prompts, self.volume.n_slices, labels=labels, directions=directions)
+
     @property
     def resumable(self) -> bool:
         """Whether `resume` can continue a run that was stopped."""

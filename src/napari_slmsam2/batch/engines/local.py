@@ -113,11 +113,15 @@ class _Pool:
             worker.process.terminate()
 
     def close(self) -> None:
-        """End all processes."""
+        """End all processes: idle ones end by themselves, others are killed."""
         for worker in self._workers:
+            worker.pipe.close()
+            if worker.job is not None:
+                worker.process.kill()
+        for worker in self._workers:
+            worker.process.join(_STOP_S)
             worker.process.kill()
             worker.process.join()
-            worker.pipe.close()
 
     def _start(self) -> _Worker:
         context = multiprocessing.get_context("spawn")

@@ -1,0 +1,123 @@
+"""One volume in parts: the file of a single run, from several workers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from tests.cli.test_batch_faults import ENGINES
+
+SHAPE = (60, 40, 44)
+#: Slices on which both labels are annotated. Label 2 has another seed between two of them.
+COMMON, EXTRA = (5, 20, 35, 50), 27
+
+
+@pytest.fixture
+def volume(tmp_path) -> Path:
+    """Two tubes along the first axis that touch; label 2 begins and ends within the volume."""
+    z, y, x = np.indices(SHAPE)
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[np.hypot(y - 14 - 3 * np.sin(z / 6), x - 16) < 8] = 1
+    labels[(np.hypot(y - 26, x - 27 - 2 * np.cos(z / 5)) < 8) & (z > 2) & (z < 54)] = 2
+    noise = np.random.default_rng(5).normal(0, 25, SHAPE)
+    image = (200 + 300.0 * (labels == 1) + 500.0 * (labels == 2) + noise).astype(np.uint16)
+    seeds = np.zeros_like(labels)
+    seeds[list(COMMON)] = labels[list(COMMON)]
+    seeds[EXTRA] = np.where(labels[EXTRA] == 2, 2, 0)
+    for name, array in (("image", image), ("seeds", seeds)):
+        stored = zarr.create_array(
+            str(tmp_path / f"{name}.zarr"), shape=SHAPE, dtype=array.dtype, chunks=(4, 20, 44),
+            dimension_names=("z", "y", "x"),
+        )  # fmt: skip
+        stored[:] = array
+    return tmp_path
+
+
+def command(volume: Path, out: str, *options: object) -> list[object]:
+    return [
+        *(
+            "batch",
+            "propagate",
+            "--images",
+            volume / "image.zarr",
+            "--seeds",
+            volume / "seeds.zarr",
+        ),
+        *("-o", volume / out, "--axis", 0, "--model", "flow", *options),
+    ]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_file_is_that_of_a_single_run(cli, volume, engine, monkeypatch):
+    monkeypatch.chdir(volume)
+    single = ("propagate", volume / "image.zarr", volume / "seeds.zarr", "--axis", 0)
+    assert cli(*single, "--model", "flow", "-o", volume / "same.ome.zarr").code == 0
+    whole = content(volume / "same.ome.zarr")
+    (volume / "same.ome.zarr").rename(volume / "single.ome.zarr")
+    report = volume / "jobs.jsonl"
+    options = ("--split", 3, "--workers", 2, "--report", report, *ENGINES[engine])
+    done = cli(*command(volume, "same.ome.zarr", *options))
+    assert done.code == 0, done.err
+    assert content(volume / "same.ome.zarr") == whole
+    assert (zarr.open_array(str(volume / "same.ome.zarr/0"))[:] > 0).sum() > 10_000
+    assert not (volume / "same.ome.zarr.parts").exists()
+    lines = [json.loads(line) for line in report.read_text().splitlines()]
+    assert len(lines) == 4
+    assert all(line["peak_bytes"] > 10e6 for line in lines[:3])
+    again = cli(*command(volume, "same.ome.zarr", *options))
+    assert "1 skipped" in again.out
+
+
+def test_parts_end_where_no_gap_is_cut(cli, volume):
+    listed = cli(*command(volume, "out.ome.zarr", "--split", 50, "--dry-run"))
+    assert listed.code == 0, listed.err
+    ranges = [line.split("--range ")[1].split()[0] for line in listed.out.splitlines()[:-1]]
+    assert ranges == ["0:4", "5:19", "20:34", "35:49", "50:59"]
+    assert sorted(path.name for path in volume.iterdir()) == ["image.zarr", "seeds.zarr"]
+    few = cli(*command(volume, "out.ome.zarr", "--split", 2, "--dry-run"))
+    assert few.out.count("--range") == 2
+
+
+@pytest.mark.slow
+def test_parts_that_are_done_are_used_again(cli, volume):
+    options = ("--split", 3, "--report", volume / "jobs.jsonl")
+    parts = volume / "out.ome.zarr.parts"
+    listed = cli(*command(volume, "out.ome.zarr", "--split", 3, "--dry-run")).out
+    broken = listed.splitlines()[1].split("--range ")[1].split()[0].replace(":", "-")
+    parts.mkdir()
+    (parts / f"{broken}.ome.zarr").write_text("in the way")
+    failed = cli(*command(volume, "out.ome.zarr", *options))
+    assert failed.code == 1, failed.out
+    assert not (volume / "out.ome.zarr").exists()
+    (parts / f"{broken}.ome.zarr").unlink()
+    done = cli(*command(volume, "out.ome.zarr", *options))
+    assert done.code == 0, done.err
+    assert "2 done, 2 skipped" in done.out
+    assert (volume / "out.ome.zarr").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("-o", "out.nii.gz"), "expected .ome.zarr"),
+        (("--", "--qc", "sheet.png"), "--qc: cannot be used with --split"),
+        (("--range", "3:9"), "--range: cannot be used with --split"),
+    ],
+)
+def test_what_cannot_be_split_is_refused(cli, volume, monkeypatch, options, expected):
+    monkeypatch.chdir(volume)
+    refused = cli(*command(volume, "out.ome.zarr", "--split", 2, *options))
+    assert refused.code == 2
+    assert expected in refused.err
