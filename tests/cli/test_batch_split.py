@@ -113,6 +113,7 @@ def test_parts_that_are_done_are_used_again(cli, volume):
     [
         (("-o", "out.nii.gz"), "expected .ome.zarr"),
         (("--", "--qc", "sheet.png"), "--qc: cannot be used with --split"),
+        (("--time", "all"), "--time all: cannot be used with --split"),
         (("--range", "3:9"), "--range: cannot be used with --split"),
     ],
 )

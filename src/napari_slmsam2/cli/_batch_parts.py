@@ -73,7 +73,7 @@ def split_job(job: Job, most: int, first_number: int) -> SplitJob:
     """
     from napari_slmsam2.cli import app
     from napari_slmsam2.cli._inputs import open_inputs
-    from napari_slmsam2.cli._options import fill_record
+    from napari_slmsam2.cli._options import ALL_TIMES, fill_record
     from napari_slmsam2.cli._results import LabelsOutput
     from napari_slmsam2.cli.propagate import PropagateOptions
     from napari_slmsam2.core.plan import independent_ranges
@@ -82,6 +82,8 @@ def split_job(job: Job, most: int, first_number: int) -> SplitJob:
     group: Any = typer.main.get_command(app)
     context = group.commands[job.words[0]].make_context(job.words[0], list(job.words[1:]))
     options = fill_record(PropagateOptions, context.params)
+    if options.time == ALL_TIMES:
+        raise ConfigError(f"{job.where}, --time all", "cannot be used with --split")
     plan = job.main_output.with_name(f"{job.name}.plan.ome.zarr")
     with LabelsOutput(plan, force=False) as output:  # never completed: it holds the seeds
         image, session = open_inputs(options, lambda stage: None, output.make_labels)
