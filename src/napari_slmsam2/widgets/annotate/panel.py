@@ -19,6 +19,7 @@ from napari_slmsam2.widgets.common.layout import set_text
 from napari_slmsam2.widgets.common.preferences import read_preferences
 from napari_slmsam2.widgets.files.files import Files
 from napari_slmsam2.widgets.prompts.bar import BOX, POINTS
+from napari_slmsam2.widgets.prompts.look_alikes import LookAlikes
 from napari_slmsam2.widgets.prompts.prompting import Prompting
 from napari_slmsam2.widgets.runs.open_panels import OpenPanel, open_panels
 from napari_slmsam2.widgets.runs.runs import Runs
@@ -58,6 +59,9 @@ class AnnotateWidget(PanelView):
             lambda: self.runner.models,
             self._request_for_clicks,
         )
+        self.look_alike_finder = LookAlikes(
+            self.look_alikes, self.prompt_bar, self.workspace, self.tracker
+        )
         self._offered: set[StraySeed] = set()
         self._fitting: Labels | None = None
         self._hint_slice = -1
@@ -94,6 +98,7 @@ class AnnotateWidget(PanelView):
             open_panels.add(OpenPanel(self.workspace, self.tracker, self.runs)),
             self.files,
             self.prompting,
+            self.look_alike_finder,
             self.runs,
             self.tracker,
             self.first_view,

@@ -68,6 +68,10 @@ class PanelView(ClosingWidget):
             "Ends here", "The selected label ends on this slice; a second time removes the mark."
         )
         self.absent = button("Absent here", "The selected label is not on this slice.")
+        self.look_alikes = button(
+            "Find look-alikes",
+            "All objects of this slice that look like its seeds become seeds of new labels.",
+        )
         self.seeds = SeedList()
         self.stray = wrapped_label()
         self.stray.setToolTip("An annotation of few voxels, first in the list of seeds.")
@@ -144,6 +148,7 @@ class PanelView(ClosingWidget):
                 "Seeds",
                 self.prompt_bar,
                 row(self.starts, self.ends, self.absent),
+                self.look_alikes,
                 self.take_labels,
                 self.stray,
                 self.seed_fold,

@@ -1,4 +1,4 @@
-"""Paint, points or box: what the mouse does on the canvas."""
+"""Paint, points, box or removal: what the mouse does on the canvas."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from qtpy.QtWidgets import QCheckBox, QPushButton, QVBoxLayout, QWidget
 from napari_slmsam2.widgets.common.choosers import wrapped_label
 from napari_slmsam2.widgets.common.layout import button, row, set_text
 
-PAINT, POINTS, BOX = "paint", "points", "box"
+PAINT, POINTS, BOX, REMOVE = "paint", "points", "box", "remove"
 OFF = "off"
 """The mouse belongs to napari's own tools."""
 
@@ -16,18 +16,19 @@ _HINTS = {
     OFF: "",
     PAINT: "",
     POINTS: "Click on the object; Shift+click where it is not. Escape: napari's own tools.",
+    REMOVE: "Click on a seed to remove it with its pixels. Escape: napari's own tools.",
     BOX: "Drag a box; click, or Shift+click, to correct. Escape: napari's own tools.",
 }
 
 
 class PromptBar(QWidget):
-    """Three buttons, of which at most one is down, and a line that describes what to do.
+    """Four buttons, of which at most one is down, and a line that describes what to do.
 
     None is down while the mouse pans the canvas, or while another tool of napari is chosen.
     """
 
     chosen = Signal(str)
-    """A person chose ``paint``, ``points`` or ``box``."""
+    """A person chose ``paint``, ``points``, ``box`` or ``remove``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,6 +41,9 @@ class PromptBar(QWidget):
         self.box = self._button(
             BOX, "Box", "Drag a box around the object: its mask appears at once."
         )
+        self.remove = self._button(
+            REMOVE, "Remove", "Click on a seed of this slice to remove it with its pixels."
+        )
         self.outside = QCheckBox("Click where the object is not")
         self.outside.setToolTip("Clicks are outside of the object, as with Shift.")
         self._hint = wrapped_label()
@@ -47,15 +51,14 @@ class PromptBar(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(3)
-        layout.addLayout(row(self.paint, self.points, self.box))
+        layout.addLayout(row(self.paint, self.points, self.box, self.remove))
         layout.addWidget(self.outside)
         layout.addWidget(self._hint)
         self.set_mode(OFF)
 
     def set_mode(self, mode: str) -> None:
-        """Show ``paint``, ``points``, ``box`` or ``off``, without a signal."""
-        for name, one in ((PAINT, self.paint), (POINTS, self.points), (BOX, self.box)):
-            one.setChecked(name == mode)
+        """Show ``paint``, ``points``, ``box``, ``remove`` or ``off``, without a signal."""
+        self._check(mode)
         self.outside.setChecked(False)
         self.outside.setHidden(mode not in (POINTS, BOX))
         self._mode = mode
@@ -79,5 +82,11 @@ class PromptBar(QWidget):
     def _on_click(self, mode: str) -> None:
         self.chosen.emit(mode)
         # Qt has toggled the button; the mode may be another one than was asked for.
-        for name, one in ((PAINT, self.paint), (POINTS, self.points), (BOX, self.box)):
-            one.setChecked(name == self._mode)
+        self._check(self._mode)
+
+    def _check(self, mode: str) -> None:
+        buttons = {
+            PAINT: self.paint, POINTS: self.points, BOX: self.box, REMOVE: self.remove
+        }  # fmt: skip
+        for name, one in buttons.items():
+            one.setChecked(name == mode)

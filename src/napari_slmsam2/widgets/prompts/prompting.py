@@ -17,7 +17,7 @@ from qtpy.QtCore import QObject, QThreadPool
 from napari_slmsam2.core.errors import SlmSam2Error
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.session.annotation import Annotation
-from napari_slmsam2.widgets.prompts.bar import BOX, OFF, PAINT, PromptBar
+from napari_slmsam2.widgets.prompts.bar import BOX, OFF, PAINT, REMOVE, PromptBar
 from napari_slmsam2.widgets.prompts.marks import PromptMarks
 from napari_slmsam2.widgets.prompts.task import Finder
 from napari_slmsam2.widgets.runs.task import Broken, Failed, Models, RunControl, RunRequest
@@ -112,7 +112,7 @@ class Prompting(QObject):
 
     @property
     def mode(self) -> str:
-        """``points``, ``box``, or ``off``: the mouse belongs to napari's own tools."""
+        """``points``, ``box``, ``remove``, or ``off``: the mouse belongs to napari's own tools."""
         return self._mode
 
     @property
@@ -125,7 +125,7 @@ class Prompting(QObject):
         self.set_mode(OFF if mode == self._mode else mode)
 
     def set_mode(self, mode: str) -> None:
-        """Choose ``paint`` (napari's brush), ``points``, ``box`` or ``off``."""
+        """Choose ``paint`` (napari's brush), ``points``, ``box``, ``remove`` or ``off``."""
         if self._workspace.stack is None:
             mode = OFF
         wanted = OFF if mode == PAINT else mode
@@ -271,11 +271,24 @@ class Prompting(QObject):
     # -- one prompt at a time
 
     def _enqueue(self, pointed: _CanvasPrompt) -> None:
+        if self._mode == REMOVE:
+            self._remove(*pointed.start)
+            return
         if pointed.empty:
             return
         self._pending.append(pointed)
         if not self._working:
             self._solve_next()
+
+    def _remove(self, row: float, column: float) -> None:
+        """Remove the seed at a place of the slice on screen."""
+        self._tracker.flush()
+        try:
+            found = self._workspace.remove_object_at(round(row), round(column))
+        except SlmSam2Error as error:
+            self._bar.set_hint(str(error))
+        else:
+            self._bar.set_hint("" if found else "There is no label.")
 
     def _solve_next(self) -> None:
         stack = self._workspace.stack

@@ -22,6 +22,7 @@ from napari_slmsam2.io.layer_grid import table_of
 from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.session.checking import accept_slice
 from napari_slmsam2.session.label_array import SharedLabels
+from napari_slmsam2.session.look_alikes import add_objects, remove_object
 from napari_slmsam2.widgets.workspace.grid import (
     SliceView,
     StackArray,
@@ -397,6 +398,35 @@ class Workspace(QObject):
         accepted = accept_slice(annotation, self.index, sorted(labels), plane)
         self.seeds_changed.emit()
         return bool(accepted)
+
+    def add_objects(self, annotation: Annotation, index: int, objects: Any) -> tuple[int, ...]:
+        """Make objects on a slice seeds of new labels, see `session.look_alikes.add_objects`."""
+        labels = add_objects(annotation, index, objects)
+        if annotation is self.annotation:
+            self.show([index])
+        return labels
+
+    def remove_object_at(self, row: int, column: int) -> bool:
+        """Remove the seed at a pixel of the slice on screen with its pixels.
+
+        Returns
+        -------
+        bool
+            Whether there is a label.
+
+        Raises
+        ------
+        PromptError
+            The label is locked, or has no seed on the slice.
+        """
+        if self.stack is None:
+            return False
+        height, width = self.stack.annotation.volume.slice_shape
+        row, column = min(max(row, 0), height - 1), min(max(column, 0), width - 1)
+        label = int(self.stack.sink.read(self.index)[row, column])
+        if label:
+            self.show(remove_object(self.stack.annotation, self.index, label))
+        return bool(label)
 
     def set_clicks(self, prompt: SlicePrompt) -> None:
         """Clicks, or a box, and the mask that was found for them become a seed.
