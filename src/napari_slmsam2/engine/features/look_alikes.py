@@ -115,8 +115,9 @@ def _score(
     here, there = own.mean(1), other.mean(1)
     direction = np.linalg.solve(scatter, here - there)
     span = max(float(direction @ (here - there)), 1e-6)
-    score: _Floats = np.tensordot(direction, features, 1) - float(direction @ (here + there)) / 2
-    return score / np.float32(span)
+    middle = float(direction @ (here + there)) / 2
+    score: _Floats = ((np.tensordot(direction, features, 1) - middle) / span).astype(np.float32)
+    return score
 
 
 def _split(score: _Floats, radius: float, options: _Options) -> _Ints:
