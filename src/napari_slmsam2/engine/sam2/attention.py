@@ -57,7 +57,7 @@ class MemoryRoPEAttention(RoPEAttention):
         """
         if self.training or self.num_heads > 1:
             return super().forward(q, k, v, num_k_exclude_rope)
-        on_cpu = q.device.type == "cpu"
+        on_cpu = _is_on_cpu(q)
         side = math.isqrt(q.shape[1])
         queries = self._rotate(self.q_proj(q), side, 0)
         keys = self._rotate(self.k_proj(k), side, num_k_exclude_rope)
@@ -93,6 +93,10 @@ class MemoryRoPEAttention(RoPEAttention):
         return torch.cat([pooled, x[:, placed:]], dim=1), bias
 
 
+def _is_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu"
+
+
 @lru_cache(maxsize=8)
 def _rotations(
     channels: int, theta: float, side: int, device: torch.device
@@ -114,7 +118,7 @@ class BlockwiseTrunkAttention(MultiScaleAttention):
         """Attend within windows or the whole slice; x has shape (B, H, W, C)."""
         batch, height, width, _ = x.shape
         fused = self.q_pool is not None or height * width < _MANY_KEYS or self.training
-        if fused or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        if fused or not _is_on_cpu(x) or not torch.is_autocast_enabled("cpu"):
             return super().forward(x)
         qkv = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, -1)
         q, k, v = (t.transpose(1, 2).flatten(0, 1) for t in qkv.unbind(2))
