@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from napari_slmsam2.training.data.labelled_scan import LabelledScan, read_pair
 from napari_slmsam2.training.data.split import TrainingObject, split_data
 from napari_slmsam2.training.distributed import DistributedContext
 from napari_slmsam2.training.recipes import PaperRecipe, get_recipe
-from napari_slmsam2.training.sam2.clips import ClipSampler
+from napari_slmsam2.training.sam2.clips import ClipSampler, DrawnAhead
 from napari_slmsam2.training.sam2.prompts import correction, draw_kind, first_clicks
 from napari_slmsam2.training.sam2.rollout import Answer, answer_loss, clip_loss, roll_out
 from napari_slmsam2.training.sam2.trainer import Sam2Trainer, groups_of
@@ -314,6 +315,32 @@ def test_a_loss_that_is_no_number_leaves_the_weights(base, drawer):
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
+def test_the_next_clip_is_drawn_while_a_step_is_computed(base, drawer):
+    drawn = []
+
+    class Watched:
+        def draw(self, seed):
+            drawn.append((seed, threading.current_thread() is threading.main_thread()))
+            return drawer.draw(seed)
+
+    ahead, plain = trainer_of(base, Watched(), steps=3), trainer_of(base, drawer, steps=3)
+    plain._drawn.begin = lambda seed: None
+    for _ in range(3):
+        assert ahead.advance() == plain.advance()
+    assert [seed[1] for seed, _ in drawn] == [0, 1, 2]  # each once, none after the last step
+    assert [is_main for _, is_main in drawn] == [True, False, False]
+
+
+def test_an_error_of_a_clip_that_was_drawn_ahead_is_raised_when_it_is_taken():
+    def draw(seed):
+        raise VolumeError("labels", "have no run of slices")
+
+    ahead = DrawnAhead(draw)
+    ahead.begin((0, 1))
+    with pytest.raises(VolumeError, match="no run of slices"):
+        ahead.take((0, 1))
+
+
 def test_clip_loss_adds_up(base, drawer):
     trainer = trainer_of(base, drawer)
     trainer.network.train()
@@ -322,5 +349,5 @@ def test_clip_loss_adds_up(base, drawer):
         corrections=1, save_memory=False,
     )  # fmt: skip
     loss, parts = clip_loss(answers)
-    assert float(loss.detach()) == pytest.approx(sum(parts.values()), rel=1e-4)
+    assert float(loss.detach()) == pytest.approx(sum(map(float, parts.values())), rel=1e-4)
     assert set(parts) == {"mask", "dice_loss", "iou", "presence"}

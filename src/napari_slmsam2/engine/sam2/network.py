@@ -67,6 +67,14 @@ class ImageEmbedding:
             self.feature.to(device), (self.high_res[0].to(device), self.high_res[1].to(device))
         )
 
+    def split(self) -> list[ImageEmbedding]:
+        """Views of the single slices of a batch."""
+        fine, middle = self.high_res
+        return [
+            ImageEmbedding(self.feature[k, None], (fine[k, None], middle[k, None]))
+            for k in range(len(self.feature))
+        ]
+
     def clone(self) -> ImageEmbedding:
         """A copy that shares no memory."""
         return ImageEmbedding(

@@ -158,10 +158,7 @@ class NetworkSegmenter:
                 for one in image.reshape(-1, *image.shape[-2:])
             ]
             feature, fine, middle = self._encode(None, torch.cat(slices))
-            embeddings = [
-                ImageEmbedding(feature[k, None], (fine[k, None], middle[k, None]))
-                for k in range(len(images))
-            ]
+            embeddings = ImageEmbedding(feature, (fine, middle)).split()
             if len(images) > 1:  # a view would keep the whole batch alive
                 embeddings = [embedding.clone() for embedding in embeddings]
             return [embedding.to(self._storage) for embedding in embeddings]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +70,46 @@ class _Cut:
     images: list[npt.NDArray[np.float32]]
     masks: npt.NDArray[np.bool_]
     groups: tuple[tuple[int, ...], ...]
+
+
+class DrawnAhead:
+    """Draws the next clip in a thread of its own, while the one before is trained on.
+
+    Parameters
+    ----------
+    draw : callable
+        ``draw(seed)`` gives the same clip for the same seed.
+    """
+
+    def __init__(self, draw: Callable[[Sequence[int]], Sam2Clip]) -> None:
+        self._draw = draw
+        self._seed: tuple[int, ...] | None = None
+        self._thread: threading.Thread | None = None
+        self._clip: Sam2Clip | None = None
+
+    def begin(self, seed: tuple[int, ...]) -> None:
+        """Draw a clip in the background."""
+        self._seed, self._clip = seed, None
+        self._thread = threading.Thread(target=self._run, args=(seed,), daemon=True)
+        self._thread.start()
+
+    def take(self, seed: tuple[int, ...]) -> Sam2Clip:
+        """The clip of a seed: the one that was begun, or drawn now.
+
+        Raises
+        ------
+        VolumeError
+            See `ClipSampler.draw`.
+        """
+        if self._thread is not None:
+            self._thread.join()
+        drawn, self._thread, self._clip = self._clip, None, None
+        return self._draw(seed) if self._seed != seed or drawn is None else drawn
+
+    def _run(self, seed: tuple[int, ...]) -> None:
+        # What fails here is drawn again by `take`, which raises the error where it is handled.
+        with suppress(Exception):
+            self._clip = self._draw(seed)
 
 
 class ClipSampler:

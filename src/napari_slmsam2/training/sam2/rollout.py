@@ -98,15 +98,19 @@ def roll_out(
         _remember(segmenter, banks, index, embedding, answer.output, prompted=False)
 
 
-def clip_loss(answers: Iterator[tuple[Answer, Tensor]]) -> tuple[Tensor, dict[str, float]]:
-    """The loss of a clip, summed over its answers, and its parts for the log."""
-    total, parts = torch.zeros(()), dict[str, float]()
+def clip_loss(answers: Iterator[tuple[Answer, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a clip, summed over its answers, and its parts for the log.
+
+    All on the device: reading a part would wait for it.
+    """
+    losses: list[Tensor] = []
+    sums: dict[str, Tensor] = {}
     for answer, truth in answers:
         found = answer_loss(answer, truth)
-        total = total.to(truth.device) + torch.stack(list(found.values())).sum()
+        losses.append(torch.stack(list(found.values())).sum())
         for name, value in found.items():
-            parts[name] = parts.get(name, 0.0) + float(value.detach())
-    return total, parts
+            sums[name] = sums.get(name, 0.0) + value.detach()
+    return torch.stack(losses).sum(), sums
 
 
 def answer_loss(answer: Answer, truth: Tensor) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from napari_slmsam2.engine.sam2.network import SliceNetwork
 from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
@@ -16,7 +16,7 @@ from napari_slmsam2.training.distributed import DistributedContext
 from napari_slmsam2.training.lora import add_adapters
 from napari_slmsam2.training.optimizer import load_optimizer, make_adamw, make_schedule
 from napari_slmsam2.training.recipes import SLICE_ADAPTER_KEY, PaperRecipe
-from napari_slmsam2.training.sam2.clips import ClipSampler
+from napari_slmsam2.training.sam2.clips import ClipSampler, DrawnAhead
 from napari_slmsam2.training.sam2.rollout import clip_loss, roll_out
 
 _TRUNK = "image_encoder.trunk."
@@ -64,7 +64,7 @@ class Sam2Trainer:
         self.precision = precision
         self.save_memory = save_memory
         self.steps, self.batch_size, self.step = steps, batch_size, 0
-        self._clips, self._distributed = clips, distributed
+        self._drawn, self._distributed = DrawnAhead(clips.draw), distributed
         if recipe.trained == "adapters":
             add_adapters(network, recipe.rank, recipe.seed)
         for name, parameter in network.named_parameters():
@@ -85,7 +85,7 @@ class Sam2Trainer:
         """
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, float] = {"loss": 0.0}
+        sums: dict[str, Tensor] = {"loss": torch.zeros((), device=self.device)}
         for number in self._distributed.part(self.batch_size):
             for name, value in self._learn(number).items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -96,17 +96,18 @@ class Sam2Trainer:
         self.optimizer.step()
         self._schedule.step()
         self.step += 1
-        loss = self._distributed.total(torch.tensor(sums["loss"], device=self.device))
-        return {**sums, "loss": float(loss)}
+        sums["loss"] = self._distributed.total(sums["loss"])
+        return dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
 
     def _rate(self, step: int) -> float:
         """Share of the highest learning rate: a cosine to a tenth."""
         return 0.55 + 0.45 * math.cos(math.pi * min(1.0, step / max(1, self.steps)))
 
-    def _learn(self, number: int) -> dict[str, float]:
+    def _learn(self, number: int) -> dict[str, Tensor]:
         """Gradients of one clip of the batch."""
         seed = (self.recipe.seed, self.step, number)
-        clip = self._clips.draw(seed)
+        clip = self._drawn.take(seed)
+        self._draw_next(number)
         mixed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         generator = torch.Generator().manual_seed(mixed)
         devices = [self.device] if self.device.type == "cuda" else []
@@ -124,8 +125,17 @@ class Sam2Trainer:
                 )
                 loss, parts = clip_loss(answers)
             torch.autograd.backward(loss / self.batch_size)
-        parts["loss"] = float(loss.detach())
+        parts["loss"] = loss.detach()
         return {name: value / self.batch_size for name, value in parts.items()}
+
+    def _draw_next(self, number: int) -> None:
+        """Begin to draw the clip after this one, while this one is computed."""
+        mine = list(self._distributed.part(self.batch_size))
+        place, step = mine.index(number) + 1, self.step
+        if place == len(mine):
+            place, step = 0, step + 1
+        if step < self.steps:
+            self._drawn.begin((self.recipe.seed, step, mine[place]))
 
     def state(self) -> dict[str, Any]:
         """Everything that is needed to resume, not copied."""
