@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_slmsam2.sample import make_sample
-from napari_slmsam2.widgets import LabelTableWidget
+from napari_slmsam2.widgets import FinishWidget, LabelTableWidget
 from tests.docs.markdown import REPOSITORY
 
 pytestmark = pytest.mark.skipif(
@@ -115,7 +115,10 @@ def test_the_controls_have_the_names_that_are_printed(window: Window, page: Path
     assert named >= {"Propagate", "Next slice to fix", "Starts here", "Ends here"}
     table = LabelTableWidget(window.viewer)
     window.viewer.window.add_dock_widget(table, name="Label table")
-    assert named <= names_of_controls(window.panel) | names_of_controls(table)
+    finish = FinishWidget(window.viewer)
+    window.viewer.window.add_dock_widget(finish, name="Finish")
+    docks = window.panel, table, finish
+    assert named <= set.union(*map(names_of_controls, docks))
 
 
 @pytest.mark.slow

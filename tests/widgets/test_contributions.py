@@ -141,6 +141,7 @@ def test_the_widgets_are_in_both_menus(manifest):
         "napari-slmsam2.annotate": "Annotate",
         "napari-slmsam2.adapt": "Adapt",
         "napari-slmsam2.label_table": "Label table",
+        "napari-slmsam2.finish": "Finish",
     }
     entries = contributions.menus["napari/layers/annotate"]
     assert [entry.command for entry in entries] == list(widgets)

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from scipy import ndimage
 from skimage.measure import label as connected_components
 
-from napari_slmsam2.core.errors import ConfigError
 from napari_slmsam2.core.prompts import SlicePrompt
+from napari_slmsam2.core.settings import Settings, setting
 from napari_slmsam2.session.annotation import Annotation
 
 _Mask = npt.NDArray[np.bool_]
@@ -123,47 +123,69 @@ def _distance(mask: _Mask) -> npt.NDArray[np.float32]:
     return signed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishRequest:
+@dataclass(frozen=True, kw_only=True)
+class FinishRequest(Settings):
     """What to do to which labels.
 
     Attributes
     ----------
     tool : {"islands", "holes", "smooth"}
-    labels : tuple of int
-        Empty: all labels that are not locked.
-    first, last : int
-        Slices that may change. Those outside are read.
-    size : int
-        See `remove_islands` and `fill_holes`.
+    smallest : int
+        See `remove_islands`.
+    largest : int
+        See `fill_holes`.
     per_slice : bool
         See `fill_holes`.
     sigma : float
         See `smooth_between_slices`.
+    first, last : int
+        Slices that may change. Those outside are read.
     with_seeds : bool
         Whether slices that a person annotated or checked may change. They stay seeds.
+    labels : tuple of int
+        Empty: all labels that are not locked.
     """
 
-    tool: str
-    labels: tuple[int, ...] = ()
-    first: int
-    last: int
-    size: int = 0
-    per_slice: bool = False
-    sigma: float = 1.0
-    with_seeds: bool = False
+    tool: str = setting(
+        ISLANDS, "Tool", "What is done to the labels.", choices=(ISLANDS, HOLES, SMOOTH)
+    )
+    smallest: int = setting(
+        0,
+        "Keep parts from",
+        "Connected parts with fewer voxels are removed. 0 keeps the largest part only.",
+        minimum=0,
+        unit="voxels",
+    )
+    largest: int = setting(
+        0, "Fill holes up to", "Larger holes stay. 0 fills all.", minimum=0, unit="voxels"
+    )
+    per_slice: bool = setting(
+        False,
+        "Holes within a slice",
+        "Also fill what is enclosed within its slice only, such as the canal of a vertebra.",
+    )
+    sigma: float = setting(
+        1.0,
+        "Strength",
+        "Standard deviation of the weights of the neighbouring slices.",
+        minimum=0.1,
+        maximum=10.0,
+        unit="slices",
+    )
+    first: int = setting(0, "First slice", "Slices before it stay as they are.", minimum=0)
+    last: int = setting(0, "Last slice", "Slices behind it stay as they are.", minimum=0)
+    with_seeds: bool = setting(
+        False, "Also seeds", "Change slices that you annotated or checked, too. They stay seeds."
+    )
+    labels: tuple[int, ...] = setting((), "Labels", "Empty: all that are not locked.")
 
     def apply(self, mask: _Mask) -> _Mask:
         """The mask, shape (N, H, W), as the tool makes it."""
         if self.tool == ISLANDS:
-            return remove_islands(mask, self.size)
+            return remove_islands(mask, self.smallest)
         if self.tool == HOLES:
-            return fill_holes(mask, self.size, per_slice=self.per_slice)
-        if self.tool == SMOOTH:
-            return smooth_between_slices(mask, self.sigma)
-        raise ConfigError(
-            "tool", "is not known", expected=f"{ISLANDS}, {HOLES} or {SMOOTH}", found=self.tool
-        )
+            return fill_holes(mask, self.largest, per_slice=self.per_slice)
+        return smooth_between_slices(mask, self.sigma)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +230,6 @@ def find_changes(
     ------
     PromptError
         A label of the request is locked.
-    ConfigError
-        The tool is not known.
     """
     annotation.check_unlocked(request.labels)
     labels = np.moveaxis(annotation.labels, annotation.volume.axis, 0)

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from napari_slmsam2.widgets.adapt.panel import AdaptWidget
     from napari_slmsam2.widgets.annotate.panel import AnnotateWidget
+    from napari_slmsam2.widgets.finish.panel import FinishWidget
     from napari_slmsam2.widgets.labels.panel import LabelTableWidget
 
-__all__ = ["AdaptWidget", "AnnotateWidget", "LabelTableWidget"]
+__all__ = ["AdaptWidget", "AnnotateWidget", "FinishWidget", "LabelTableWidget"]
 
 _HOME = {
     "AdaptWidget": "adapt.panel",
     "AnnotateWidget": "annotate.panel",
+    "FinishWidget": "finish.panel",
     "LabelTableWidget": "labels.panel",
 }
 

@@ -134,7 +134,7 @@ def test_rename_lock_done_and_colour_are_steps_of_the_panels_undo(bench, table, 
     table.check(1, Column.DONE)
     monkeypatch.setattr(QColorDialog, "getColor", lambda *_: QColor(255, 0, 128))
     table.click(2)
-    table.view.colour.click()
+    table.widget.recolour()
     table.settle()
     row = table.row(2)
     assert (row.name, row.locked, table.row(1).done) == ("liver", True, True)
@@ -292,7 +292,7 @@ def test_names_and_colours_are_saved_and_come_back_as_a_layer(
     table.table.model().setData(table.cell(2, Column.NAME), "Größe", Qt.ItemDataRole.EditRole)
     monkeypatch.setattr(QColorDialog, "getColor", lambda *_: QColor(0, 0, 255))
     table.click(2)
-    table.view.colour.click()
+    table.widget.recolour()
     path = tmp_path / name
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, **__: (str(path), ""))
     bench.panel.files.save_labels()

@@ -130,6 +130,7 @@ class AnnotateWidget(PanelView):
         self.undo_button.clicked.connect(self.undo)
         self.redo_button.clicked.connect(self.redo)
         self.label_table.clicked.connect(lambda: self._open_dock("Label table"))
+        self.finish.clicked.connect(lambda: self._open_dock("Finish"))
         space.target_changed.connect(self._show_target)
         space.slice_changed.connect(self._on_slice)
         space.seeds_changed.connect(self._show_seeds)

@@ -104,6 +104,7 @@ class PanelView(ClosingWidget):
         self.label_table = button(
             "Label table", "Names, volumes, locks: a row for each label, to jump to and to edit."
         )
+        self.finish = button("Finish ...", "Remove islands, fill holes, smooth between slices.")
         self.save_button = button(
             "Save labels ...",
             "NIfTI, TIFF, OME-Zarr, NRRD, MGH or NPY, with the geometry of the scan.",
@@ -162,7 +163,7 @@ class PanelView(ClosingWidget):
                 self.hint,
                 self.one_label,
             ),
-            group("Labels", row(self.label_table)),
+            group("Labels", row(self.label_table, self.finish)),
             group(
                 "Files",
                 self.save_button,

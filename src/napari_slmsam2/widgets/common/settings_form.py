@@ -133,6 +133,7 @@ class RecordForm(QWidget, Generic[Record]):
         super().__init__()
         self._record = record
         self.editors: dict[str, ValueWidget] = {}
+        self._places: dict[str, QFormLayout] = {}
         usual, advanced = _rows(), _rows()
         for title, editor in (before or {}).items():
             self._add(usual, title, editor)
@@ -146,6 +147,7 @@ class RecordForm(QWidget, Generic[Record]):
                 )
                 self.editors[field.name] = editor
                 rows = advanced if field.metadata["advanced"] else usual
+                self._places[field.name] = rows
                 self._add(rows, field.metadata["title"], editor)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -154,6 +156,10 @@ class RecordForm(QWidget, Generic[Record]):
             inner = QWidget()
             inner.setLayout(advanced)
             layout.addWidget(Fold("Advanced", "Settings that are rarely changed.", inner))
+
+    def set_visible(self, name: str, visible: bool) -> None:
+        """Show or hide the row of a field."""
+        self._places[name].setRowVisible(self.editors[name].native, visible)
 
     def _add(self, rows: QFormLayout, title: str, editor: ValueWidget) -> None:
         _make_narrow(editor)

@@ -43,11 +43,14 @@ class Look(QObject):
         super().__init__(parent)
         self._viewer = viewer
         self._closed = False
+        self._order: tuple[int, ...] | None = None
         self._workers: WeakSet[Any] = WeakSet()
 
     def close_connections(self) -> None:
         """Show nothing any more."""
         self._closed = True
+        if self._order is not None:
+            self._viewer.dims.events.ndisplay.disconnect(self._on_ndisplay)
 
     @property
     def busy(self) -> bool:
@@ -72,10 +75,8 @@ class Look(QObject):
         view : SliceView
         labels, names : sequence
         """
-        array = annotation.labels
-        for label, name in zip(labels, names, strict=True):
-            then = partial(self._add, layer, view, label, name)
-            self._start(then, label_mesh, array, label)
+        then = partial(self._add, layer, view, labels, names)
+        self._start(then, _meshes, annotation.labels, tuple(labels))
 
     def save_stl(
         self, path: Path, annotation: Annotation, layer: Labels, view: SliceView, label: int
@@ -117,27 +118,61 @@ class Look(QObject):
     def _report(path: Path) -> None:
         show_info(f"Saved {path}.")
 
-    def _add(self, layer: Labels, view: SliceView, label: int, name: str, mesh: Mesh) -> None:
-        if layer not in self._viewer.layers:
+    def _add(
+        self,
+        layer: Labels,
+        view: SliceView,
+        labels: Sequence[int],
+        names: Sequence[str],
+        meshes: list[Mesh],
+    ) -> None:
+        layers = self._viewer.layers
+        if layer not in layers:
             return
-        key = layer.name, label
-        for other in [x for x in self._viewer.layers if x.metadata.get(_KEY) == key]:
-            self._viewer.layers.remove(other)
-        colour = np.asarray(layer.colormap.map(label), np.float32)
-        colours = np.tile(np.array([*colour[:3], 1.0], np.float32), (len(mesh.vertices), 1))
-        active = self._viewer.layers.selection.active
-        surface = Surface(
-            (_in_layer(mesh.vertices, layer, view), mesh.faces),
-            vertex_colors=colours,
-            name=f"{name} (surface)",
-            shading="smooth",
-            metadata={_KEY: key},
-            **transform_of(layer),
-        )
-        self._viewer.add_layer(surface)
-        # The layer that is painted in stays the active one.
-        self._viewer.layers.selection.active = active
-        self._viewer.dims.ndisplay = 3
+        active = layers.selection.active
+        for label, name, mesh in zip(labels, names, meshes, strict=True):
+            key = layer.name, label
+            for other in [x for x in layers if x.metadata.get(_KEY) == key]:
+                layers.remove(other)
+            colour = np.asarray(layer.colormap.map(label), np.float32)
+            colours = np.tile(np.array([*colour[:3], 1.0], np.float32), (len(mesh.vertices), 1))
+            surface = Surface(
+                (_in_layer(mesh.vertices, layer, view), mesh.faces),
+                vertex_colors=colours,
+                name=f"{name} (surface)",
+                shading="smooth",
+                metadata={_KEY: key},
+                **transform_of(layer),
+            )
+            self._viewer.add_layer(surface)
+        if self._viewer.dims.ndisplay == 2:
+            # The layer that is painted in stays the active one. In 3D, napari fails to make a
+            # Labels layer active before the mouse has moved over the canvas.
+            layers.selection.active = active
+            self._show_in_3d()
+
+    def _show_in_3d(self) -> None:
+        """Show the 3D view, with the axes of space in ascending order until it is left.
+
+        napari 0.9 draws the vertices of a surface in that order, whatever the order of the axes.
+        """
+        dims = self._viewer.dims
+        self._order = dims.order
+        dims.ndisplay = 3
+        dims.order = (*dims.order[:-3], *sorted(dims.order[-3:]))
+        dims.events.ndisplay.connect(self._on_ndisplay)
+
+    def _on_ndisplay(self, event: Any = None) -> None:
+        """Restore the order of the axes where the 3D view is left."""
+        dims = self._viewer.dims
+        dims.events.ndisplay.disconnect(self._on_ndisplay)
+        order, self._order = self._order, None
+        if order is not None and len(order) == dims.ndim:
+            dims.order = order
+
+
+def _meshes(array: npt.NDArray[np.integer], labels: tuple[int, ...]) -> list[Mesh]:
+    return [label_mesh(array, label) for label in labels]
 
 
 def _in_layer(

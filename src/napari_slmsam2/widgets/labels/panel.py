@@ -88,12 +88,12 @@ class LabelTableWidget(ClosingWidget):
         model.marked_done.connect(lambda label, done: self._edit(mark_done, [label], done))
         view.first.clicked.connect(lambda: self._go_to(table.current, first=True))
         view.largest.clicked.connect(lambda: self._go_to(table.current, first=False))
-        view.colour.clicked.connect(self.recolour)
         view.merge.clicked.connect(self.merge)
         view.remove.clicked.connect(self.delete)
         view.look.clicked.connect(self.look_at)
         view.open_panel.clicked.connect(self._open_panel)
         for title, action in (
+            ("Colour of the label ...", self.recolour),
             ("Lock the selected labels", lambda: self._edit(lock_labels, table.labels, True)),
             ("Unlock the selected labels", lambda: self._edit(lock_labels, table.labels, False)),
             ("Mark the selected labels as done", lambda: self._edit(mark_done, table.labels, True)),
@@ -232,7 +232,7 @@ class LabelTableWidget(ClosingWidget):
         view, labels = self.view, self.view.table.labels
         ready = self.annotation is not None
         idle = ready and self._panel is not None and not self._panel.runs.runner.running
-        for widget in (view.first, view.largest, view.colour, view.look):
+        for widget in (view.first, view.largest, view.look):
             widget.setEnabled(ready and len(labels) > 0)
         view.remove.setEnabled(idle and len(labels) > 0)
         view.merge.setEnabled(idle and len(labels) > 1)

@@ -159,7 +159,6 @@ class LabelTableView(QWidget):
         self.hide_done.setToolTip("Leave out labels that are marked as done.")
         self.first = button("First slice", "Go to the first slice of the label.")
         self.largest = button("Largest slice", "Go to the slice with most voxels of the label.")
-        self.colour = button("Colour ...", "Choose the colour of the label.")
         self.merge = button(
             "Merge", "Give voxels and seeds of all selected labels to the one selected last."
         )
@@ -167,9 +166,13 @@ class LabelTableView(QWidget):
             "Delete", "Delete the selected labels with their seeds. The panel's Undo restores them."
         )
         self.look = button("3D", "Show the label as a surface, in the 3D view.")
-        self.more = button("More", "Locks, names and colours, CSV.")
+        self.more = button("More", "Colours, locks, files. Also by a right click on the table.")
         self.menu = QMenu(self.more)
         self.more.setMenu(self.menu)
+        self.table.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
+        self.table.customContextMenuRequested.connect(
+            lambda place: self.menu.popup(self.table.viewport().mapToGlobal(place))
+        )
         self.message = wrapped_label()
         self.open_panel = button("Open the Annotate panel", "The table shows the labels of it.")
         layout = QVBoxLayout(self)
@@ -181,6 +184,6 @@ class LabelTableView(QWidget):
         layout.addWidget(self.table, 1)
         layout.addWidget(self.message)
         layout.addWidget(self.open_panel)
-        layout.addLayout(row(self.first, self.largest, self.colour))
-        layout.addLayout(row(self.merge, self.remove, self.look, self.more))
+        layout.addLayout(row(self.first, self.largest, self.look))
+        layout.addLayout(row(self.merge, self.remove, self.more))
         self.setMinimumWidth(240)

@@ -179,10 +179,11 @@ class Workspace(QObject):
     def update(self) -> None:
         """Read layers and sliders again."""
         self._placement.watch(self.image, self.labels)
+        before = self._view
         self._view, self.problem = None, None
         if self.image is not None:
             try:
-                view = view_on_screen(self.image, self.viewer.dims)
+                view = self._view_now(self.image, before)
                 if self.labels is not None:
                     check_same_grid(self.image, self.labels)
                 self._view = view
@@ -318,11 +319,19 @@ class Workspace(QObject):
         if label is not None and self.labels is not None:
             self.labels.selected_label = label
 
+    def _view_now(self, image: Image, before: SliceView | None) -> SliceView:
+        """The stack that the sliders move through; in 3D the same voxels keep their slices."""
+        view = view_on_screen(image, self.viewer.dims)
+        if self.viewer.dims.ndisplay == 3 and before is not None:
+            same = view.axes == before.axes and view.held == before.held
+            return before if same else view
+        return view
+
     def _on_dims(self, event: Any = None) -> None:
         if self.image is None:
             return
         try:
-            view = view_on_screen(self.image, self.viewer.dims)
+            view = self._view_now(self.image, self._view)
         except SlmSam2Error:
             self.update()
             return
