@@ -28,6 +28,7 @@ from napari_slmsam2.widgets.workspace.contrast import ContrastPresets
 from napari_slmsam2.widgets.workspace.first_view import FirstView
 from napari_slmsam2.widgets.workspace.removed_layers import RemovedLayers
 from napari_slmsam2.widgets.workspace.seeds import SeedTracker
+from napari_slmsam2.widgets.workspace.three_views import toggle_three_views
 from napari_slmsam2.widgets.workspace.workspace import Workspace, describe_view
 
 
@@ -131,6 +132,9 @@ class AnnotateWidget(PanelView):
         self.redo_button.clicked.connect(self.redo)
         self.label_table.clicked.connect(lambda: self._open_dock("Label table"))
         self.finish.clicked.connect(lambda: self._open_dock("Finish"))
+        self.three_views.clicked.connect(
+            lambda: self._attempt(lambda: toggle_three_views(self.viewer))
+        )
         space.target_changed.connect(self._show_target)
         space.slice_changed.connect(self._on_slice)
         space.seeds_changed.connect(self._show_seeds)

@@ -105,6 +105,9 @@ class PanelView(ClosingWidget):
             "Label table", "Names, volumes, locks: a row for each label, to jump to and to edit."
         )
         self.finish = button("Finish ...", "Remove islands, fill holes, smooth between slices.")
+        self.three_views = button(
+            "Three views", "The other two planes beside the canvas, with a crosshair; or hide them."
+        )
         self.save_button = button(
             "Save labels ...",
             "NIfTI, TIFF, OME-Zarr, NRRD, MGH or NPY, with the geometry of the scan.",
@@ -163,7 +166,7 @@ class PanelView(ClosingWidget):
                 self.hint,
                 self.one_label,
             ),
-            group("Labels", row(self.label_table, self.finish)),
+            group("Labels", row(self.label_table, self.finish, self.three_views)),
             group(
                 "Files",
                 self.save_button,
