@@ -170,3 +170,40 @@ def is_alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_a_running_cluster_is_used_and_stopped_between_two_slices(tmp_path):
+    """The cluster belongs to others: its workers stay."""
+    from distributed import Client, LocalCluster
+
+    scans = make_scans(tmp_path, count=2, shape=(96, 96, 100))
+    settings = {"threads_per_worker": 1, "dashboard_address": None, "processes": True}
+    with LocalCluster(n_workers=1, env={"OMP_NUM_THREADS": "1"}, **settings) as cluster:
+        address = ("--on", "dask", "--scheduler", cluster.scheduler_address)
+        process = start(scans, "--model", "flow", *address)
+        worker = started(scans, "case0")
+        process.send_signal(signal.SIGINT)
+        code, out, err = end(process)
+        assert code == 1
+        assert "2 cancelled" in out, out + err
+        until = time.monotonic() + 60
+        while (record := scans.out / "case0.nii.gz.batch.json").exists():
+            assert time.monotonic() < until, record.read_text()
+            time.sleep(0.1)
+        assert list(scans.out.iterdir()) == []
+        code, out, err = end(start(scans, "--model", "interpolation", *address))
+        assert code == 0, err
+        assert "2 done" in out
+        with Client(cluster, set_as_default=False) as client:
+            assert list(client.run(os.getpid).values()) == [worker]
+
+
+def test_a_scheduler_that_does_not_answer_is_named(cli, tmp_path, monkeypatch):
+    from napari_slmsam2.batch.engines import dask
+
+    monkeypatch.setattr(dask, "_CONNECT_S", 1)
+    scans = make_scans(tmp_path, count=1)
+    nowhere = "tcp://127.0.0.1:1"
+    refused = cli("batch", "propagate", *scans.pattern, "--on", "dask", "--scheduler", nowhere)
+    assert refused.code == 2
+    assert f"--scheduler {nowhere}: no scheduler answers" in refused.err

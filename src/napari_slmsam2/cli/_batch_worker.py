@@ -9,7 +9,7 @@ from functools import partial
 
 from napari_slmsam2.batch.jobs import Executed, Job, JobResult, Work, run_timed
 from napari_slmsam2.batch.records import run_recorded
-from napari_slmsam2.cli._signals import stop_running
+from napari_slmsam2.cli._signals import forget_stop, stop_running
 
 _one_at_a_time = threading.Lock()
 """Workers of dask may have several threads; torch has its own, and the output is one."""
@@ -18,7 +18,16 @@ _one_at_a_time = threading.Lock()
 def run_job(job: Job) -> JobResult:
     """Run a job as its command would alone, with a record beside its outputs."""
     with _one_at_a_time:
-        return run_timed(job, partial(run_recorded, execute=execute))
+        try:
+            return run_timed(job, partial(run_recorded, execute=execute))
+        finally:
+            forget_stop()
+
+
+def stop_job() -> None:
+    """Stop the job that runs in this process; without one, nothing is remembered."""
+    if _one_at_a_time.locked():
+        stop_running()
 
 
 def execute(words: tuple[str, ...]) -> Executed:
@@ -43,4 +52,4 @@ def execute(words: tuple[str, ...]) -> Executed:
     )
 
 
-WORK = Work(run_job, stop_running)
+WORK = Work(run_job, stop_job)

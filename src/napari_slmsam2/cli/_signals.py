@@ -38,11 +38,20 @@ def end_like_ctrl_c() -> Iterator[None]:
 _running: list[threading.Event] = []
 """Of the runs inside `interruptible`."""
 
+_asked_early = threading.Event()
+"""A job was asked to stop before it came to its run."""
+
 
 def stop_running() -> None:
-    """Ask the runs of this process to stop between two slices, from any thread."""
+    """Ask the job of this process to stop between two slices, from any thread."""
+    _asked_early.set()
     for asked in list(_running):
         asked.set()
+
+
+def forget_stop() -> None:
+    """Let the next job run."""
+    _asked_early.clear()
 
 
 @contextmanager
@@ -64,6 +73,8 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
     with _handled([signal.SIGINT, *_terminations()], handle):
         _running.append(asked)
+        if _asked_early.is_set():
+            asked.set()
         try:
             yield asked.is_set
         finally:
