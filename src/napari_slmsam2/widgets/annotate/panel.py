@@ -21,6 +21,7 @@ from napari_slmsam2.widgets.files.files import Files
 from napari_slmsam2.widgets.prompts.bar import BOX, POINTS
 from napari_slmsam2.widgets.prompts.look_alikes import LookAlikes
 from napari_slmsam2.widgets.prompts.prompting import Prompting
+from napari_slmsam2.widgets.runs.next_time import NextTime
 from napari_slmsam2.widgets.runs.open_panels import OpenPanel, open_panels
 from napari_slmsam2.widgets.runs.runs import Runs
 from napari_slmsam2.widgets.runs.task import RunRequest
@@ -63,6 +64,9 @@ class AnnotateWidget(PanelView):
         self.look_alike_finder = LookAlikes(
             self.look_alikes, self.prompt_bar, self.workspace, self.tracker
         )
+        self.carrying = NextTime(
+            self.next_time, self.workspace, self.tracker, self.runner, self._request_for_clicks
+        )
         self._offered: set[StraySeed] = set()
         self._fitting: Labels | None = None
         self._hint_slice = -1
@@ -100,6 +104,7 @@ class AnnotateWidget(PanelView):
             self.files,
             self.prompting,
             self.look_alike_finder,
+            self.carrying,
             self.runs,
             self.tracker,
             self.first_view,

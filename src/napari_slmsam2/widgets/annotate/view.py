@@ -80,6 +80,10 @@ class PanelView(ClosingWidget):
         )
         self.delete_seed = button("Delete seed", "Remove the chosen seeds; their pixels stay.")
         self.run_bar = RunBar()
+        self.next_time = button(
+            "Carry on to the next time",
+            "Find the seeds of this time point on the next one, and show it.",
+        )
         self.strip = QualityStrip()
         self.one_label = QCheckBox("Only the selected label")
         self.one_label.setToolTip("Seeds and confidence of the selected label alone.")
@@ -157,7 +161,7 @@ class PanelView(ClosingWidget):
                 self.stray,
                 self.seed_fold,
             ),
-            group("Run", self.run_bar, row(self.undo_button, self.redo_button)),
+            group("Run", self.run_bar, row(self.undo_button, self.redo_button), self.next_time),
             group(
                 "Quality",
                 self.strip,

@@ -155,6 +155,11 @@ def show_slice(layer: Image | Labels, view: SliceView, dims: Dims, index: int) -
     _move(layer, dims, {view.layer_axis: float(index)})
 
 
+def hold(layer: Image | Labels, dims: Dims, axis: int, index: int) -> None:
+    """Move the slider of an axis beside the stack (time, channel) to an index."""
+    _move(layer, dims, {axis: float(index)})
+
+
 def place_on_slice(
     layer: Image | Labels, view: SliceView, dims: Dims, position: Any
 ) -> tuple[float, float]:
