@@ -213,9 +213,24 @@ def test_taper_reads_the_end_off_extent_absent_seed_or_two_seeds():
     sphere = find_taper({5: 314}, 4, -1, None, spacing)
     assert sphere.end is None
     assert sphere.half_length == pytest.approx(5.0, abs=0.01)
-    two = find_taper({5: 100, 8: 64}, 9, 1, None, spacing)
-    assert (two.apex, two.half_length) == (8, pytest.approx(2.0))
+    two = find_taper({5: 314, 8: 157}, 9, 1, None, spacing)
+    assert (two.apex, two.half_length) == (8, pytest.approx(3 / np.sqrt(0.5) - 3))
     assert find_taper({5: 100, 9: 10}, 6, 1, None, spacing).between
+
+
+def test_an_open_end_is_expected_nearer_the_more_of_the_object_is_annotated():
+    spacing, areas = (1.0, 1.0, 1.0), {20: 314}
+    alone = find_taper(areas, 21, 1, None, spacing).half_length
+    near, far, long, longest = (
+        find_taper({**areas, seed: 313}, seed + 1, 1, None, spacing).half_length
+        for seed in (21, 26, 38, 50)
+    )
+    assert alone == pytest.approx(10, abs=0.01)
+    # What is left of the sphere; of a long object no sphere is left, its length counts.
+    assert near == pytest.approx(alone - 1)
+    assert far == pytest.approx(alone - 6)
+    assert long == pytest.approx(6)
+    assert longest == pytest.approx(alone, rel=0.01)
 
 
 @pytest.mark.parametrize("direction", [1, -1])

@@ -16,6 +16,10 @@ ELLIPSOID_SHARE = 0.5
 MAX_SHARE = 0.98
 """Share of the half length that lies behind a seed of a much smaller area, at most."""
 
+OPEN_SHARE = 1 / 3
+"""Half length that is expected beyond the outermost seed, over the distance between the outermost
+seeds, where the object reaches further than a sphere through the largest one."""
+
 SHRINKAGE = 0.05
 """Part of the inner radius that is taken off per half length travelled towards an open end."""
 
@@ -37,6 +41,8 @@ class Taper:
     half_length : float
         Slices from the apex to the end: to the marked end, or as far as a sphere through the
         seed, or an ellipsoid through it and the largest seed, would reach; the shorter of both.
+        With several seeds at most what is left of a sphere through the largest one, or a share of
+        the distance between the outermost seeds, whichever is longer.
     end : int or None
         First slice without the object, if the person marked it.
     between : bool
@@ -123,7 +129,11 @@ def find_taper(
     half_length = _sphere_radius(behind[source], spacing)
     if passed:
         from_apex = abs(source - apex) / passed
-        half_length = max(0.5, min(half_length, from_apex - abs(source - apex)))
+        half_length = min(half_length, from_apex - abs(source - apex))
+    if len(behind) > 1:
+        left = _sphere_radius(behind[apex], spacing) - abs(source - apex)
+        span = max(abs(source - i) for i in behind)
+        half_length = max(0.5, min(half_length, max(left, OPEN_SHARE * span)))
     return Taper(source, behind[source], half_length)
 
 
