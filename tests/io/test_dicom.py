@@ -353,6 +353,18 @@ def test_labels_as_dicom_segmentation(tmp_path, make, orientation):
     np.testing.assert_array_equal(again.volume.data, image.volume.data)
 
 
+def test_a_segmentation_of_a_time_point_refers_to_the_files_of_that_one(tmp_path):
+    series = generate_uid()
+    for t in range(2):
+        save_series(tmp_path, series=series, name=f"t{t}_{{}}.dcm", seed=t, TriggerTime=str(40 * t))
+    image = read_image(tmp_path, time=1)
+    path = write_labels(tmp_path / "labels.dcm", labels_of(image), image)
+    [referenced] = reread(path).ReferencedSeriesSequence
+    found = {item.ReferencedSOPInstanceUID for item in referenced.ReferencedInstanceSequence}
+    assert found <= {reread(tmp_path / f"t1_{k}.dcm").SOPInstanceUID for k in range(6)}
+    np.testing.assert_array_equal(read_labels(path, image), labels_of(image))
+
+
 def test_a_segmentation_places_its_voxels_as_highdicom_does(tmp_path):
     """An independent reader of the written file."""
     import highdicom as hd

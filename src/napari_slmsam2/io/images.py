@@ -202,8 +202,12 @@ def load_volume(
     table = LabelTable()
     if tables:
         table = tables[picked.channel or 0] if len(tables) > 1 else tables[0]
+    template = raw.template
+    if picked.n_times > 1 and isinstance(template, dict) and "dicom" in template:
+        # A segmentation of this volume refers to the files of its time point.
+        template = {"dicom": template["dicom"][selection.time :][:1]}
     return LoadedImage(
-        volume, path, raw.format, stored, reason, picked.order, geometry, raw.template,
+        volume, path, raw.format, stored, reason, picked.order, geometry, template,
         selection, picked.n_times, raw.named, table,
     )  # fmt: skip
 
