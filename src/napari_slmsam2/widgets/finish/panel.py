@@ -29,7 +29,7 @@ from napari_slmsam2.widgets.common.closing import ClosingWidget
 from napari_slmsam2.widgets.common.layout import button, row, set_text
 from napari_slmsam2.widgets.common.settings_form import form_of
 from napari_slmsam2.widgets.files.saving import attempt
-from napari_slmsam2.widgets.runs.open_panels import OpenPanel, open_panels
+from napari_slmsam2.widgets.runs.open_panels import OpenPanel, PanelFollower
 from napari_slmsam2.widgets.workspace.grid import SliceView
 from napari_slmsam2.widgets.workspace.slicing import transform_of
 
@@ -69,7 +69,7 @@ class FinishWidget(ClosingWidget):
         layout.addWidget(self.message)
         layout.addStretch()
         self.setMinimumWidth(240)
-        self._panel: OpenPanel | None = None
+        self._follower = PanelFollower(self.viewer, self, self._signals, self._on_target)
         self._target: Annotation | None = None
         self._found: FinishChanges | None = None
         self._layer: Labels | None = None
@@ -79,33 +79,19 @@ class FinishWidget(ClosingWidget):
         self.all_labels.toggled.connect(lambda: self.discard())
         self.preview_button.clicked.connect(self.preview)
         self.apply_button.clicked.connect(self.apply)
-        open_panels.changed.connect(self._find_panel)
         self._on_settings()
-        self._find_panel()
-        self.release_at_end(self)
+        self._follower.start()
+        self.release_at_end(self._follower, self)
 
     def close_connections(self) -> None:
-        """Remove the preview and disconnect from the panel."""
-        open_panels.changed.disconnect(self._find_panel)
+        """Remove the preview."""
         self.discard()
-        self._connect(None)
 
     # -- the panel
 
-    def _find_panel(self) -> None:
-        panel = open_panels.of(self.viewer)
-        if panel is not self._panel:
-            self._connect(panel)
-        self._on_target()
-
-    def _connect(self, panel: OpenPanel | None) -> None:
-        if self._panel is not None:
-            for signal, slot in self._signals(self._panel):
-                signal.disconnect(slot)
-        self._panel = panel
-        if panel is not None:
-            for signal, slot in self._signals(panel):
-                signal.connect(slot)
+    @property
+    def _panel(self) -> OpenPanel | None:
+        return self._follower.panel
 
     def _signals(self, panel: OpenPanel) -> list[tuple[Any, Callable[[], None]]]:
         space = panel.workspace

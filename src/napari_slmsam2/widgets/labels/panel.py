@@ -37,7 +37,7 @@ from napari_slmsam2.widgets.labels.counting import LabelCounter
 from napari_slmsam2.widgets.labels.features import fill_features
 from napari_slmsam2.widgets.labels.look import Look
 from napari_slmsam2.widgets.labels.view import LabelTableView
-from napari_slmsam2.widgets.runs.open_panels import OpenPanel, open_panels
+from napari_slmsam2.widgets.runs.open_panels import OpenPanel, PanelFollower
 from napari_slmsam2.widgets.workspace.grid import voxel_volume
 
 _PLUGIN = "napari-slmsam2"
@@ -64,15 +64,14 @@ class LabelTableWidget(ClosingWidget):
         # Else napari puts an empty space below.
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         self.counter, self.look = LabelCounter(self), Look(self.viewer, self)
-        self._panel: OpenPanel | None = None
+        self._follower = PanelFollower(self.viewer, self, self._signals, self._on_target)
         self._layer: Labels | None = None
         self._shown: Annotation | None = None
         self._filled: tuple[Labels, list[LabelRow]] | None = None
         self.counter.counted.connect(self._on_counted)
         self._wire()
-        open_panels.changed.connect(self._find_panel)
-        self._find_panel()
-        self.release_at_end(self.counter, self.look, self)
+        self._follower.start()
+        self.release_at_end(self.counter, self.look, self._follower, self)
 
     def _wire(self) -> None:
         view, model, table = self.view, self.view.model, self.view.table
@@ -107,23 +106,9 @@ class LabelTableWidget(ClosingWidget):
 
     # -- the panel
 
-    def _find_panel(self) -> None:
-        """Work on the panel of this viewer, or on none."""
-        if self._closed:
-            return
-        panel = open_panels.of(self.viewer)
-        if panel is not self._panel:
-            self._connect(panel)
-        self._on_target()
-
-    def _connect(self, panel: OpenPanel | None) -> None:
-        if self._panel is not None:
-            for signal, slot in self._signals(self._panel):
-                signal.disconnect(slot)
-        self._panel = panel
-        if panel is not None:
-            for signal, slot in self._signals(panel):
-                signal.connect(slot)
+    @property
+    def _panel(self) -> OpenPanel | None:
+        return self._follower.panel
 
     def _signals(self, panel: OpenPanel) -> list[tuple[Any, Callable[[], None]]]:
         space, runs = panel.workspace, panel.runs
@@ -136,9 +121,7 @@ class LabelTableWidget(ClosingWidget):
         ]
 
     def close_connections(self) -> None:
-        """Disconnect from panel and layer."""
-        open_panels.changed.disconnect(self._find_panel)
-        self._connect(None)
+        """Disconnect from the layer."""
         self._follow(None)
 
     def _follow(self, layer: Labels | None) -> None:

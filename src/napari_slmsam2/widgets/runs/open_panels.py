@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from napari import Viewer
 from qtpy.QtCore import QObject, Signal
@@ -60,3 +62,53 @@ class OpenPanels(QObject):
 
 
 open_panels = OpenPanels()
+
+
+class PanelFollower(QObject):
+    """Keeps a dock widget connected to the panel of its viewer, whichever is open.
+
+    Parameters
+    ----------
+    viewer : Viewer
+    parent : QObject
+    signals : callable
+        ``signals(panel)`` gives the pairs of signal and slot that are to be connected.
+    found : callable
+        Called after a panel was opened or closed in any viewer.
+    """
+
+    def __init__(
+        self,
+        viewer: Viewer,
+        parent: QObject,
+        signals: Callable[[OpenPanel], list[tuple[Any, Callable[[], None]]]],
+        found: Callable[[], None],
+    ) -> None:
+        super().__init__(parent)
+        self.panel: OpenPanel | None = None
+        self._viewer, self._signals, self._found = viewer, signals, found
+        open_panels.changed.connect(self._find)
+
+    def start(self) -> None:
+        """Connect to the panel that is open now."""
+        self._find()
+
+    def close_connections(self) -> None:
+        """Disconnect from the panel, and follow none any more."""
+        open_panels.changed.disconnect(self._find)
+        self._connect(None)
+
+    def _find(self) -> None:
+        panel = open_panels.of(self._viewer)
+        if panel is not self.panel:
+            self._connect(panel)
+        self._found()
+
+    def _connect(self, panel: OpenPanel | None) -> None:
+        if self.panel is not None:
+            for signal, slot in self._signals(self.panel):
+                signal.disconnect(slot)
+        self.panel = panel
+        if panel is not None:
+            for signal, slot in self._signals(panel):
+                signal.connect(slot)
