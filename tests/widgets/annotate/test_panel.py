@@ -921,6 +921,9 @@ def test_a_download_is_asked_for_with_size_and_licence(bench, monkeypatch):
 
 def test_a_download_shows_its_progress_and_can_be_cancelled(bench, qtbot, monkeypatch):
     class Downloading:
+        def is_loaded(self, request):
+            return True  # so that nothing is loaded in the background
+
         def get(self, request, control):
             from napari_slmsam2.engine.weights.download import DownloadCancelledError
 
