@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -129,7 +129,7 @@ class IntensityWindow:
         source = f"{lower:g}-{upper:g}%"
         if not values.size:
             return cls(0.0, 0.0, source)
-        low, high = _percentile(values, lower), _percentile(values, upper)
+        low, high = _percentiles(values, (lower, upper))
         if low == high:
             low, high = float(values.min()), float(values.max())
         return cls(low, high, source)
@@ -287,25 +287,32 @@ def sample_finite(volume: Volume) -> np.ndarray:
         count = min(volume.n_slices, _SAMPLED_SLICES)
         indices = np.unique(np.linspace(0, volume.n_slices - 1, count).round().astype(int))
         step = math.ceil(math.sqrt(math.prod(volume.slice_shape) * len(indices) / MAX_SAMPLES))
-    parts = []
+    dtype = np.dtype(volume.data.dtype)
+    if dtype.kind not in "buif":
+        raise VolumeError(volume.name, "does not hold real numbers", found=f"dtype {dtype}")
+    dtype = np.dtype(np.uint8) if dtype.kind == "b" else dtype.newbyteorder("=")
+    per_slice = math.prod(-(-n // step) for n in volume.slice_shape)
+    values, count = np.empty(per_slice * len(indices), dtype), 0
     for index in indices:
         part = volume.take(int(index))[::step, ::step].ravel()
-        if part.dtype.kind not in "buif":
-            raise VolumeError(
-                volume.name, "does not hold real numbers", found=f"dtype {part.dtype}"
-            )
         if part.dtype.kind == "f":
             part = part[np.isfinite(part)]
-        native = np.uint8 if part.dtype.kind == "b" else part.dtype.newbyteorder("=")
-        parts.append(part.astype(native))
-    return np.concatenate(parts)
+        values[count : count + part.size] = part
+        count += part.size
+    return values[:count]
 
 
-def _percentile(values: np.ndarray, percent: float) -> float:
-    """Linear interpolation between ranks that neither overflows nor rounds to the dtype."""
-    rank = percent / 100 * (values.size - 1)
-    below = math.floor(rank)
-    above = min(below + 1, values.size - 1)
-    parted = np.partition(values, (below, above))
-    low, high = float(parted[below]), float(parted[above])
-    return low if low == high else low * (1 - (rank - below)) + high * (rank - below)
+def _percentiles(values: np.ndarray, percents: Sequence[float]) -> list[float]:
+    """Linear interpolation between ranks that neither overflows nor rounds to the dtype.
+
+    The values are reordered.
+    """
+    ranks = [percent / 100 * (values.size - 1) for percent in percents]
+    below = [math.floor(rank) for rank in ranks]
+    above = [min(one + 1, values.size - 1) for one in below]
+    values.partition(sorted({*below, *above}))
+    found = []
+    for rank, i, j in zip(ranks, below, above, strict=True):
+        low, high = float(values[i]), float(values[j])
+        found.append(low if low == high else low * (1 - (rank - i)) + high * (rank - i))
+    return found

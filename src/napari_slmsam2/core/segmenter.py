@@ -61,6 +61,9 @@ class SliceSegmenter(Protocol):
         Seeds that the model can read.
     neighbours : int
         Slices on either side that the embedding of a slice depends on.
+
+    A segmenter may have ``most_stored`` as well: bytes of embeddings beyond which storing them
+    saves no time, less than the setting ``embedding_budget``.
     """
 
     name: str

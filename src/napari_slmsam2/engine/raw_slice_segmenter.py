@@ -19,6 +19,8 @@ Image = npt.NDArray[np.float32]
 class RawSliceSegmenter(ABC):
     """The part of a `SliceSegmenter` whose embeddings are slices and whose seeds are masks."""
 
+    most_stored: int | None = 2**26
+    """Bytes of embeddings to store: a slice is read again as fast, and needs no place."""
     prompt_kinds = frozenset(PromptKind)
     neighbours = 0
 

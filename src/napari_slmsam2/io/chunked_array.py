@@ -27,7 +27,7 @@ _DEEPEST = 128
 Number = tuple[int, ...]
 
 
-def label_chunks(shape: Sequence[int], axis: int) -> tuple[int, ...]:
+def label_chunks(shape: Sequence[int], axis: int, made_from: int = 1) -> tuple[int, ...]:
     """The chunk shape of a label array that is written slice by slice.
 
     A slab of chunks across the whole slice has at most about 8 million voxels, so that it can be
@@ -38,8 +38,10 @@ def label_chunks(shape: Sequence[int], axis: int) -> tuple[int, ...]:
     shape : sequence of int
     axis : int
         Along which slices are stacked.
+    made_from : int
+        Voxels of the array from which each voxel is computed: these are in memory as well.
     """
-    plane = math.prod(n for a, n in enumerate(shape) if a != axis)
+    plane = made_from * math.prod(n for a, n in enumerate(shape) if a != axis)
     depth = min(_power_of_two(_SLAB // plane), _DEEPEST)
     side = min(max(_power_of_two(math.isqrt(_CHUNK // depth)), _SIDES[0]), _SIDES[1])
     return tuple(min(n, depth if a == axis else side) for a, n in enumerate(shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -97,6 +98,7 @@ class LabelStore:
         dtype: npt.DTypeLike,
         template: Any,
         lead: Mapping[str, int],
+        made_from: int = 1,
     ) -> Any:
         """An array of zeros; the shape of a volume is that of the file."""
         version_2 = group.metadata.zarr_format == 2
@@ -105,7 +107,7 @@ class LabelStore:
             shape=(*lead.values(), *shape),
             # numpy has two names for 64 bits, of which zarr knows one.
             dtype=np.dtype(np.dtype(dtype).str),
-            chunks=(1,) * len(lead) + label_chunks(shape, self.axes[self.axis]),
+            chunks=(1,) * len(lead) + label_chunks(shape, self.axes[self.axis], made_from),
             compressors=numcodecs.Blosc("zstd") if version_2 else BloscCodec(cname="zstd"),
             fill_value=0,
             chunk_key_encoding={"name": "v2" if version_2 else "default", "separator": "/"},
@@ -227,7 +229,8 @@ class LabelStore:
         fine, factors = group["0"], [(1, 1, 1)]
         for shape, step, factor in coarser_levels(self._stored.shape, geometry.spacing):
             name = str(len(factors))
-            coarse = self._create(group, name, shape, self.dtype, template, lead)
+            made_from = math.prod(step)
+            coarse = self._create(group, name, shape, self.dtype, template, lead, made_from)
             for place in np.ndindex(*lead.values()):
                 volumes = _volume_at(fine, place), _volume_at(coarse, place)
                 write_coarser(*volumes, step, self.axes[self.axis])

@@ -34,22 +34,31 @@ class EmbeddingCache:
         self.encoded = 0
         self._embeddings: OrderedDict[Hashable, Any] = OrderedDict()
 
-    def get(self, key: _Key, encode: Callable[[_Key], Any]) -> Any:
-        """The embedding of ``key``, the slices that it depends on; else that of ``encode(key)``."""
+    def get(self, key: _Key, encode: Callable[[_Key], Any], most: int | None = None) -> Any:
+        """The embedding of ``key``, the slices that it depends on; else that of ``encode(key)``.
+
+        Parameters
+        ----------
+        key : hashable
+        encode : callable
+        most : int, optional
+            Bytes to hold at most, where that is less than the budget.
+        """
         if key in self._embeddings:
             self._embeddings.move_to_end(key)
             return self._embeddings[key]
         embedding = encode(key)
-        self.put(key, embedding)
+        self.put(key, embedding, most)
         return embedding
 
-    def put(self, key: Hashable, embedding: Any) -> None:
-        """Store the embedding of an image that was encoded."""
+    def put(self, key: Hashable, embedding: Any, most: int | None = None) -> None:
+        """Store the embedding of an image that was encoded; ``most`` as in `get`."""
+        budget = self.budget if most is None else min(most, self.budget)
         self.encoded += 1
-        if embedding.nbytes <= self.budget:
+        if embedding.nbytes <= budget:
             self._embeddings[key] = embedding
             self.nbytes += embedding.nbytes
-        while self.nbytes > self.budget:
+        while self.nbytes > budget:
             _, old = self._embeddings.popitem(last=False)
             self.nbytes -= old.nbytes
 

@@ -75,7 +75,7 @@ def encode_slice(
         return call(lambda: segmenter.encode_image(image))
 
     key = slices_to_encode(index, volume.n_slices, segmenter.neighbours, volume.slice_spacing)
-    return cache.get(key, encode)
+    return cache.get(key, encode, getattr(segmenter, "most_stored", None))
 
 
 def encode_ahead(
