@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from napari_slmsam2.core.intensity import IntensityWindow
     from napari_slmsam2.core.volume import Volume
     from napari_slmsam2.io import LoadedImage
+    from napari_slmsam2.session.file import ImageSource
     from napari_slmsam2.session.session import SegmentationSession
 
 
@@ -56,6 +57,8 @@ def open_inputs(
         channel=options.channel,
         time=options.time,
         stack=options.stack,
+        level=options.level,
+        roi=options.roi,
     )
     label_map = read_label_map(
         options.seeds,
@@ -125,18 +128,12 @@ def _check_window(volume: Volume, window: IntensityWindow) -> None:
 
 
 def _mark(session: SegmentationSession, options: PropagateOptions) -> None:
-    """Apply ``--range``, ``--extent`` and ``--absent``."""
+    """Apply ``--range``, ``--extent`` and ``--absent``, which number the slices of the file."""
     from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 
-    if (
-        options.slices is not None
-        and not options.slices.first <= options.slices.last < session.volume.n_slices
-    ):
-        raise ConfigError(
-            f"--range {options.slices}",
-            "is not in the volume",
-            expected=f"FIRST:LAST from 0 to {session.volume.n_slices - 1}",
-        )
+    write_range(options, session.volume)
+    first = session.volume.first_slice
+    last = first + session.volume.n_slices - 1
     seeded = session.prompts.labels
     marks: list[tuple[str, LabelSlice | Extent]] = [("--absent", mark) for mark in options.absent]
     marks += [("--extent", mark) for mark in options.extent]
@@ -148,16 +145,69 @@ def _mark(session: SegmentationSession, options: PropagateOptions) -> None:
             )
         try:
             if isinstance(mark, Extent):
-                session.set_extent(mark.label, mark.first, mark.last)
+                _set_extent(session, options, mark)
                 continue
-            before = session.prompts.get(mark.label, mark.index)
+            if not first <= mark.index <= last:
+                raise PromptError(
+                    what, "is not in the volume", expected=f"a slice from {first} to {last}"
+                )
+            index = mark.index - first
+            before = session.prompts.get(mark.label, index)
             if before is not None and before.kind is not PromptKind.ABSENT:
                 raise PromptError(what, "the label is annotated on this slice", found=options.seeds)
-            session.add_prompt(SlicePrompt.absent_at(mark.label, mark.index))
+            session.add_prompt(SlicePrompt.absent_at(mark.label, index))
         except PromptError as error:
             raise PromptError(
                 what, error.problem, expected=error.expected, found=error.found, hint=error.hint
             ) from error
+
+
+def _set_extent(session: SegmentationSession, options: PropagateOptions, mark: Extent) -> None:
+    """Set the extent of a label; of a part of the image, what lies in it."""
+    volume, ends = session.volume, (mark.first, mark.last)
+    if options.roi is not None:
+        low, high = volume.first_slice, volume.first_slice + volume.n_slices - 1
+        if mark.first > mark.last or mark.last < low or mark.first > high:
+            raise PromptError(
+                "extent", "is not in the region", expected=f"slices from {low} to {high}"
+            )
+        ends = max(mark.first, low) - low, min(mark.last, high) - low
+    session.set_extent(mark.label, *ends)
+
+
+def image_source(options: PropagateOptions) -> ImageSource:
+    """The image of the options, for a session file."""
+    from napari_slmsam2.session.file import ImageSource
+
+    return ImageSource(
+        options.image,
+        options.channel,
+        options.time,
+        options.image_number,
+        options.stack,
+        options.level,
+        options.roi,
+    )
+
+
+def write_range(options: PropagateOptions, volume: Volume) -> tuple[int, int] | None:
+    """The slices of ``--range``, counted within the volume.
+
+    Raises
+    ------
+    ConfigError
+        They are not in the volume.
+    """
+    wanted, first = options.slices, volume.first_slice
+    if wanted is None:
+        return None
+    if not first <= wanted.first <= wanted.last < first + volume.n_slices:
+        raise ConfigError(
+            f"--range {wanted}",
+            "is not in the volume",
+            expected=f"FIRST:LAST from {first} to {first + volume.n_slices - 1}",
+        )
+    return wanted.first - first, wanted.last - first
 
 
 def listed(values: Sequence[int], most: int = 12) -> str:

@@ -81,6 +81,18 @@ def parse_range(text: str) -> SliceRange:
     return SliceRange(*_numbers(text, "FIRST:LAST"))
 
 
+def parse_roi(text: str) -> tuple[slice, ...]:
+    """Read ``START:STOP,START:STOP,START:STOP``, of which ends may be left out."""
+    parts = [part.split(":") for part in text.split(",")]
+    if len(parts) != 3 or not all(
+        len(ends) == 2 and all(not end or end.isdecimal() for end in ends) for ends in parts
+    ):
+        raise typer.BadParameter(
+            f"expected START:STOP,START:STOP,START:STOP in whole numbers from 0, found {text!r}."
+        )
+    return tuple(slice(*(int(end) if end else None for end in ends)) for ends in parts)
+
+
 def parse_channel(text: str) -> int | str:
     """The number or the name of a channel."""
     return int(text) if text.isdecimal() else text
@@ -353,6 +365,29 @@ Stack = Annotated[
         metavar="channel|time",
         help="Take the channels or the time points as the slices, where they were saved as such.",
     ),
+]
+Level = Annotated[
+    int,
+    typer.Option(
+        parser=whole_number(0),
+        metavar="NUMBER",
+        help="Resolution level of an OME-Zarr or a pyramidal TIFF, 0 for the finest. Seeds and "
+        "labels are on the grid of the level.",
+    ),
+]
+Roi = Annotated[
+    Any,
+    typer.Option(
+        parser=parse_roi,
+        metavar="A:B,C:D,E:F",
+        help="Work in a part of the image: START:STOP for each axis in the order of the file, in "
+        "voxels of the level from 0; STOP is not included, and ':' is a whole axis. Slices are "
+        "numbered as in the whole image. The labels cover the whole image, see --crop.",
+    ),
+]
+Crop = Annotated[
+    bool,
+    typer.Option("--crop", help="Write the part of --roi alone, at its place in the world."),
 ]
 TrustVoxels = Annotated[
     bool,

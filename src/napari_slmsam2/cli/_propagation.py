@@ -18,7 +18,7 @@ from napari_slmsam2.cli._console import (
     show_note,
 )
 from napari_slmsam2.cli._errors import FAILED
-from napari_slmsam2.cli._inputs import listed, open_inputs
+from napari_slmsam2.cli._inputs import image_source, listed, open_inputs, write_range
 from napari_slmsam2.cli._outputs import (
     check_log,
     check_outputs,
@@ -100,7 +100,7 @@ def _prepared(options: PropagateOptions, run: Callable[[PropagateOptions], _Done
 
 
 def _run(options: PropagateOptions) -> SegmentationSession:
-    with LabelsOutput(options.out, force=options.force) as output:
+    with LabelsOutput(options.out, force=options.force, crop=options.crop) as output:
         return _run_to(output, options)
 
 
@@ -112,7 +112,7 @@ def _run_to(output: LabelsOutput, options: PropagateOptions) -> SegmentationSess
     load_model(session)
     stages.done("model_s")
     _announce_model(session)
-    slices = None if options.slices is None else (options.slices.first, options.slices.last)
+    slices = write_range(options, session.volume)
     if options.resume is not None:
         from napari_slmsam2.cli._resume import load_kept_run
 
@@ -122,7 +122,7 @@ def _run_to(output: LabelsOutput, options: PropagateOptions) -> SegmentationSess
             events = session.propagate(write_range=slices, should_stop=should_stop)
         else:
             events = session.resume(should_stop)
-        outcome = follow(events, should_stop, "propagating")
+        outcome = follow(events, should_stop, "propagating", session.volume.first_slice)
         stages.done("propagate_s")
         kept = _keep(options, session, outcome)
         if not outcome.finished and not options.keep_partial:
@@ -211,10 +211,13 @@ def _announce(options: PropagateOptions, image: LoadedImage, session: Segmentati
     log("Axis", f"{volume.axis}, {volume.n_slices} slices. {image.axis_reason}")
     window = session.window
     log("Window", f"{window.low:g} to {window.high:g} ({window.source})")
+    if image.region is not None:
+        log("Region", f"{image.region} of {' x '.join(map(str, image.whole_shape))} voxels")
+    first = volume.first_slice
     for label in session.prompts.labels:
         extent = session.prompts.extents.get(label)
-        known = "" if extent is None else f"; from slice {extent[0]} to {extent[1]}"
-        indices = session.prompts.seeds(label)
+        known = "" if extent is None else f"; from slice {extent[0] + first} to {extent[1] + first}"
+        indices = [index + first for index in session.prompts.seeds(label)]
         several = "s" if len(indices) > 1 else ""
         name = image.label_table.names.get(label)
         named = f"label {label}" + ("" if name is None else f" ({name})")
@@ -222,8 +225,8 @@ def _announce(options: PropagateOptions, image: LoadedImage, session: Segmentati
 
     for seed in find_stray_seeds(session.prompts):
         show_note(
-            f"label {seed.label} has {plural(seed.voxels, 'voxel')} on slice {seed.index}, and up "
-            f"to {seed.largest} on others. It counts as a complete annotation: the object is cut "
+            f"label {seed.label} has {plural(seed.voxels, 'voxel')} on slice "
+            f"{seed.index + first}, and up to {seed.largest} on others. It counts as a complete annotation: the object is cut "
             "down to it there. Erase it, if it was painted by mistake."
         )
 
@@ -244,7 +247,7 @@ def _write(
 ) -> list[Written]:
     """Write all files: the labels first, the report, which lists what was written, last."""
     from napari_slmsam2.io import named_labels, write_label_names
-    from napari_slmsam2.session.file import ImageSource, save_session
+    from napari_slmsam2.session.file import save_session
 
     force, done = options.force, list[Written]()
 
@@ -259,9 +262,7 @@ def _write(
         write_json(path, content, force=force)
 
     out, qc, saved, report = options.out, options.qc, options.session, options.report
-    source = ImageSource(
-        options.image, options.channel, options.time, options.image_number, options.stack
-    )
+    source = image_source(options)
     write(
         *("write_s", "--out", out),
         write=lambda: output.write(session.labels, image),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ def label_facts(session: SegmentationSession) -> dict[int, dict[str, Any]]:
     """
     import numpy as np
 
-    volume = session.volume
+    volume, start = session.volume, session.volume.first_slice
     counts = {label: np.zeros(volume.n_slices, int) for label in session.prompts.labels}
     for index in range(volume.n_slices):
         plane = np.asarray(session.labels[volume.slicer(index)])
@@ -43,12 +43,13 @@ def label_facts(session: SegmentationSession) -> dict[int, dict[str, Any]]:
     for label in sorted(counts):
         present = np.flatnonzero(counts[label])
         scores = [q.confidence for q in quality.get(label, {}).values() if q.area]
+        extent = session.prompts.extents.get(label)
         facts[label] = {
-            "seeds": list(session.prompts.seeds(label)),
-            "extent": session.prompts.extents.get(label),
+            "seeds": [index + start for index in session.prompts.seeds(label)],
+            "extent": None if extent is None else (extent[0] + start, extent[1] + start),
             "slices": len(present),
-            "first": int(present[0]) if len(present) else None,
-            "last": int(present[-1]) if len(present) else None,
+            "first": int(present[0]) + start if len(present) else None,
+            "last": int(present[-1]) + start if len(present) else None,
             "voxels": int(counts[label].sum()),
             "mean_confidence": float(np.mean(scores)) if scores else None,
         }
@@ -108,7 +109,8 @@ def suggestions(session: SegmentationSession) -> list[Suggestion]:
         Suggestion(s.label, s.index, 1.0, f"annotation of {plural(s.voxels, 'voxel')} only")
         for s in find_stray_seeds(session.prompts)
     ]
-    return [*stray, *session.suggestions()]
+    first = session.volume.first_slice
+    return [replace(one, index=one.index + first) for one in (*stray, *session.suggestions())]
 
 
 def plural(count: int, noun: str) -> str:
@@ -132,7 +134,7 @@ def session_report(session: SegmentationSession) -> dict[str, Any]:
     quality = session.quality
     for label, facts in label_facts(session).items():
         scores = {
-            str(index): {**asdict(q), "confidence": q.confidence}
+            str(index + session.volume.first_slice): {**asdict(q), "confidence": q.confidence}
             for index, q in sorted(quality.get(label, {}).items())
         }
         labels[str(label)] = {**facts, "quality": scores}

@@ -88,10 +88,12 @@ class LabelsOutput:
     path : Path
     force : bool
         Whether an existing file may be replaced.
+    crop : bool
+        See `napari_slmsam2.io.write_labels`.
     """
 
-    def __init__(self, path: Path, *, force: bool) -> None:
-        self._path, self._force = path, force
+    def __init__(self, path: Path, *, force: bool, crop: bool = False) -> None:
+        self._path, self._force, self._crop = path, force, crop
         self._stream: LabelStream | None = None
 
     def __enter__(self) -> Self:
@@ -108,7 +110,9 @@ class LabelsOutput:
 
         if not format_to_write(self._path).is_written_in_blocks:
             return None
-        self._stream = LabelStream(self._path, image, highest=highest, overwrite=self._force)
+        self._stream = LabelStream(
+            self._path, image, highest=highest, overwrite=self._force, crop=self._crop
+        )
         return self._stream.labels
 
     def write(self, labels: Any, image: LoadedImage) -> Path:
@@ -117,7 +121,7 @@ class LabelsOutput:
 
         if self._stream is not None and labels is self._stream.labels:
             return self._stream.finish()
-        return write_labels(self._path, labels, image, overwrite=self._force)
+        return write_labels(self._path, labels, image, overwrite=self._force, crop=self._crop)
 
 
 def rescue_labels(out: Path, labels: Any, image: LoadedImage) -> Path | None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_slmsam2.cli._console import log, show_note
+from napari_slmsam2.cli._inputs import image_source
 from napari_slmsam2.core.errors import ConfigError
 from napari_slmsam2.core.prompts import PromptSet
-from napari_slmsam2.session.file import ImageSource, load_session, save_session
+from napari_slmsam2.session.file import load_session, save_session
 from napari_slmsam2.session.session import SegmentationSession
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def load_kept_run(
 
 def keep_run(session: SegmentationSession, path: Path, options: PropagateOptions) -> None:
     """Write the session of an interrupted run with its state."""
-    source = ImageSource(options.image, options.channel, options.time)
+    source = image_source(options)
     save_session(session, path, image=source, with_state=True, overwrite=True)
 
 

@@ -65,7 +65,10 @@ def load_model(session: SegmentationSession) -> None:
 
 
 def follow(
-    events: Iterator[PropagationEvent], should_stop: Callable[[], bool], title: str
+    events: Iterator[PropagationEvent],
+    should_stop: Callable[[], bool],
+    title: str,
+    first_slice: int = 0,
 ) -> Outcome:
     """Run to the end, to a request to stop, or to an error, which `Outcome` keeps.
 
@@ -76,6 +79,8 @@ def follow(
     should_stop : callable
     title : str
         Of the progress bar.
+    first_slice : int
+        The number of the first slice, in records.
     """
     from napari_slmsam2.core.errors import SlmSam2Error
     from napari_slmsam2.core.events import (
@@ -98,7 +103,7 @@ def follow(
                 if isinstance(event, SliceSegmented):
                     outcome.slices.add(event.index)
                     outcome.visits += 1
-                    print_record(_slice_record(event, time.perf_counter() - began))
+                    print_record(_slice_record(event, time.perf_counter() - began, first_slice))
                 elif isinstance(event, FellBack):
                     outcome.notes.append(event.message)
                     forget_last_model()
@@ -114,12 +119,12 @@ def follow(
     return outcome
 
 
-def _slice_record(event: SliceSegmented, seconds: float) -> dict[str, Any]:
+def _slice_record(event: SliceSegmented, seconds: float, first_slice: int) -> dict[str, Any]:
     """A line of ``--progress json``."""
     left = event.seconds_left
     return {
         "event": "slice",
-        "slice": event.index,
+        "slice": event.index + first_slice,
         "final": event.final,
         "done": event.done,
         "total": event.total,

@@ -12,6 +12,7 @@ from napari_slmsam2.cli._options import (
     ALL_TIMES,
     Axis,
     Channel,
+    Crop,
     Device,
     Extent,
     FileChannel,
@@ -21,11 +22,13 @@ from napari_slmsam2.cli._options import (
     Force,
     ImageNumber,
     LabelSlice,
+    Level,
     LogFile,
     ModelsFolder,
     Out,
     ProgressFormat,
     Quiet,
+    Roi,
     SliceRange,
     Stack,
     TrustVoxels,
@@ -50,6 +53,10 @@ One annotated slice, everything else by itself:
 Label 1 reaches from slice 20 to slice 61, label 2 is not on slice 40:
 
   napari-slmsam2 propagate ct.nii seeds.nii -o out.nii --extent 1:20:61 --absent 2:40
+
+A part of a large image at half its resolution, written slice by slice:
+
+  napari-slmsam2 propagate em.ome.zarr seeds.ome.zarr -o out.ome.zarr --level 1 --roi 0:200,:,300:812
 
 On a cluster that may end the job: the same command continues it
 
@@ -125,6 +132,9 @@ class PropagateOptions:
             help="Fill these slices only.",
         ),
     ] = None
+    level: Level = 0
+    roi: Roi = None
+    crop: Crop = False
     image_number: ImageNumber = None
     channel: Channel = None
     time: Annotated[

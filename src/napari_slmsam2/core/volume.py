@@ -30,6 +30,8 @@ class Volume:
         Voxel indices to world coordinates, where the file has one.
     name : str
         For messages.
+    start : tuple of int
+        The voxel of the whole image at which a part of it begins.
     """
 
     data: Any
@@ -38,6 +40,7 @@ class Volume:
     unit: str = "pixel"
     affine: npt.NDArray[np.float64] | None = None
     name: str = "image"
+    start: tuple[int, int, int] = (0, 0, 0)
 
     def __post_init__(self) -> None:
         shape = tuple(getattr(self.data, "shape", ()))
@@ -69,6 +72,11 @@ class Volume:
     def n_slices(self) -> int:
         """Number of slices along the propagation axis."""
         return self.shape[self.axis]
+
+    @property
+    def first_slice(self) -> int:
+        """The number, in the whole image, of the first slice."""
+        return self.start[self.axis]
 
     @property
     def slice_shape(self) -> tuple[int, int]:

@@ -87,9 +87,9 @@ class Metadata:
         return str(self.image.get("name") or "")
 
     @property
-    def finest(self) -> str:
-        """The path of the array of the finest level."""
-        return str(self.image["datasets"][0]["path"])
+    def levels(self) -> list[str]:
+        """The paths of the arrays of all levels, the finest first."""
+        return [str(level["path"]) for level in self.image["datasets"]]
 
     def template(self, n_dims: int) -> dict[str, Any]:
         """What `label_attributes` keeps of the image."""
@@ -109,7 +109,7 @@ class Metadata:
         roles = "".join(_role(axis) for axis in self.axes)
         return name_axes(roles, [axis.get("name") for axis in self.axes], "zyx")
 
-    def geometry(self, n_dims: int) -> Geometry:
+    def geometry(self, n_dims: int, level: int = 0) -> Geometry:
         """Spacing and origin in one unit, that of the last axis, and the time axis."""
         letters = self.letters(n_dims)
         spatial = [i for i, letter in enumerate(letters) if letter in "xyz"]
@@ -117,7 +117,7 @@ class Metadata:
             return Geometry()
         units = [unit_name(self.axes[i].get("unit")) for i in spatial]
         unit, factors = common_unit(units)
-        scale, translation = self._placement(n_dims)
+        scale, translation = self._placement(n_dims, level)
         first, second, third = (float(scale[i]) * f for i, f in zip(spatial, factors, strict=True))
         origin = None
         if translation is not None:
@@ -133,11 +133,11 @@ class Metadata:
         return Geometry((first, second, third), unit, origin=origin, time=time)
 
     def _placement(
-        self, n_dims: int
+        self, n_dims: int, level: int
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64] | None]:
         """Scale and, if there is one, translation: first those of the level, then of the image."""
         scale, translation = np.ones(n_dims), None
-        for owner in (self.image["datasets"][0], self.image):
+        for owner in (self.image["datasets"][level], self.image):
             for step in owner.get("coordinateTransformations", ()):
                 if step.get("type") == "scale":
                     factor = np.array(step["scale"], np.float64)

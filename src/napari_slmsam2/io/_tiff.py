@@ -18,7 +18,7 @@ import tifffile
 from napari_slmsam2.core.errors import OutputError, VolumeError
 from napari_slmsam2.io.geometry import Geometry, TimeAxis
 from napari_slmsam2.io.raw import LABELS_MARK, ArrayLike, RawImage, check_size, raw_array
-from napari_slmsam2.io.selection import Selection, choose_image
+from napari_slmsam2.io.selection import Selection, choose_image, choose_level
 from napari_slmsam2.io.units import (
     IN_SECONDS,
     OME_SYMBOLS,
@@ -75,9 +75,14 @@ def read(path: Path, selection: Selection) -> RawImage:
     try:
         _check_directories(tif, path)
         number = choose_image(str(path), selection, _series_names(tif))
-        series = tif.series[number]
+        finest = tif.series[number]
+        shapes = [level.shape for level in finest.levels]
+        series = finest.levels[choose_level(str(path), selection, shapes)]
         axes, shape = _dimensions(series)
         geometry, template = _voxel_size(tif, number)
+        if selection.level:
+            template = {"flavour": "ome"}
+            geometry = _of_level(geometry, _dimensions(finest), (axes, shape))
         data, keep_open = _data(tif, series, shape, path)
         names = _ome_channel_names(tif, number) if tif.is_ome else ()
         marked = _description(tif, number) == LABELS_MARK
@@ -96,6 +101,25 @@ def read(path: Path, selection: Selection) -> RawImage:
     if raw.order == "zyx":
         return raw
     return replace(raw, geometry=geometry.reordered("zyx", raw.order))
+
+
+def _of_level(
+    geometry: Geometry, finest: tuple[str, tuple[int, ...]], level: tuple[str, tuple[int, ...]]
+) -> Geometry:
+    """The geometry of a level, from the axes and shapes of the finest one and its own.
+
+    Sizes that are no multiple are those of a whole factor, rounded up or down.
+    """
+    spacing = []
+    sizes = dict(zip(_letters(*finest), finest[1], strict=True))
+    coarse = dict(zip(_letters(*level), level[1], strict=True))
+    for axis, step in zip("zyx", geometry.spacing, strict=True):
+        fine, few = sizes.get(axis, 1), coarse.get(axis, 1)
+        whole = round(fine / few)
+        is_whole = whole > 0 and few in (fine // whole, -(-fine // whole))
+        spacing.append(step * (whole if is_whole else fine / few))
+    z, y, x = spacing
+    return replace(geometry, spacing=(z, y, x))
 
 
 def images(path: Path) -> tuple[str, ...]:

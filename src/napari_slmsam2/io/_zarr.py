@@ -13,16 +13,17 @@ from napari_slmsam2.io import _ngff
 from napari_slmsam2.io.chunked_array import ChunkedArray
 from napari_slmsam2.io.geometry import default_axes, name_axes
 from napari_slmsam2.io.raw import RawImage
-from napari_slmsam2.io.selection import Selection, choose_image
+from napari_slmsam2.io.selection import Selection, choose_image, choose_level
 
 _ROLES = {"z": "s", "y": "s", "x": "s", "c": "c", "channel": "c", "t": "t", "time": "t"}
 
 
 def read(path: Path, selection: Selection) -> RawImage:
-    """Open an array, or the finest level of an OME-Zarr image, lazily."""
+    """Open an array, or one level of an OME-Zarr image, lazily."""
     node: Any = zarr.open(str(path), mode="r")
     if isinstance(node, zarr.Array):
         choose_image(str(path), selection, ("",))
+        choose_level(str(path), selection, [node.shape])
         axes, named = _letters(node)
         return RawImage(ChunkedArray(node), axes, "Zarr", named=named)
     found = _images(node)
@@ -35,12 +36,14 @@ def read(path: Path, selection: Selection) -> RawImage:
             hint="Give the path of the array within it.",
         )
     place, metadata = found[choose_image(str(path), selection, _names(found))]
-    data: Any = node[f"{place}{metadata.finest}"]
+    arrays: list[Any] = [node[f"{place}{name}"] for name in metadata.levels]
+    level = choose_level(str(path), selection, [array.shape for array in arrays])
+    data = arrays[level]
     return RawImage(
         ChunkedArray(data),
         metadata.letters(data.ndim),
         "OME-Zarr",
-        geometry=metadata.geometry(data.ndim),
+        geometry=metadata.geometry(data.ndim, level),
         template=metadata.template(data.ndim),
         channel_names=metadata.channel_names,
         label_tables=(metadata.table,) if metadata.table else (),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from napari_slmsam2.core.errors import GridMismatchError, SlmSam2Warning
 from napari_slmsam2.io.chunked_array import ChunkedArray, compressed_labels
 from napari_slmsam2.io.geometry import Geometry, transposition
 from napari_slmsam2.io.images import LoadedImage
+from napari_slmsam2.io.region import Region
 from napari_slmsam2.io.units import IN_MM
 
 GRID_TOLERANCE = 0.05
@@ -40,12 +41,22 @@ class Alignment:
         Place of its first voxel in the image, third.
     shape : tuple of int
         Of the image.
+    is_cut : bool
+        Whether labels outside of the image are left out instead of refused.
     """
 
     axes: tuple[int, int, int]
     flipped: tuple[bool, bool, bool]
     offset: tuple[int, int, int]
     shape: tuple[int, int, int]
+    is_cut: bool = False
+
+    def within(self, region: Region) -> Alignment:
+        """The alignment of the labels with a part of the image; labels beside it are left out."""
+        shape = [stop - start for start, stop in zip(region.start, region.stop, strict=True)]
+        i, j, k = (o - start for o, start in zip(self.offset, region.start, strict=True))
+        a, b, c = shape
+        return replace(self, offset=(i, j, k), shape=(a, b, c), is_cut=True)
 
     def apply(self, labels: Any, what: str) -> Any:
         """The labels on the grid of the image; nothing where the file has no voxels.
@@ -81,7 +92,7 @@ class Alignment:
         result, lost = make(self.shape, dtype=labels.dtype), 0
         for start in range(0, labels.shape[along], step):
             lost += self._place(labels, along, start, step, result)
-        if lost:
+        if lost and not self.is_cut:
             raise GridMismatchError(
                 what, f"{lost} labelled voxels lie outside the image",
                 expected=f"voxels (0, 0, 0) to {tuple(n - 1 for n in self.shape)}",
@@ -130,6 +141,8 @@ def align(image: LoadedImage, labels: LoadedImage, *, trust_voxels: bool = False
     Parameters
     ----------
     image, labels : LoadedImage
+        Labels of a part of an image (``image.region``) may have the shape of the part or of the
+        whole image.
     trust_voxels : bool
         Ignore what the files specify about the place and the size of voxels: arrays of the same
         shape line up.
@@ -144,6 +157,11 @@ def align(image: LoadedImage, labels: LoadedImage, *, trust_voxels: bool = False
     SlmSam2Warning
         Labels were reordered, or the order of the axes of an array without names is a guess.
     """
+    if image.whole is not None and image.region is not None:
+        by_shape = transposition(labels.order, image.order)
+        if tuple(labels.volume.shape[i] for i in by_shape) != image.volume.shape:
+            on_whole = align(image.whole, labels, trust_voxels=trust_voxels)
+            return on_whole.within(image.region)
     name = f"{labels.path} on {image.path}"
     by_name = _transposed(image.order, labels.order)
     shape = tuple(labels.volume.shape[i] for i in by_name)

@@ -36,6 +36,8 @@ class FileFormat:
         Suffixes, lower case.
     described : bool
         Whether ``write`` takes names and colours of the labels as well.
+    has_levels : bool
+        Whether files may hold an image at several resolutions.
     is_written_in_blocks : bool
         Whether labels are written with `napari_slmsam2.io.label_stream` instead of ``write``.
     """
@@ -47,6 +49,7 @@ class FileFormat:
     writable: tuple[str, ...]
     described: bool = False
     is_written_in_blocks: bool = False
+    has_levels: bool = False
 
     def load(self, path: Path) -> Any:
         """The module.
@@ -65,7 +68,19 @@ class FileFormat:
             ) from error  # fmt: skip
 
     def read(self, path: Path, selection: Selection) -> RawImage:
-        """Open one image of a file."""
+        """Open one image of a file.
+
+        Raises
+        ------
+        VolumeError
+            A resolution level was asked for, and the format has none.
+        """
+        if selection.level and not self.has_levels:
+            raise VolumeError(
+                str(path), "has one resolution level", expected="level 0, the only one",
+                found=f"level {selection.level}",
+                hint="Levels are read from OME-Zarr and pyramidal TIFF.",
+            )  # fmt: skip
         raw: RawImage = self.load(path).read(path, selection)
         return raw
 
@@ -99,11 +114,13 @@ FORMATS = (
     ),
     FileFormat("_nrrd", "pynrrd", "xyz", (".nrrd", ".nhdr"), (".nrrd", ".nhdr"),
                described=True),
-    FileFormat("_tiff", "tifffile", "zyx", (".tif", ".tiff", ".btf"), (".tif", ".tiff", ".btf")),
+    FileFormat("_tiff", "tifffile", "zyx", (".tif", ".tiff", ".btf"), (".tif", ".tiff", ".btf"),
+               has_levels=True),
     FileFormat("_arrays", "numpy", "zyx", (".npy",), (".npy",)),
     FileFormat("_dicom", "pydicom and highdicom", "zyx", (".dcm", ".dicom", ".ima"), (".dcm",),
                described=True),
-    FileFormat("_zarr", "zarr", "zyx", (".zarr",), (".zarr",), is_written_in_blocks=True),
+    FileFormat("_zarr", "zarr", "zyx", (".zarr",), (".zarr",), is_written_in_blocks=True,
+               has_levels=True),
 )  # fmt: skip
 DICOM = next(known for known in FORMATS if known.module == "_dicom")
 _HELD = {".seg.nrrd": "", ".dcm": "", ".mgh": "t", ".mgz": "t"}

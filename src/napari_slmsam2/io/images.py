@@ -23,6 +23,7 @@ from napari_slmsam2.core.volume import Volume, default_axis
 from napari_slmsam2.io.formats import DICOM, format_to_read
 from napari_slmsam2.io.geometry import Geometry
 from napari_slmsam2.io.raw import RawImage
+from napari_slmsam2.io.region import Region, crop
 from napari_slmsam2.io.selection import PickedVolume, Selection, pick_volume
 from napari_slmsam2.io.units import NO_UNIT
 
@@ -56,6 +57,10 @@ class LoadedImage:
         Whether the file or its format specifies which axis is which.
     label_table : LabelTable
         Names and colours of labels, where the file has some.
+    region : Region or None
+        The part of the file's image that this is.
+    whole : LoadedImage or None
+        The image that this is a part of.
     """
 
     volume: Volume
@@ -70,6 +75,13 @@ class LoadedImage:
     n_times: int = 1
     named: bool = True
     label_table: LabelTable = field(default_factory=LabelTable)
+    region: Region | None = None
+    whole: LoadedImage | None = None
+
+    @property
+    def whole_shape(self) -> tuple[int, int, int]:
+        """The shape of the image, of a part that of the image that it is a part of."""
+        return (self.whole or self).volume.shape
 
 
 def read_image(
@@ -80,6 +92,8 @@ def read_image(
     channel: int | str | None = None,
     time: int | None = None,
     stack: Literal["channel", "time"] | None = None,
+    level: int = 0,
+    roi: Sequence[slice] | None = None,
     option_prefix: str = "",
 ) -> LoadedImage:
     """Open a 3D image.
@@ -91,8 +105,8 @@ def read_image(
     Parameters
     ----------
     path : path-like, or sequence of path-like
-        NIfTI, MGH/MGZ, MINC, NRRD, TIFF, NPY, Zarr or OME-Zarr (the finest resolution level). A
-        folder of DICOM files, one file of a DICOM series, or a list of DICOM files.
+        NIfTI, MGH/MGZ, MINC, NRRD, TIFF, NPY, Zarr or OME-Zarr. A folder of
+        DICOM files, one file of a DICOM series, or a list of DICOM files.
     axis : int, optional
         Propagation axis, 0 to 2. Default: the one with the coarsest spacing; of equal ones the
         axis along which the file stacks slices.
@@ -105,6 +119,11 @@ def read_image(
     stack : {"channel", "time"}, optional
         Take the channels, or the time points, as the slices, for images whose slices were saved
         as such.
+    level : int
+        Resolution level of an OME-Zarr or a pyramidal TIFF, 0 for the finest.
+    roi : sequence of slice, optional
+        A part of the level, ``np.s_[10:60, :, 100:200]`` for instance: along the axes of the file,
+        in voxels of the level. Only its slices are read.
     option_prefix : str
         Of the command line options that messages name, ``"seeds-"`` for instance.
 
@@ -123,16 +142,18 @@ def read_image(
     SlmSam2Warning
         The header contradicts itself, or there are more data than it specifies.
     """
-    selection = Selection(image, channel, time, stack, option_prefix)
+    selection = Selection(image, channel, time, stack, option_prefix, level)
     if not isinstance(path, str | os.PathLike):
         files = [Path(file) for file in path]
         place = files[0].parent
         with explained(place):
             raw = read_dicom_files(files, selection)
-            return load_volume(raw, place, selection, axis)
+            found = load_volume(raw, place, selection, axis)
+            return found if roi is None else crop(found, roi)
     with explained(Path(path)):
         raw = format_to_read(Path(path)).read(Path(path), selection)
-        return load_volume(raw, Path(path), selection, axis)
+        found = load_volume(raw, Path(path), selection, axis)
+        return found if roi is None else crop(found, roi)
 
 
 def read_dicom_files(files: Sequence[Path], selection: Selection) -> RawImage:

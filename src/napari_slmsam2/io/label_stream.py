@@ -17,10 +17,12 @@ from napari_slmsam2.io._ngff import is_label_store
 from napari_slmsam2.io.chunked_array import ChunkedArray
 from napari_slmsam2.io.formats import format_to_write
 from napari_slmsam2.io.images import LoadedImage
-from napari_slmsam2.io.raw import Colours
+from napari_slmsam2.io.raw import Colours, IndexedView
 
 if TYPE_CHECKING:
     from napari_slmsam2.io.label_store import LabelStore
+
+LabelArray = ChunkedArray | IndexedView
 
 _MOST_DESCRIBED = 1024
 """More labels than these have been counted, not named: their colours are not chosen."""
@@ -43,13 +45,16 @@ class LabelStream:
         Whether an existing OME-Zarr of labels may be replaced.
     lead : mapping of {"t" or "c": int}, optional
         Sizes of the axes before the three of space, of a series.
+    crop : bool
+        Of a part of an image (``like.region``): whether the file holds the part, with its own
+        geometry, instead of the whole image with 0 outside of it.
 
     Attributes
     ----------
     store : LabelStore
         For writing in blocks, also from other processes.
-    labels : ChunkedArray
-        The labels, shape of the image, of which only the slabs in use are in memory; of a series
+    labels : ChunkedArray, or a view of one
+        The labels, shape of ``like``, of which only the slabs in use are in memory; of a series
         those of its first volume. A session that is made with them (``labels=``) writes finished
         slices to the disk.
 
@@ -69,6 +74,7 @@ class LabelStream:
         highest: int,
         overwrite: bool = False,
         lead: Mapping[str, int] | None = None,
+        crop: bool = False,
     ) -> None:
         target = format_to_write(Path(path))
         if not target.is_written_in_blocks:
@@ -79,6 +85,10 @@ class LabelStream:
         target.load(Path(path))
         from napari_slmsam2.io.label_store import LabelStore
 
+        # What the labels cover of the file.
+        self._part = None if crop or like.region is None else like.region.key
+        if self._part is not None and like.whole is not None:
+            like = like.whole
         self._like, self._lead = like, dict(lead or {})
         self._target = AtomicTarget(path, overwrite=overwrite, replaceable_folder=is_label_store)
         try:
@@ -95,7 +105,10 @@ class LabelStream:
         except BaseException:
             self._target.discard()
             raise
-        self.labels: ChunkedArray = self.store.labels()
+        self._labels = self.store.labels()
+        self.labels: LabelArray = self._labels
+        if self._part is not None:
+            self.labels = IndexedView(self._labels, self._part)
 
     def __enter__(self) -> Self:
         return self
@@ -114,6 +127,9 @@ class LabelStream:
         axis = self.store.axis
         for place in self._places():
             store, volume = self.store.at(place), labels[place] if place else labels
+            if self._part is not None:
+                self._fill_part(store, volume)
+                continue
             for block in store.blocks():
                 key: list[slice] = [slice(None)] * 3
                 key[axis] = slice(block.start, block.stop)
@@ -121,6 +137,16 @@ class LabelStream:
                 part = np.rint(part) if part.dtype.kind == "f" else part
                 with self._target.reported():
                     store.write(block.start, part.astype(store.dtype))
+
+    def _fill_part(self, store: LabelStore, volume: Any) -> None:
+        target = store.labels()
+        part, axis = IndexedView(target, self._part or ()), store.axis
+        for first in range(0, part.shape[axis], store.depth):
+            key: list[slice] = [slice(None)] * 3
+            key[axis] = slice(first, first + store.depth)
+            part[tuple(key)] = np.asarray(volume[tuple(key)])
+        with self._target.reported():
+            target.flush()
 
     def _places(self) -> Iterator[tuple[int, ...]]:
         """Indices of all volumes: of a single one, the empty tuple."""
@@ -146,8 +172,8 @@ class LabelStream:
         """
         like = self._like
         with self._target.reported():
-            self.labels.flush()
-            volumes = [self.labels]
+            self._labels.flush()
+            volumes = [self._labels]
             if self._lead:
                 volumes = [self.store.at(place).labels() for place in self._places()]
             table = described(
@@ -158,7 +184,7 @@ class LabelStream:
             geometry = like.geometry.reordered(like.order, order)
             self.store.finish(geometry, like.template, table, self._lead)
         path = self._target.commit()
-        self.store = self.store.moved(path, self.labels)
+        self.store = self.store.moved(path, self._labels)
         return path
 
     def discard(self) -> None:

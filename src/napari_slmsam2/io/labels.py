@@ -73,6 +73,7 @@ def read_label_map(
     channel: int | str | None = None,
     time: int | None = None,
     stack: Literal["channel", "time"] | None = None,
+    level: int | None = None,
     trust_voxels: bool = False,
     option_prefix: str = "",
     compressed: bool = False,
@@ -90,6 +91,9 @@ def read_label_map(
     image, channel, time, stack : optional
         Which volume of the file, see `read_image`. A layer of a ``.seg.nrrd`` is a channel, which
         has the names of its segments.
+    level : int, optional
+        Resolution level of labels with several. Default: the finest, or the level of the image
+        where the finest has another shape.
     trust_voxels : bool
         The arrays line up, whatever the files specify about the place of their voxels.
     option_prefix : str
@@ -112,9 +116,11 @@ def read_label_map(
         The labels were reordered, or taken at the time point of the image.
     """
     path = Path(path)
-    selection = Selection(image, channel, time, stack, option_prefix)
+    selection = Selection(image, channel, time, stack, option_prefix, level or 0)
     with explained(path):
         raw = format_to_read(path).read(path, selection)
+        if level is None and like is not None and like.selection.level:
+            raw, selection = _at_level_of(like, raw, path, selection)
         selection = selection if like is None else _followed(raw, path, selection, like)
         return labels_of(
             raw, path, selection, like, trust_voxels=trust_voxels, compressed=compressed
@@ -149,6 +155,21 @@ def label_series_of(raw: RawImage, path: Path, selection: Selection) -> LabelMap
     return replace(maps[0], array=np.stack([labels.array for labels in maps]))
 
 
+def _at_level_of(
+    like: LoadedImage, raw: RawImage, path: Path, selection: Selection
+) -> tuple[RawImage, Selection]:
+    """The labels at the resolution level of the image, unless the finest one has its shape."""
+    grids = [image.volume.shape for image in (like, like.whole) if image is not None]
+    shape = tuple(n for n, axis in zip(raw.data.shape, raw.axes, strict=True) if axis in "xyz")
+    if sorted(shape) in [sorted(grid) for grid in grids]:
+        return raw, selection
+    coarser = replace(selection, level=like.selection.level)
+    try:
+        return format_to_read(path).read(path, coarser), coarser
+    except VolumeError:  # It has no such level; the shapes are compared next.
+        return raw, selection
+
+
 def _followed(raw: RawImage, path: Path, selection: Selection, like: LoadedImage) -> Selection:
     """The selection, with the time point and the stack of the image where labels have the same."""
     shape = dict(zip(raw.axes, raw.data.shape, strict=False))
@@ -177,6 +198,7 @@ def write_labels(
     colours: Colours | None = None,
     table: LabelTable | None = None,
     lead: str | None = None,
+    crop: bool = False,
 ) -> Path:
     """Write a label volume, or a series of them, on the grid of its image.
 
@@ -204,6 +226,9 @@ def write_labels(
     lead : {"", "t", "c", "tc", "ct"}, optional
         What the first axes are, where there are more than three. Default: ``t`` for one, ``tc`` for
         two. Time points keep the step, the unit and the start of the image's time axis.
+    crop : bool
+        Of the labels of a part of an image (``like.region``): whether the file holds the part, with
+        its own geometry, instead of the whole image with 0 outside of it.
 
     Returns
     -------
@@ -234,10 +259,16 @@ def write_labels(
         sizes = dict(zip(lead, array.shape, strict=False))
         places = np.ndindex(*sizes.values())
         highest = max(_highest(array[x] if x else array, path, like.volume) for x in places)
-        with LabelStream(path, like, highest=highest, overwrite=overwrite, lead=sizes) as stream:
+        with LabelStream(
+            path, like, highest=highest, overwrite=overwrite, lead=sizes, crop=crop
+        ) as stream:
             stream.fill(array)
             return stream.finish(table=table, colours=colours)
     array = _smallest(_whole(np.asarray(array), str(path), {}))
+    if like.whole is not None and like.region is not None and not crop:
+        part, region, like = array, like.region, like.whole
+        array = np.zeros((*part.shape[:-3], *like.volume.shape), part.dtype)
+        array[(..., *region.key)] = part
     geometry, options = like.geometry, dict[str, Any]()
     if target.described:
         options["table"] = described(array, table or like.label_table, colours)

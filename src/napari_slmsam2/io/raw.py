@@ -185,6 +185,11 @@ class IndexedView:
         """The view in memory."""
         return np.array(self[...])
 
+    def astype(self, dtype: npt.DTypeLike) -> IndexedView:
+        """The same view of a copy of the data in another dtype."""
+        data: Any = self.data
+        return IndexedView(data.astype(dtype), self.fixed, self.name)
+
     def _full(self, key: Any) -> tuple[Any, ...]:
         """The index into the data."""
         keys = key if isinstance(key, tuple) else (key,)

@@ -32,6 +32,8 @@ class Selection:
         Take the channels, or the time points, as the slices of the volume.
     prefix : str
         Of the command line options that messages name, ``"seeds-"`` for instance.
+    level : int
+        Resolution level, 0 for the finest.
     """
 
     image: int | str | None = None
@@ -39,6 +41,7 @@ class Selection:
     time: int | None = None
     stack: Literal["channel", "time"] | None = None
     prefix: str = ""
+    level: int = 0
 
     def advice(self, option: str, value: object = "N") -> str:
         """How an option is given, on the command line and in Python."""
@@ -229,6 +232,31 @@ def choose_image(what: str, selection: Selection, names: Sequence[str]) -> int:
     if len(names) == 1 and selection.image not in (None, 0, "0", names[0]):
         raise VolumeError(what, "has only one image", found=f"image {selection.image}")
     return _choose(what, "image", selection, len(names), names)
+
+
+def choose_level(what: str, selection: Selection, shapes: Sequence[Sequence[int]]) -> int:
+    """The number of the resolution level that the options name.
+
+    Parameters
+    ----------
+    what : str
+        The file, for messages.
+    selection : Selection
+    shapes : sequence of tuple of int
+        Of all levels, the finest first.
+
+    Raises
+    ------
+    VolumeError
+        There is no such level; the message lists them.
+    """
+    if not 0 <= selection.level < len(shapes):
+        listed = [f"{i} ({' x '.join(map(str, shape))})" for i, shape in enumerate(shapes)]
+        raise VolumeError(
+            what, "has no such resolution level", expected=", ".join(listed),
+            found=f"level {selection.level}",
+        )  # fmt: skip
+    return selection.level
 
 
 def _choose(

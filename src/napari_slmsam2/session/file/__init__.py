@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -94,6 +94,8 @@ class ImageSource:
     time : int or None
     image : int or str or None
     stack : {"channel", "time"} or None
+    level : int
+    roi : sequence of slice or None
         See `napari_slmsam2.io.read_image`.
     """
 
@@ -102,6 +104,8 @@ class ImageSource:
     time: int | None = None
     image: int | str | None = None
     stack: Literal["channel", "time"] | None = None
+    level: int = 0
+    roi: Sequence[slice] | None = None
 
 
 def save_session(
@@ -148,6 +152,7 @@ def save_session(
             "axis": volume.axis,
             "spacing": list(volume.spacing),
             "unit": volume.unit,
+            "start": list(volume.start),
         },
         "image": None if image is None else _describe_source(image, Path(path)),
         "window": session.window.to_dict(),
@@ -334,6 +339,8 @@ def _describe_source(image: ImageSource, path: Path) -> dict[str, Any]:
         "time": image.time,
         "image": image.image,
         "stack": image.stack,
+        "level": image.level,
+        "roi": None if image.roi is None else [[side.start, side.stop] for side in image.roi],
     }
 
 
@@ -354,9 +361,16 @@ def _open_image(
         source = {"channel": None, "time": None, "sha256": None}
     place = Path(image) if image is not None else _find_image(source, path)
     axis = content["volume"]["axis"]
-    # Files of earlier versions have no image and no stack.
+    # Files of earlier versions have no image, no stack, no level and no region.
     chosen = {name: source.get(name) for name in ("image", "channel", "time", "stack")}
-    loaded = read_image(place, axis=axis, **chosen)
+    roi = source.get("roi")
+    loaded = read_image(
+        place,
+        axis=axis,
+        level=int(source.get("level", 0)),
+        roi=None if roi is None else [slice(*ends) for ends in roi],
+        **chosen,
+    )
     _check_volume(content["volume"], loaded.volume, path)
     if source["sha256"] is not None and place.is_file():
         found = _sha256(place)
@@ -386,6 +400,15 @@ def _find_image(source: Mapping[str, Any], path: Path) -> Path:
 
 
 def _check_volume(saved: Mapping[str, Any], volume: Volume, path: Path) -> None:
+    # Files of earlier versions are of whole images.
+    start = tuple(saved.get("start", (0, 0, 0)))
+    if start != volume.start:
+        raise SessionFileError(
+            volume.name,
+            f"is another part of the image than that of the session {path}",
+            expected=f"a part from voxel {start}",
+            found=f"one from voxel {volume.start}",
+        )
     if tuple(saved["shape"]) != volume.shape:
         raise SessionFileError(
             volume.name,
