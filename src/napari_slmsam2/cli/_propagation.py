@@ -226,8 +226,9 @@ def _announce(options: PropagateOptions, image: LoadedImage, session: Segmentati
     for seed in find_stray_seeds(session.prompts):
         show_note(
             f"label {seed.label} has {plural(seed.voxels, 'voxel')} on slice "
-            f"{seed.index + first}, and up to {seed.largest} on others. It counts as a complete annotation: the object is cut "
-            "down to it there. Erase it, if it was painted by mistake."
+            f"{seed.index + first}, and up to {seed.largest} on others. It counts as a complete "
+            "annotation: the object is cut down to it there. Erase it, if it was painted by "
+            "mistake."
         )
 
 

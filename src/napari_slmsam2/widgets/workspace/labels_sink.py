@@ -79,7 +79,12 @@ class LabelsSink:
                 ) from error
 
     def widen(self, label: int) -> bool:
-        """Give the layer a dtype that holds a label; False where it had one already."""
+        """Give the layer a dtype that holds a label; False where it had one already.
+
+        The dtype of an array that is not in memory (a Zarr array) cannot change.
+        """
+        if not isinstance(self.layer.data, np.ndarray):
+            return False
         if label <= np.iinfo(self.layer.data.dtype).max:
             return False
         dtype = np.promote_types(self.layer.data.dtype, np.min_scalar_type(label))
@@ -117,7 +122,10 @@ class LabelsSink:
         rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
         if not len(rows):
             return
-        self.widen(int(plane.max()))
+        highest = int(plane.max())
+        self.widen(highest)
+        if highest > np.iinfo(self.layer.data.dtype).max:
+            raise ValueError(f"label {highest} does not fit {self.layer.data.dtype}")
         bbox = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
         self.layer.data[self.view.slice_key(index, bbox)] = plane[bbox].astype(
             self.layer.data.dtype

@@ -18,6 +18,7 @@ from qtpy.QtCore import QObject, Signal
 from napari_slmsam2.core.errors import GridMismatchError, PromptError, SlmSam2Error, VolumeError
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.io.chunked_array import compressed_labels
 from napari_slmsam2.io.layer_grid import table_of
 from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.session.checking import accept_slice
@@ -166,7 +167,7 @@ class Workspace(QObject):
         """
         here, annotation = self.labels, self.annotation
         unedited = here is not None and annotation is not None and not len(annotation.prompts)
-        if here is not None and unedited and not np.asarray(here.data).any():
+        if here is not None and unedited and not any(np.any(x) for x in here.data):
             here.name = name
             return here
         layer = self.add_labels()
@@ -261,8 +262,7 @@ class Workspace(QObject):
         if self._view not in stacks:
             labels, view = self.labels, self._view
             if labels not in self._accepted:
-                array = np.zeros(labels.data.shape, labels.data.dtype)
-                self._accepted[labels] = SharedLabels(array)
+                self._accepted[labels] = SharedLabels(_blank_like(labels.data, view.layer_axis))
                 self._accepted[labels].table = table_of(labels.metadata)
             annotation = Annotation(
                 make_volume(self.image, view),
@@ -495,6 +495,13 @@ class Workspace(QObject):
                 self.stack.sink.flush()
         finally:
             self.seeds_changed.emit()
+
+
+def _blank_like(data: Any, axis: int) -> Any:
+    """Labels of zeros: compressed where those of the layer are not in memory either."""
+    if type(data) is np.ndarray:
+        return np.zeros(data.shape, data.dtype)
+    return compressed_labels(data.shape, data.dtype, axis)
 
 
 def _same_size(one: Volume, other: Volume) -> bool:
