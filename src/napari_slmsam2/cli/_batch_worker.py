@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import threading
 from contextlib import redirect_stderr, redirect_stdout
@@ -22,6 +23,7 @@ def run_job(job: Job) -> JobResult:
             return run_timed(job, partial(run_recorded, execute=execute))
         finally:
             forget_stop()
+            gc.collect()  # arrays of this job would add to the memory of the next one
 
 
 def stop_job() -> None:
