@@ -140,6 +140,8 @@ class PanelView(ClosingWidget):
             "Slices that you annotated, to jump to or to delete.",
             column(self.seeds, self.delete_seed),
         )
+        following = row(self.next_button, self.accept_button)
+        following.setStretch(0, 2)
         settings = column(form(("Device", self.model.devices)), self.settings)
         return [
             self.recovery,
@@ -165,7 +167,7 @@ class PanelView(ClosingWidget):
             group(
                 "Quality",
                 self.strip,
-                row(self.next_button, self.accept_button),
+                following,
                 self.checked,
                 self.hint,
                 self.one_label,
