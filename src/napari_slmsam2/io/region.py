@@ -109,7 +109,7 @@ def crop(image: LoadedImage, roi: Sequence[slice]) -> LoadedImage:
         affine=geometry.affine,
         start=region.start,
     )
-    template = _cropped_template(image.template, geometry)
+    template = _cropped_template(image.template, region)
     return replace(
         image, volume=part, geometry=geometry, template=template, region=region, whole=image
     )
@@ -125,17 +125,20 @@ def cropped_geometry(geometry: Geometry, region: Region) -> Geometry:
     return replace(geometry, affine=affine, origin=(i, j, k) if affine is None else None)
 
 
-def _cropped_template(template: Any, geometry: Geometry) -> Any:
+def _cropped_template(template: Any, region: Region) -> Any:
     """The template where it does not hold the place of the first voxel, or with another place."""
     if isinstance(template, dict):
         return template if {"ngff", "flavour"} & template.keys() else None
-    if geometry.affine is None or not hasattr(template, "set_sform"):
-        return template if hasattr(template, "set_sform") else None
+    if not hasattr(template, "set_sform"):
+        return None
     header = template.copy()
     # The transforms of a header may differ; each one that is set moves by the same voxels.
-    for name in ("sform", "qform"):
-        code = int(header[f"{name}_code"])
-        if code > 0:
-            options = {"strip_shears": True} if name == "qform" else {}
-            getattr(header, f"set_{name}")(geometry.affine, code, **options)
+    if int(header["sform_code"]) > 0:
+        sform = header.get_sform()
+        for row, place in zip("xyz", sform[:3, :3] @ region.start + sform[:3, 3], strict=True):
+            header[f"srow_{row}"][3] = place
+    if int(header["qform_code"]) > 0:
+        qform = header.get_qform()
+        for row, place in zip("xyz", qform[:3, :3] @ region.start + qform[:3, 3], strict=True):
+            header[f"qoffset_{row}"] = place
     return header
