@@ -162,3 +162,37 @@ def test_a_part_that_is_empty_or_outside_is_refused(tmp_path, roi):
         VolumeError, match=r"does not hold the region.*x 0:12 x y 0:40 x z 0:36; found"
     ):
         read_image(path, roi=roi)
+
+
+def test_each_transform_of_a_header_keeps_its_place(tmp_path):
+    path, data = scan(tmp_path)
+    scanner = np.diag([-1.0, -1.0, 1.0, 1.0] * np.linalg.norm(OBLIQUE[:, :4], axis=0))
+    scanner[:, 3] = 50, 60, 70, 1
+    image = nib.Nifti1Image(data, OBLIQUE)
+    image.set_sform(OBLIQUE, 4)
+    image.set_qform(scanner, 1)
+    image.to_filename(path)
+    with pytest.warns(UserWarning, match="place the voxels"):
+        part = read_image(path, roi=np.s_[2:9, 4:, 10:30])
+    labels = np.ones(part.volume.shape, np.uint8)
+    header = nib.load(write_labels(tmp_path / "out.nii", labels, part, crop=True)).header
+    for affine, found in ((OBLIQUE, header.get_sform()), (scanner, header.get_qform())):
+        np.testing.assert_allclose(found[:3, 3], (affine @ [2, 4, 10, 1])[:3], rtol=1e-5)
+        np.testing.assert_allclose(found[:3, :3], affine[:3, :3], atol=1e-5)
+
+
+def test_labels_that_are_not_exact_are_rounded_in_a_part(tmp_path):
+    image = read_image(pyramid(tmp_path / "image.zarr"), roi=np.s_[3:9, 4:, :10])
+    out = write_labels(tmp_path / "out.ome.zarr", np.full(image.volume.shape, 2.9995), image)
+    assert set(np.unique(read_labels(out, image))) == {3}
+
+
+@pytest.mark.parametrize("trust_voxels", [False, True])
+@pytest.mark.filterwarnings("ignore:.*its axes have no names")
+def test_seeds_without_axes_may_have_the_order_of_the_part(tmp_path, trust_voxels):
+    path, data = scan(tmp_path)
+    image = read_image(path, roi=np.s_[2:9, :, 10:30])
+    seeds = (data[2:9, :, 10:30] > 500).astype(np.uint8)
+    np.save(tmp_path / "seeds.npy", seeds)
+    found = read_labels(tmp_path / "seeds.npy", image, trust_voxels=trust_voxels)
+    np.testing.assert_array_equal(found, seeds)

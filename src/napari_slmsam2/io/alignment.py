@@ -158,8 +158,11 @@ def align(image: LoadedImage, labels: LoadedImage, *, trust_voxels: bool = False
         Labels were reordered, or the order of the axes of an array without names is a guess.
     """
     if image.whole is not None and image.region is not None:
-        by_shape = transposition(labels.order, image.order)
-        if tuple(labels.volume.shape[i] for i in by_shape) != image.volume.shape:
+        by_name = _transposed(image.order, labels.order)
+        shapes = [tuple(labels.volume.shape[i] for i in by_name)]
+        if trust_voxels or not labels.named:
+            shapes.append(labels.volume.shape)
+        if image.volume.shape not in shapes:
             on_whole = align(image.whole, labels, trust_voxels=trust_voxels)
             return on_whole.within(image.region)
     name = f"{labels.path} on {image.path}"

@@ -133,8 +133,7 @@ class LabelStream:
             for block in store.blocks():
                 key: list[slice] = [slice(None)] * 3
                 key[axis] = slice(block.start, block.stop)
-                part = np.asarray(volume[tuple(key)])
-                part = np.rint(part) if part.dtype.kind == "f" else part
+                part = _rounded(volume[tuple(key)])
                 with self._target.reported():
                     store.write(block.start, part.astype(store.dtype))
 
@@ -144,7 +143,7 @@ class LabelStream:
         for first in range(0, part.shape[axis], store.depth):
             key: list[slice] = [slice(None)] * 3
             key[axis] = slice(first, first + store.depth)
-            part[tuple(key)] = np.asarray(volume[tuple(key)])
+            part[tuple(key)] = _rounded(volume[tuple(key)])
         with self._target.reported():
             target.flush()
 
@@ -190,6 +189,12 @@ class LabelStream:
     def discard(self) -> None:
         """Remove what was written, if it was not finished."""
         self._target.discard()
+
+
+def _rounded(labels: Any) -> npt.NDArray[Any]:
+    """Labels that may be floats, which need not be exact, as whole numbers."""
+    array: npt.NDArray[Any] = np.asarray(labels)
+    return np.rint(array) if array.dtype.kind == "f" else array
 
 
 def described(labels: Iterable[Any], table: LabelTable, colours: Colours | None) -> LabelTable:
