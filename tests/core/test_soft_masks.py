@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -119,3 +122,19 @@ def test_where_the_disk_is_full_logits_stay_in_memory(monkeypatch):
         soft.put(*key, logits)
     for key, logits in masks.items():
         np.testing.assert_array_equal(soft.get(*key) > 0, logits > 0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of the size of files")
+def test_what_is_in_the_file_is_read_also_when_the_disk_is_full():
+    import resource
+
+    store, contents = ByteStore(budget=100), [bytes([i]) * 60 for i in range(6)]
+    before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150, hard))
+    try:
+        held = [store.put(content) for content in contents]
+        found = [one.read() for one in held]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
+    assert found == contents
+    assert [one.is_spilled for one in held] == [True, True, False, False, False, False]

@@ -96,11 +96,13 @@ class ByteStore:
         """Write bytes to the end of the file; their place."""
         with self._lock:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(prefix="napari-slmsam2-")  # noqa: SIM115
+                # A buffer would hold what a full disk refused, and fail again when it is read.
+                self._file = tempfile.TemporaryFile(prefix="napari-slmsam2-", buffering=0)  # noqa: SIM115
                 weakref.finalize(self, self._file.close)
             place = self._file.seek(0, 2)
-            self._file.write(content)
-            self._file.flush()
+            left = memoryview(content)
+            while left:
+                left = left[self._file.write(left) :]
             return place
 
     def read(self, place: int, size: int) -> bytes:
