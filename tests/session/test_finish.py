@@ -21,7 +21,7 @@ from napari_slmsam2.session.finish import (
     remove_islands,
     smooth_between_slices,
 )
-from napari_slmsam2.session.label_edits import lock_labels
+from napari_slmsam2.session.label_edits import delete_labels, lock_labels
 from napari_slmsam2.session.session import SegmentationSession
 
 
@@ -174,6 +174,23 @@ def test_what_was_painted_since_the_preview_stays(annotation):
     annotation.take_edit(6, painted)
     apply_changes(annotation, changes)
     np.testing.assert_array_equal(annotation.plane(6), painted)
+
+
+def test_what_is_deleted_while_changes_are_searched_stays_deleted(annotation):
+    calls = []
+
+    def delete() -> bool:
+        """A person deletes label 7 when a change of label 1 on its slice is found."""
+        calls.append(1)
+        if len(calls) == 2:
+            delete_labels(annotation, [7])
+        return False
+
+    changes = find_changes(annotation, request(labels=(1, 2)), delete)
+    assert changes.labels == (1, 2)
+    apply_changes(annotation, changes)
+    assert not (stack(annotation) == 7).any()
+    assert not stack(annotation)[5, :, 20].any()
 
 
 def test_smoothing_leaves_other_labels_and_works_on_all(annotation):

@@ -233,6 +233,7 @@ def find_changes(
     """
     annotation.check_unlocked(request.labels)
     labels = np.moveaxis(annotation.labels, annotation.volume.axis, 0)
+    before: dict[int, _Plane] = {}
     after: dict[int, _Plane] = {}
     changed: list[int] = []
     added = removed = 0
@@ -251,16 +252,18 @@ def find_changes(
                 continue
             if not request.with_seeds and annotation.prompts.get(label, index) is not None:
                 continue
-            plane = after[index] if index in after else labels[index].copy()
+            # The slice may be edited meanwhile: both states are of one moment.
+            found = before[index] if index in before else labels[index].copy()
+            plane = after[index] if index in after else found.copy()
             part = plane[place]
             gains = wanted[number] & ~mask[number] & (part == 0)
-            loses = mask[number] & ~wanted[number]
+            loses = mask[number] & ~wanted[number] & (part == label)
             part[gains], part[loses] = label, 0
             if gains.any() or loses.any():
-                after[index] = plane
+                before[index], after[index] = found, plane
                 changed.append(label)
                 added, removed = added + int(gains.sum()), removed + int(loses.sum())
-    slices = {index: (labels[index].copy(), after[index]) for index in sorted(after)}
+    slices = {index: (before[index], after[index]) for index in sorted(after)}
     return FinishChanges(request, tuple(sorted(set(changed))), slices, added, removed)
 
 
