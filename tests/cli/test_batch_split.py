@@ -115,6 +115,7 @@ def test_parts_that_are_done_are_used_again(cli, volume):
         (("--", "--qc", "sheet.png"), "--qc: cannot be used with --split"),
         (("--time", "all"), "--time all: cannot be used with --split"),
         (("--range", "3:9"), "--range: cannot be used with --split"),
+        (("--roi", "5:50,:,:"), "--roi: cannot be used with --split"),
     ],
 )
 def test_what_cannot_be_split_is_refused(cli, volume, monkeypatch, options, expected):

@@ -119,6 +119,8 @@ def test_time_points_without_seeds_are_named(cli, tmp_path, series):
     ("options", "message"),
     [
         (("--time", "all", "--session", "a.slmsam2"), "cannot be combined with --session"),
+        (("--time", "all", "--level", 1), "cannot be combined with --level"),
+        (("--time", "all", "--roi", "0:9,:,:"), "cannot be combined with --roi"),
         (("--carry",), "expected --time all"),
         (("--time", "some"), "expected a whole number from 0, or all"),
         (("--time", "all", "--carry", "--seeds-time", "9"), "expected 0 to 3"),

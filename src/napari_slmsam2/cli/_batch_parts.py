@@ -19,7 +19,7 @@ from napari_slmsam2.core.errors import ConfigError
 if TYPE_CHECKING:
     from napari_slmsam2.io import LoadedImage
 
-_NOT_SPLIT = ("--range", "--resume", "--keep-partial", "--report", "--qc", "--session")
+_NOT_SPLIT = ("--range", "--resume", "--keep-partial", "--report", "--qc", "--session", "--roi")
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,8 @@ def _refuse(options: PropagateOptions) -> None:
         "--keep-partial": options.keep_partial,
         "--extent": options.extent,
         "--absent": options.absent,
+        "--level": options.level,
+        "--roi": options.roi,
     }
     given = [option for option, value in one_volume.items() if value]
     if given:
