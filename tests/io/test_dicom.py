@@ -277,13 +277,17 @@ def test_files_of_pydicom(tmp_path, name):
     np.testing.assert_allclose(place * [-1, -1, 1], dataset.ImagePositionPatient)
 
 
-def test_a_dose_grid_of_pydicom(tmp_path):
-    shutil.copy(get_testdata_file("rtdose.dcm"), tmp_path / "rtdose.dcm")
-    dataset = pydicom.dcmread(tmp_path / "rtdose.dcm")
+@pytest.mark.parametrize("is_absolute", [False, True])
+def test_a_dose_grid_of_pydicom(tmp_path, is_absolute):
+    dataset = pydicom.dcmread(get_testdata_file("rtdose.dcm"))
+    offset = float(dataset.GridFrameOffsetVector[3])
+    if is_absolute:  # places along the third axis of the patient
+        start = dataset.ImagePositionPatient[2]
+        dataset.GridFrameOffsetVector = [start + o for o in dataset.GridFrameOffsetVector]
+    dataset.save_as(tmp_path / "rtdose.dcm")
     image = read_image(tmp_path / "rtdose.dcm")
     data = dataset.pixel_array * float(dataset.DoseGridScaling)
     np.testing.assert_allclose(image.volume.data, data, rtol=1e-6)
-    offset = float(dataset.GridFrameOffsetVector[3])
     place = (image.geometry.affine @ [3, 0, 0, 1])[:3] * [-1, -1, 1]
     expected = np.add(np.array(dataset.ImagePositionPatient, float), (0, 0, offset))
     np.testing.assert_allclose(place, expected, atol=1e-6)

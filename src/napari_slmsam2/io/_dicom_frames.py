@@ -164,7 +164,9 @@ def frames_of(file: Path, header: Dataset) -> list[Frame]:
     ]
     if offsets is None or len(offsets) != len(frames) or len(frames) == 1:
         return frames
-    return [_moved(frame, float(offset)) for frame, offset in zip(frames, offsets, strict=True)]
+    # They count from the first frame or, in some files, are places in the patient.
+    first = float(offsets[0])
+    return [_moved(f, float(offset) - first) for f, offset in zip(frames, offsets, strict=True)]
 
 
 class _Groups:
