@@ -57,3 +57,23 @@ def test_a_folder_of_several_series_lists_them(cli, tmp_path):
     result = cli("info", tmp_path, "--image", "1")
     assert result.code == 0, result.err
     assert "DICOM" in result.out
+
+
+def test_a_segmentation_that_cannot_be_written_is_refused_before_the_run(cli, tmp_path):
+    image, _ = with_seeds(tmp_path)
+    voxels = np.arange(image.volume.data.size, dtype=np.uint16).reshape(image.volume.shape)
+    write_labels(tmp_path / "scan.nii.gz", voxels, image)
+    roi = ("--roi", "0:8,0:16,0:18")
+    for source, options in (("scan.nii.gz", ()), ("ct", (*roi, "--crop"))):
+        result = cli(
+            "propagate", tmp_path / source, tmp_path / "seeds.nii.gz", "-o", tmp_path / "out.dcm",
+            "--model", "interpolation", *options,
+        )  # fmt: skip
+        assert result.code == 1, result.out
+        assert "refers to the DICOM files of its image" in result.flat_err
+        assert not list(tmp_path.glob("*rescued*"))
+    result = cli(
+        "propagate", tmp_path / "ct", tmp_path / "seeds.nii.gz", "-o", tmp_path / "out.dcm",
+        "--model", "interpolation", *roi,
+    )  # fmt: skip
+    assert result.code == 0, result.err

@@ -104,11 +104,20 @@ class LabelsOutput:
             self._stream.discard()
 
     def make_labels(self, image: LoadedImage, highest: int) -> Any:
-        """The array of a session's labels; None where it is to be held in memory."""
+        """The array of a session's labels; None where it is to be held in memory.
+
+        Raises
+        ------
+        OutputError
+            The file cannot be written for this image.
+        """
         from napari_slmsam2.io import LabelStream
         from napari_slmsam2.io.formats import format_to_write
 
-        if not format_to_write(self._path).is_written_in_blocks:
+        target = format_to_write(self._path)
+        written = image if self._crop or image.whole is None else image.whole
+        target.check_image(self._path, written.template)
+        if not target.is_written_in_blocks:
             return None
         self._stream = LabelStream(
             self._path, image, highest=highest, overwrite=self._force, crop=self._crop

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_slmsam2.core.errors import VolumeError
+from napari_slmsam2.core.errors import OutputError, VolumeError
 from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.io._dicom_frames import Frame, read_header, scan_files
 from napari_slmsam2.io._dicom_stack import arrange, decode, split_images
@@ -131,6 +131,22 @@ def _files(path: Path) -> list[Path]:
     return [path]
 
 
+def check_template(path: Path, template: Any) -> None:
+    """Refuse an image without DICOM files, or a part of one.
+
+    Raises
+    ------
+    OutputError
+    """
+    if not isinstance(template, dict) or "dicom" not in template:
+        raise OutputError(
+            str(path), "a DICOM Segmentation refers to the DICOM files of its image",
+            expected="a whole image that was read from DICOM",
+            hint="Write .nii.gz or .seg.nrrd, or open the DICOM folder of the image (for a part of "
+            "it leave --crop out).",
+        )  # fmt: skip
+
+
 def write(
     path: Path,
     labels: npt.NDArray[np.integer],
@@ -138,8 +154,15 @@ def write(
     template: Any,
     table: LabelTable | None = None,
 ) -> None:
-    """Write labels of a DICOM image as DICOM Segmentation; see `_dicom_seg.write_segmentation`."""
+    """Write labels of a DICOM image as DICOM Segmentation; see `_dicom_seg.write_segmentation`.
+
+    Raises
+    ------
+    OutputError
+        The image is no DICOM image, or there are no labels.
+    """
     del geometry
+    check_template(path, template)
     from napari_slmsam2.io._dicom_seg import write_segmentation
 
     write_segmentation(path, labels, template, table or LabelTable())

@@ -168,14 +168,8 @@ def write_segmentation(
     Raises
     ------
     OutputError
-        The image is no DICOM image, or there are no labels.
+        There are no labels, or the DICOM files of the image cannot be read again.
     """
-    if not isinstance(template, dict) or "dicom" not in template:
-        raise OutputError(
-            str(path), "a DICOM Segmentation refers to the DICOM files of its image",
-            expected="an image that was read from DICOM",
-            hint="Write .nii.gz or .seg.nrrd, or open the DICOM folder of the image.",
-        )  # fmt: skip
     found = [int(label) for label in np.unique(labels) if label]
     if not found:
         raise OutputError(

@@ -26,8 +26,9 @@ class FileFormat:
     module : str
         Module beside this one with ``read(path, selection)`` and ``write(path, labels, geometry,
         template, lead)``, where ``lead`` names the axes beside the three of space; of formats with
-        several images in one file also ``images(path)``, and of those that keep the order of axes
-        ``kept_order(template)``. Imported on use only.
+        several images in one file also ``images(path)``, of those that keep the order of axes
+        ``kept_order(template)``, and of those that cannot be written for every image
+        ``check_template(path, template)``. Imported on use only.
     package : str
         The package to install where the import fails.
     order : {"xyz", "zyx"}
@@ -89,6 +90,23 @@ class FileFormat:
         module = self.load(path)
         names: tuple[str, ...] = module.images(path) if hasattr(module, "images") else ("",)
         return names
+
+    def check_image(self, path: Path, template: Any) -> None:
+        """Refuse an image that files of this format cannot refer to, before labels are computed.
+
+        Parameters
+        ----------
+        path : Path
+        template : object
+            Of the image.
+
+        Raises
+        ------
+        OutputError
+        """
+        check = getattr(self.load(path), "check_template", None)
+        if check is not None:
+            check(path, template)
 
     def order_to_write(self, path: Path, template: Any) -> str:
         """Names of the axes in which labels are written.
