@@ -133,7 +133,7 @@ def test_missing_arguments(cli):
 
 def test_a_device_that_is_not_there(fails, weights):
     fails(1, "device", "cuda:99", options=("--model", weights, "--device", "cuda:99"))
-    fails(1, "device", "gpu", options=("--model", weights, "--device", "gpu"))
+    fails(2, "device", "gpu", options=("--model", weights, "--device", "gpu"))
 
 
 def test_a_checkpoint_that_is_none(fails, scene, tmp_path):
@@ -216,3 +216,27 @@ def test_files_for_the_other_commands(cli, scene, tmp_path):
         assert word in result.err
         assert "Traceback" not in result.err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--model", "flow")])
+def test_unknown_device(fails, options):
+    """Also with a model that runs on the CPU alone."""
+    fails(2, "'--device'", "auto, cpu, mps, cuda or cuda:N", options=("--device", "gpu", *options))
+
+
+def test_crop_without_a_region(fails):
+    fails(2, "--crop", "expected --roi", options=("--crop",))
+
+
+def test_replay_to_a_segmentation_is_refused_before_the_run(cli, scene):
+    pytest.importorskip("highdicom")
+    session, out = scene.folder / "a.slmsam2", scene.folder / "again.dcm"
+    first = scene.folder / "labels.nii.gz"
+    options = ("--model", "interpolation", "--session", session)
+    assert cli("propagate", scene.image, scene.seeds, "-o", first, *options).code == 0
+    before = sorted(scene.folder.iterdir())
+    done = cli("replay", session, "-o", out)
+    assert done.code == 1
+    assert f"{out}: a DICOM Segmentation refers to" in done.flat_err
+    assert "replaying" not in done.err
+    assert sorted(scene.folder.iterdir()) == before

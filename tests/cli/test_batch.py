@@ -44,6 +44,22 @@ def test_a_pattern_makes_a_job_of_every_file(cli, scans, tmp_path):
     assert all(line["command"][:2] == ["napari-slmsam2", "propagate"] for line in lines)
 
 
+def test_jobs_with_the_same_file_name_have_different_names(cli, scans):
+    """Each scan in a folder of its own; one is broken."""
+    for name in scans.names:
+        (scans.folder / name).mkdir()
+        shutil.copy(scans.image(name), scans.folder / name / "image.nii.gz")
+        shutil.copy(scans.seeds(name), scans.folder / name / "seeds.nii.gz")
+    (scans.folder / "case1" / "image.nii.gz").write_bytes(b"broken")
+    done = cli(
+        *("batch", "propagate", "--images", f"{scans.folder}/case*/image.nii.gz"),
+        *("--seeds", "{folder}/seeds.nii.gz", "-o", "{folder}/labels.nii.gz", *FAST),
+    )
+    assert done.code == 1
+    assert all(f"{name}/labels.nii.gz" in done.out for name in scans.names)
+    assert "Error: case1/labels.nii.gz: " in done.err
+
+
 @pytest.mark.slow
 def test_the_default_model_gives_the_labels_of_single_runs(cli, scans, tmp_path):
     """Each worker loads it once and runs more than one job with it."""
@@ -240,7 +256,7 @@ def test_jobs_that_cannot_run_are_refused(cli, scans, options, expected):
 
 def test_other_refusals(cli, scans, tmp_path):
     no_match = cli("batch", "propagate", "--images", "nothing/*.nii", "--seeds", "a", "-o", "b")
-    assert "fits no file" in no_match.err
+    assert "matches no file" in no_match.err
     assert "--images: is missing" in cli("batch", "propagate", "--seeds", "a").err
     evaluate = ("batch", "evaluate", "--predictions", f"{scans.folder}/truth/*.nii.gz")
     assert "--json is missing" in cli(*evaluate, "--reference", scans.seeds("case0")).err

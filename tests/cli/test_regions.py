@@ -63,8 +63,8 @@ def test_a_region_gives_the_labels_of_a_cropped_file(cli, scene, suffix):
     [
         ("2:29,0:25", 2, "expected START:STOP,START:STOP,START:STOP in whole numbers from 0"),
         ("a:b,:,:", 2, "expected START:STOP"),
-        (":,:,3:17", 1, "START < STOP within x 0:30 x y 0:26 x z 0:16"),
-        (":,:,12:14", 1, "only background"),
+        (":,:,3:17", 1, "START < STOP within x 0:30, y 0:26, z 0:16"),
+        (":,:,12:14", 1, "only background in --roi 0:30,0:26,12:14"),
     ],
 )
 def test_a_region_that_cannot_be_used_is_refused(cli, scene, roi, code, message):

@@ -159,7 +159,7 @@ def test_seeds_beside_the_part_are_left_out(tmp_path):
 def test_a_part_that_is_empty_or_outside_is_refused(tmp_path, roi):
     path, _ = scan(tmp_path)
     with pytest.raises(
-        VolumeError, match=r"does not hold the region.*x 0:12 x y 0:40 x z 0:36; found"
+        VolumeError, match=r"does not hold the region.*x 0:12, y 0:40, z 0:36; found"
     ):
         read_image(path, roi=roi)
 

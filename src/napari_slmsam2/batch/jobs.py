@@ -6,7 +6,7 @@ import os
 import platform
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -61,10 +61,17 @@ class Job:
         """The first output."""
         return next(iter(self.outputs.values()))
 
-    @property
-    def name(self) -> str:
-        """What the job is called in tables."""
-        return self.main_output.name
+
+def names_of(jobs: Sequence[Job]) -> dict[int, str]:
+    """Names of jobs by number: the first output, with as many folders as tell the jobs apart."""
+    outputs = {job.number: job.main_output for job in jobs}
+    names = {number: path.name for number, path in outputs.items()}
+    longest = max((len(path.parts) for path in outputs.values()), default=0)
+    for n_parts in range(2, longest + 1):
+        if len(set(names.values())) == len(names):
+            break
+        names = {n: Path(*path.parts[-n_parts:]).as_posix() for n, path in outputs.items()}
+    return names
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,7 @@ class _Parser:
             )
         matches = find_files(given[0])
         if not matches:
-            raise ConfigError(f"{option}s {given[0]}", "fits no file")
+            raise ConfigError(f"{option}s {given[0]}", "matches no file")
         others = {name: values for name, values in common.items() if name != each}
         return [
             (

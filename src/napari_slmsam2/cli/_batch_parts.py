@@ -84,7 +84,7 @@ def split_job(job: Job, most: int, first_number: int) -> SplitJob:
     options = fill_record(PropagateOptions, context.params)
     if options.time == ALL_TIMES:
         raise ConfigError(f"{job.where}, --time all", "cannot be used with --split")
-    plan = job.main_output.with_name(f"{job.name}.plan.ome.zarr")
+    plan = job.main_output.with_name(f"{job.main_output.name}.plan.ome.zarr")
     with LabelsOutput(plan, force=False) as output:  # never completed: it holds the seeds
         image, session = open_inputs(options, lambda stage: None, output.make_labels)
         ranges = independent_ranges(session.gaps(), image.volume.n_slices, most)
@@ -165,7 +165,9 @@ def _check(job: Job) -> None:
     if job.words[0] != "propagate":
         raise ConfigError("--split", "is for propagate only", found=job.words[0])
     if not format_to_write(job.main_output).is_written_in_blocks:
-        raise ConfigError("--split", "needs another output", expected=".ome.zarr", found=job.name)
+        raise ConfigError(
+            "--split", "needs another output", expected=".ome.zarr", found=job.main_output.name
+        )
     for option in (*_NOT_SPLIT, "--save-label-names"):
         if option in job.words:
             raise ConfigError(f"{job.where}, {option}", "cannot be used with --split")

@@ -95,7 +95,9 @@ def open_inputs(
             str(options.seeds),
             "holds no seeds",
             expected="at least one annotated slice",
-            found="only background",
+            found="only background"
+            if image.region is None
+            else f"only background in --roi {image.region}",
         )
     session = SegmentationSession(
         image.volume,

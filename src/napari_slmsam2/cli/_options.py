@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass
 from pathlib import Path
@@ -91,6 +92,13 @@ def parse_roi(text: str) -> tuple[slice, ...]:
             f"expected START:STOP,START:STOP,START:STOP in whole numbers from 0, found {text!r}."
         )
     return tuple(slice(*(int(end) if end else None for end in ends)) for ends in parts)
+
+
+def parse_device(text: str) -> str:
+    """The name of a device, which this computer may not have."""
+    if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text) is None:
+        raise typer.BadParameter(f"expected auto, cpu, mps, cuda or cuda:N, found {text!r}.")
+    return text
 
 
 def parse_channel(text: str) -> int | str:
@@ -426,7 +434,10 @@ ModelsFolder = Annotated[
         "Default: $NAPARI_SLMSAM2_MODELS, else the user's cache.",
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")]
+Device = Annotated[
+    str,
+    typer.Option(parser=parse_device, metavar="DEVICE", help="auto, cpu, mps, cuda or cuda:N."),
+]
 Out = Annotated[
     Path,
     typer.Option(

@@ -192,6 +192,8 @@ def _check(options: PropagateOptions) -> None:
         inputs.append(Path(options.model))
     else:
         raise CheckpointError(f"--model {options.model}", "not found")
+    if options.crop and options.roi is None:
+        raise ConfigError("--crop", "writes the part of --roi alone", expected="--roi")
     check_suffix("--qc", options.qc, ".png")
     if options.resume is not None:
         check_outputs({"--resume": options.resume}, inputs, force=True)

@@ -234,8 +234,11 @@ class _Watch:
     """Shows and reports what happens to the jobs."""
 
     def __init__(self, jobs: Sequence[Job], n_left: int, report: Path | None, shown: Meter) -> None:
+        from napari_slmsam2.batch.jobs import names_of
+
         self.results: list[JobResult] = []
         self._jobs = {job.number: job for job in jobs}
+        self._names = names_of(jobs)
         self._total = n_left
         self._ended = 0
         self._report = report
@@ -247,19 +250,19 @@ class _Watch:
         from napari_slmsam2.batch.jobs import Retried, Started
         from napari_slmsam2.cli._console import print_record, show_error, show_note
 
-        job = self._jobs[event.number]
+        job, name = self._jobs[event.number], self._names[event.number]
         if isinstance(event, Started):
-            print_record({"event": "started", "job": job.name, "worker": event.worker})
+            print_record({"event": "started", "job": name, "worker": event.worker})
             return
         if isinstance(event, Retried):
-            show_note(f"{job.name} is started again: {event.reason}.")
+            show_note(f"{name} is started again: {event.reason}.")
             return
         self.results.append(event)
         for note in event.notes:
-            show_note(f"{job.name}: {note}")
+            show_note(f"{name}: {note}")
         if event.status == "failed":
-            show_error(f"{job.name}: {event.error}")
-        facts = {"job": job.name, "where": job.where, **event.to_dict()}
+            show_error(f"{name}: {event.error}")
+        facts = {"job": name, "where": job.where, **event.to_dict()}
         self._append({**facts, **_command(job)})
         left = None
         if event.status in ("done", "failed"):
@@ -285,9 +288,9 @@ def _command(job: Job) -> dict[str, Any]:
 
 def _conclude(jobs: Sequence[Job], results: Sequence[JobResult], seconds: float) -> None:
     """Print the summary."""
+    from napari_slmsam2.batch.jobs import names_of
     from napari_slmsam2.cli._console import log, print_record, show, show_note
 
-    by_number = {job.number: job for job in jobs}
     counts = {
         status: sum(result.status == status for result in results)
         for status in ("done", "failed", "skipped", "cancelled")
@@ -296,7 +299,7 @@ def _conclude(jobs: Sequence[Job], results: Sequence[JobResult], seconds: float)
     if len(ordered) > _ROWS_SHOWN:
         ordered = [r for r in ordered if r.status not in ("done", "skipped")][:_ROWS_SHOWN]
     if ordered:
-        show(_table(ordered, by_number))
+        show(_table(ordered, names_of(jobs)))
     if counts["cancelled"]:
         show_note("the batch was stopped. The same command runs the jobs that are left.")
     text = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
@@ -304,7 +307,7 @@ def _conclude(jobs: Sequence[Job], results: Sequence[JobResult], seconds: float)
     print_record({"event": "finished", **counts, "seconds": round(seconds, 3)})
 
 
-def _table(results: Sequence[JobResult], jobs: Mapping[int, Job]) -> Table:
+def _table(results: Sequence[JobResult], names: Mapping[int, str]) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -315,5 +318,5 @@ def _table(results: Sequence[JobResult], jobs: Mapping[int, Job]) -> Table:
     table.add_column("why", overflow="fold")
     for result in results:
         seconds = f"{result.seconds:.1f}" if result.status in ("done", "failed") else ""
-        table.add_row(jobs[result.number].name, result.status, seconds, result.error or "")
+        table.add_row(names[result.number], result.status, seconds, result.error or "")
     return table

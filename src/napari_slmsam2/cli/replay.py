@@ -93,6 +93,7 @@ def replay(options: ReplayOptions) -> None:
             models_folder=options.models_folder,
         )
         saved = again.labels.copy()
+        format_to_write(options.out).check_image(options.out, loaded.template)
         log("Session", f"{options.session} ({len(again.runs)} runs on {loaded.path})")
         load_model(again)
         seconds = _compute(again)

@@ -53,7 +53,7 @@ class Region:
         VolumeError
             The region is empty, or a part of it lies outside the image.
         """
-        full = " x ".join(f"{axis} 0:{n}" for axis, n in zip(order, shape, strict=True))
+        full = ", ".join(f"{axis} 0:{n}" for axis, n in zip(order, shape, strict=True))
         given = ",".join(_written(side) for side in roi)
         if len(roi) != 3 or any(side.step not in (None, 1) for side in roi):
             raise VolumeError(

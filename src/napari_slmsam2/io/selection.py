@@ -210,7 +210,11 @@ def _refuse_idle_options(what: str, axes: str, selection: Selection) -> None:
     for option, letter in _LETTERS.items():
         value = getattr(selection, option)
         if value not in (None, 0, "0") and letter not in axes:
-            raise VolumeError(what, f"has only one {option}", found=f"{option} {value}")
+            name = "time point" if option == "time" else option
+            raise VolumeError(
+                what, f"has only one {name}", found=f"{name} {value}",
+                hint=f"Leave --{selection.prefix}{option} out.",
+            )  # fmt: skip
 
 
 def choose_image(what: str, selection: Selection, names: Sequence[str]) -> int:
