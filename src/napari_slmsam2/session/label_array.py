@@ -86,6 +86,8 @@ class SliceLabels:
 
     Attributes
     ----------
+    counted : dict of slice index to (labels, voxels)
+        See `LabelCounts`.
     uncounted : set of int
         Slices whose accepted labels may differ from those that were last counted.
 
@@ -108,6 +110,7 @@ class SliceLabels:
         self._pending: dict[int, Plane] = {}
         check_shape(self.array, volume, "labels")
         self._n_slices = volume.n_slices
+        self.counted: dict[int, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = {}
         self.uncounted = set(range(self._n_slices))
         shared.stacks.add(self)
 

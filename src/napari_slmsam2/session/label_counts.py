@@ -40,7 +40,8 @@ class LabelCount:
 class LabelCounts:
     """Counts the labels of an annotation; one thread at a time, which may be any.
 
-    A slice that changes while it is counted is counted again by the next update.
+    A slice that changes while it is counted is counted again by the next update. The counts of the
+    slices are kept with the labels.
 
     Parameters
     ----------
@@ -48,13 +49,12 @@ class LabelCounts:
     """
 
     def __init__(self, annotation: Annotation) -> None:
-        self._annotation = annotation
-        self._slices: dict[int, tuple[_Ints, _Ints]] = {}
+        self._slices = annotation.slices
 
     @property
     def is_current(self) -> bool:
         """Whether nothing has changed since the last update."""
-        return not self._annotation.slices.uncounted
+        return not self._slices.uncounted
 
     def update(self, should_stop: Callable[[], bool] = lambda: False) -> None:
         """Count the slices that changed.
@@ -64,14 +64,14 @@ class LabelCounts:
         should_stop : callable
             Checked between slices; the rest is left to the next update.
         """
-        slices = self._annotation.slices
+        slices = self._slices
         while slices.uncounted and not should_stop():
             index = slices.uncounted.pop()
-            self._slices[index] = count_labels(slices.plane(index))
+            slices.counted[index] = count_labels(slices.plane(index))
 
     def totals(self) -> dict[int, LabelCount]:
         """The counts of every label in the volume, ascending."""
-        found = sorted(self._slices.items())
+        found = sorted(self._slices.counted.items())
         if not any(len(labels) for _, (labels, _) in found):
             return {}
         labels = np.concatenate([labels for _, (labels, _) in found])

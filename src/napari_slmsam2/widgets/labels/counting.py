@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from weakref import WeakKeyDictionary
 
 from napari.utils.notifications import notification_manager
 from qtpy.QtCore import QObject, QTimer, Signal
@@ -30,7 +29,6 @@ class LabelCounter(QObject):
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="napari-slmsam2-labels")
-        self._counts: WeakKeyDictionary[Annotation, LabelCounts] = WeakKeyDictionary()
         self._wanted: tuple[Annotation, float | None] | None = None
         self._job: tuple[Annotation, Future[list[LabelRow]]] | None = None
         self._closed = threading.Event()
@@ -70,13 +68,11 @@ class LabelCounter(QObject):
             return
         annotation, voxel_volume = self._wanted
         self._wanted = None
-        counts = self._counts.setdefault(annotation, LabelCounts(annotation))
-        self._job = annotation, self._thread.submit(self._count, annotation, counts, voxel_volume)
+        self._job = annotation, self._thread.submit(self._count, annotation, voxel_volume)
         self._poll.start()
 
-    def _count(
-        self, annotation: Annotation, counts: LabelCounts, voxel_volume: float | None
-    ) -> list[LabelRow]:
+    def _count(self, annotation: Annotation, voxel_volume: float | None) -> list[LabelRow]:
+        counts = LabelCounts(annotation)
         counts.update(self._closed.is_set)
         quality = annotation.propagated.mean_confidence()
         totals, prompts, table = counts.totals(), annotation.prompts, annotation.table
