@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QApplication, QColorDialog, QFileDialog
+from qtpy.QtWidgets import QApplication, QColorDialog, QFileDialog, QLineEdit
 from tests.widgets.conftest import scan
 
 from napari_slmsam2.core.label_table import LabelTable
+from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.io import read_label_map
 from napari_slmsam2.io.label_names import read_label_names
+from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.widgets import AnnotateWidget, LabelTableWidget
+from napari_slmsam2.widgets.labels.counting import LabelCounter
 from napari_slmsam2.widgets.labels.model import Column
 from napari_slmsam2.widgets.workspace.slicing import transform_of
 
@@ -369,6 +372,42 @@ def test_the_panel_has_a_button_for_the_table(bench, qtbot):
     assert len(opened) == 1
     bench.panel.label_table.click()
     assert len(bench.viewer.window.dock_widgets) == len(docks), "it is opened once"
+
+
+def test_a_table_that_is_opened_again_counts_everything(bench, table, qtbot):
+    bench.paint(5)
+    table.settle()
+    expected = table.row(1)
+    bench.viewer.window.remove_dock_widget(table.widget)
+    table.widget.deleteLater()
+    assert Table(bench.viewer, qtbot).row(1) == expected
+
+
+def test_the_counts_of_an_annotation_end_with_it(qtbot):
+    counter = LabelCounter()
+    annotation = Annotation(Volume(scan()))
+    counter.request(annotation, None)
+    qtbot.waitUntil(lambda: not counter.busy, timeout=10_000)
+    closed = weakref.ref(annotation)
+    del annotation
+    gc.collect()
+    assert closed() is None
+    counter.close_connections()
+
+
+def test_a_name_can_be_typed_while_voxels_are_counted(bench, table):
+    bench.paint(5)
+    table.settle()
+    table.table.edit(table.cell(1, Column.NAME))
+    [editor] = table.table.findChildren(QLineEdit)
+    table.qtbot.keyClicks(editor, "liv")
+    bench.paint(6)
+    table.settle()
+    assert table.row(1).slices == 2
+    table.qtbot.keyClicks(editor, "er")
+    table.qtbot.keyClick(editor, Qt.Key.Key_Return)
+    QApplication.processEvents()
+    assert bench.panel.workspace.annotation.table.names == {1: "liver"}
 
 
 def test_without_a_panel_the_table_offers_to_open_it(viewer, qtbot):

@@ -83,9 +83,16 @@ class LabelTableModel(QAbstractTableModel):
             return
         self._rows, self._colours = list(rows), dict(colours)
         changed = [n for n, row in enumerate(rows) if recoloured or row != before[n]]
-        if changed:
-            first, last = self.index(changed[0], 0), self.index(changed[-1], len(Column) - 1)
-            self.dataChanged.emit(first, last)
+        renamed = [n for n in changed if rows[n].name != before[n].name]
+        # A name that is being typed is lost where its cell is drawn again.
+        for numbers, first, last in (
+            (changed, Column.LABEL, Column.DONE),
+            (renamed, Column.NAME, Column.NAME),
+            (changed, Column.VOLUME, Column.SEEDS),
+        ):
+            if numbers:
+                ends = self.index(numbers[0], first), self.index(numbers[-1], last)
+                self.dataChanged.emit(*ends)
 
     def rowCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802 - Qt's name
         """Number of labels."""
