@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from app_model.types import KeyBinding
 
+from napari_slmsam2.io.layer_grid import table_of
+
 
 @pytest.fixture
 def done(bench):
@@ -52,5 +54,6 @@ def test_a_label_whose_slices_are_all_checked_is_done(done):
         done.show(index)
         done.panel.accept()
     assert done.panel.checked.text() == "Label 2: checked 12 of 12 slices. Done."
+    assert table_of(done.layer.metadata).done == {2}
     done.panel.undo()
     assert done.panel.checked.text() == "Label 2: checked 11 of 12 slices."

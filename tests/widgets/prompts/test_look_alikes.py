@@ -76,3 +76,20 @@ def test_without_a_seed_on_the_slice_it_is_refused(nuclei, monkeypatch):
     bench.show(0)
     find(bench)
     assert "no example on this slice" in told[0]
+
+
+def test_nothing_is_added_where_other_labels_are_shown_meanwhile(nuclei, monkeypatch):
+    bench, _ = nuclei
+    told = []
+    monkeypatch.setattr("napari_slmsam2.widgets.prompts.look_alikes.show_warning", told.append)
+    first, annotation = bench.layer, bench.panel.workspace.annotation
+    before = first.data.copy()
+    bench.panel.look_alikes.click()
+    second = bench.panel.workspace.add_labels()
+    bench.qtbot.waitUntil(bench.panel.look_alikes.isEnabled, timeout=20_000)
+    assert "Nothing was added" in told[0]
+    bench.panel.workspace.set_labels(first)
+    assert bench.seeds == {(INDEX, 1)}
+    assert len(annotation.prompts) == 1
+    np.testing.assert_array_equal(first.data, before)
+    assert not second.data.any()

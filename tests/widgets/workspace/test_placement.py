@@ -156,3 +156,13 @@ def test_a_scale_of_zero_is_a_problem_and_no_crash(space):
     space.go_to(3)
     assert space.problem is None
     assert space.index == 3
+
+
+def test_an_image_is_worked_on_with_the_top_labels_that_fit(qapp):
+    viewer = ViewerModel()
+    image = viewer.add_image(np.zeros(SHAPE), name="scan")
+    _, top = (viewer.add_labels(np.zeros(SHAPE, np.uint8)) for _ in range(2))
+    space = Workspace(viewer)
+    space.set_image(image)
+    assert space.labels is top
+    space.close_connections()

@@ -71,8 +71,12 @@ class LookAlikes(QObject):
         if isinstance(found, Failed):
             show_warning(found.message)
             return
+        if annotation is not self._workspace.annotation:
+            show_warning("Nothing was added: other labels, or slices of another stack, are shown.")
+            return
+        self._tracker.flush()
         try:
-            labels = self._workspace.add_objects(annotation, index, found)
+            labels = self._workspace.add_objects(index, found)
         except SlmSam2Error as error:
             show_warning(str(error))
             return

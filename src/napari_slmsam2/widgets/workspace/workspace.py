@@ -138,9 +138,8 @@ class Workspace(QObject):
         """
         if self.image is None:
             return None
-        fitting = [
-            x for x in self.viewer.layers if isinstance(x, Labels) and is_same_grid(self.image, x)
-        ]
+        layers = reversed(self.viewer.layers)
+        fitting = [x for x in layers if isinstance(x, Labels) and is_same_grid(self.image, x)]
         return max(fitting, key=partial(is_made_for, self.image), default=None)
 
     def set_labels(self, labels: Labels | None) -> None:
@@ -405,14 +404,15 @@ class Workspace(QObject):
         if all_labels:
             labels = set(np.unique(plane[plane > 0]).tolist()) - annotation.table.locked
         accepted = accept_slice(annotation, self.index, sorted(labels), plane)
-        self.seeds_changed.emit()
+        self.show(())
         return bool(accepted)
 
-    def add_objects(self, annotation: Annotation, index: int, objects: Any) -> tuple[int, ...]:
+    def add_objects(self, index: int, objects: Any) -> tuple[int, ...]:
         """Make objects on a slice seeds of new labels, see `session.look_alikes.add_objects`."""
-        labels = add_objects(annotation, index, objects)
-        if annotation is self.annotation:
-            self.show([index])
+        if self.stack is None:
+            return ()
+        labels = add_objects(self.stack.annotation, index, objects)
+        self.show([index])
         return labels
 
     def remove_object_at(self, row: int, column: int) -> bool:
