@@ -159,3 +159,16 @@ def test_the_panel_has_a_button(bench):
     bench.panel.finish.click()
     docks = bench.viewer.window.dock_widgets.values()
     assert [w for w in docks if isinstance(w, FinishWidget)]
+
+
+def test_an_unexpected_error_is_reported_and_the_tools_stay_usable(finish, monkeypatch):
+    def fail(*_):
+        raise MemoryError("too large")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("napari_slmsam2.widgets.finish.panel.find_changes", fail)
+        finish.press("preview")
+    assert "MemoryError: too large" in finish.widget.message.text()
+    finish.choose(ISLANDS)
+    finish.press("preview")
+    assert len(finish.previews) == 1

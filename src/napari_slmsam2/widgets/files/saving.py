@@ -237,6 +237,8 @@ def attempt(function: Callable[..., _Result], *args: Any) -> tuple[_Result | Non
         return function(*args), ""
     except SlmSam2Error as error:
         return None, str(error)
+    except Exception as error:  # noqa: BLE001 - the worker does not report errors itself
+        return None, f"An unexpected error: {type(error).__name__}: {error}"
 
 
 def _as_in_file(source: Path | None, grid: LoadedImage) -> LoadedImage:
