@@ -10,6 +10,7 @@ from qtpy.QtCore import QThreadPool
 from qtpy.QtWidgets import QApplication
 from tests.widgets.conftest import Bench
 
+from napari_slmsam2.session.label_edits import lock_labels
 from napari_slmsam2.widgets.runs import next_time
 
 N_TIMES = 3
@@ -89,6 +90,19 @@ def test_seeds_of_the_next_time_point_stay(series, said):
     carry(series, said)
     assert "nothing to carry on" in said[-1]
     np.testing.assert_array_equal(series.layer.data[1], own)
+
+
+def test_a_carried_seed_is_what_is_shown_beside_a_locked_label(series, said):
+    data = series.layer.data.copy()
+    data[1, 5, 4:9, 8:13] = 2
+    series.layer.data = data
+    paint(series, 5)
+    lock_labels(series.panel.workspace.annotation, [2])
+    carry(series, said)
+    np.testing.assert_array_equal(series.layer.data[1] == 2, data[1] == 2)
+    seed = series.panel.workspace.annotation.prompts.get(1, 5)
+    assert seed.mask.any()
+    np.testing.assert_array_equal(seed.mask, series.layer.data[1, 5] == 1)
 
 
 def test_without_seeds_there_is_nothing_to_carry(series, said):

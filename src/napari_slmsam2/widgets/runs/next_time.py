@@ -126,13 +126,13 @@ class NextTime(QObject):
         if annotation is None:
             return
         taken = {prompt.index for prompt in annotation.prompts}
-        seeds = {
-            (label, index): SlicePrompt.from_mask(label, index, plane == label)
-            for index, plane in found.items()
-            if index not in taken
-            for label in np.unique(plane[plane > 0]).tolist()
-            if label not in annotation.table.locked
-        }
+        locked = sorted(annotation.table.locked)
+        seeds: dict[tuple[int, int], SlicePrompt | None] = {}
+        for index in sorted(found.keys() - taken):
+            fixed = np.isin(annotation.slices.read(index), locked)
+            free = np.where(fixed | annotation.crossing_seeds(index), 0, found[index])
+            for label in np.unique(free[(free > 0) & ~np.isin(free, locked)]).tolist():
+                seeds[label, index] = SlicePrompt.from_mask(label, index, free == label)
         if not seeds:
             show_info("There was nothing to carry on: the objects end, or there are seeds already.")
             return
