@@ -204,6 +204,8 @@ def test_pairs_of_adapt_come_from_patterns_and_tables(cli, scans, monkeypatch, t
         ("image,seeds,out,force\na.nii,b.nii,c.nii,yes\n", "column force: is an option of the"),
         ("image,image\na.nii,b.nii\n", "row 1, column image: is there twice"),
         ("image,seeds,out,trust-voxels\na,b,c.nii,maybe\n", "row 2, column trust-voxels: is nei"),
+        ("image,seeds,out,extent\na.nii,b.nii,c.nii,1-5\n", "--extent: expected LABEL:FIRST:LAST"),
+        ("image,seeds,out,extent\na.nii,b.nii,c.nii,1-5\n", "found '1-5'.\n"),
         ("image,seeds,out\n", "has no jobs"),
         ("", "is empty"),
     ],

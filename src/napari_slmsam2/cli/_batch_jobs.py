@@ -180,7 +180,7 @@ class _Parser:
             context = self._command.make_context(self._name, self._words(values))
         except typer.BadParameter as error:
             name = getattr(error.param, "name", None) or ""
-            problem = error.message or "is missing"
+            problem = (error.message or "is missing").removesuffix(".")
             raise ConfigError(f"{where}, column {self._option(name)}", problem) from error
         params: dict[str, Any] = context.params
         return params
