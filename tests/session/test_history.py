@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from tests.fakes import WINDOW, FakeSegmenter, bright_volume, rectangle
 
+from napari_slmsam2.core.errors import PromptError
+from napari_slmsam2.core.label_table import LabelEntry
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.engine.loading import ReadyModel
 from napari_slmsam2.session.session import SegmentationSession
@@ -125,3 +127,15 @@ def test_an_undone_edit_is_to_be_run_again(session):
     assert session.dirty == {(1, 7)}
     run(session, gaps_only=True)
     assert not session.dirty
+
+
+def test_an_edit_that_is_refused_leaves_the_label_table(session):
+    annotation = session.annotation
+    annotation.set_extent(1, 4, 6)
+    outside = {(1, 8): SlicePrompt.from_mask(1, 8, rectangle(4, 9))}
+    with pytest.raises(PromptError, match="lies outside the marked extent"):
+        annotation.history.edit_labels(
+            "accept", [1], seeds=outside, entries={1: LabelEntry(done=True)}
+        )
+    assert not annotation.table.done
+    assert annotation.history.to_undo is None

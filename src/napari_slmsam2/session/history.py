@@ -313,8 +313,8 @@ class History:
         extents = {label: prompts.extents.get(label) for label in step.extents}
         seeds = {key: prompts.get(*key) for key in step.seeds}
         entries = {label: annotation.table.entry(label) for label in step.entries}
+        annotation.set_prompts(self._edited(prompts, step))  # first: it may refuse a seed
         annotation.table = annotation.table.with_entries(step.entries)
-        annotation.set_prompts(self._edited(prompts, step))
         named = {*step.pixels, *(index for _, index in step.seeds)}
         changes = {}
         for index in range(n_slices):
