@@ -273,6 +273,12 @@ def test_a_terminated_run_is_resumed_with_the_result_of_an_unbroken_one(shell, l
     other = shell(*job, "--extent", "1:10:130")
     assert other.code == 2
     assert "holds another run; expected the same seeds, extents" in other.err
+    image = nibabel.load(job[1])  # of the same shape and intensities
+    mirrored = nibabel.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine, image.header)
+    mirrored.to_filename(tmp_path / "mirrored.nii")
+    other = shell(job[0], tmp_path / "mirrored.nii", *job[2:])
+    assert other.code == 2
+    assert "holds another run; expected the same image" in other.err
     resumed = shell(*job)
     assert resumed.code == 0, resumed.err
     assert f"Resumed  {kept}: " in resumed.out

@@ -116,7 +116,7 @@ def _run_to(output: LabelsOutput, options: PropagateOptions) -> SegmentationSess
     if options.resume is not None:
         from napari_slmsam2.cli._resume import load_kept_run
 
-        session = load_kept_run(options.resume, session, slices)
+        session = load_kept_run(options.resume, session, image_source(options), slices)
     with interruptible() as should_stop:
         if session.paused_state is None:
             events = session.propagate(write_range=slices, should_stop=should_stop)

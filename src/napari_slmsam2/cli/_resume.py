@@ -11,15 +11,19 @@ from napari_slmsam2.cli._console import log, show_note
 from napari_slmsam2.cli._inputs import image_source
 from napari_slmsam2.core.errors import ConfigError
 from napari_slmsam2.core.prompts import PromptSet
-from napari_slmsam2.session.file import load_session, save_session
+from napari_slmsam2.session.file import differences_of_image, load_session, save_session
 from napari_slmsam2.session.session import SegmentationSession
 
 if TYPE_CHECKING:
     from napari_slmsam2.cli.propagate import PropagateOptions
+    from napari_slmsam2.session.file import ImageSource
 
 
 def load_kept_run(
-    path: Path, fresh: SegmentationSession, write_range: tuple[int, int] | None
+    path: Path,
+    fresh: SegmentationSession,
+    source: ImageSource,
+    write_range: tuple[int, int] | None,
 ) -> SegmentationSession:
     """The session of an interrupted run, ready to `resume`.
 
@@ -29,6 +33,8 @@ def load_kept_run(
         A session file with the state of the run.
     fresh : SegmentationSession
         As the command would start it: seeds, settings and model must be those of the kept run.
+    source : ImageSource
+        The image of ``fresh``, which must be that of the kept run.
     write_range : tuple of int or None
         Of ``--range``.
 
@@ -61,7 +67,7 @@ def load_kept_run(
             hint="Files of --resume, and of --session with --keep-partial, hold one after an "
             "interruption.",
         )
-    differs = _differences(kept, fresh)
+    differs = [*differences_of_image(path, source), *_differences(kept, fresh)]
     if kept.runs[-1].write_range != write_range:
         differs.append("--range")
     if differs:

@@ -54,6 +54,7 @@ __all__ = [
     "ImageSource",
     "SessionInfo",
     "describe_session",
+    "differences_of_image",
     "load_session",
     "open_image",
     "provenance",
@@ -248,6 +249,35 @@ def open_image(
     content, _ = read_archive(path)
     with explained(path):
         return _open_image(content, path, image)
+
+
+def differences_of_image(path: str | os.PathLike[str], image: ImageSource) -> list[str]:
+    """In what an image differs from that of a session file: ``image``, ``--time``, ...
+
+    Parameters
+    ----------
+    path : path-like
+        The session file.
+    image : ImageSource
+        Its level and region are not compared.
+
+    Raises
+    ------
+    SessionFileError
+        The file is missing, is no session, is damaged or of a newer version.
+    """
+    path = Path(path)
+    content, _ = read_archive(path)
+    with explained(path):
+        saved = content["image"]
+        if saved is None:
+            return []
+        now = _describe_source(image, path)
+        # Folders have no hash.
+        keys = ("path", "relative_path") if saved["sha256"] is None else ("sha256",)
+        differs = [] if any(saved[key] == now[key] for key in keys) else ["image"]
+        names = ("image", "channel", "time", "stack")
+        return differs + [f"--{name}" for name in names if saved.get(name) != now[name]]
 
 
 def load_session(
