@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.core.errors import OutputError
+from napari_slmsam2.io.lazy_array import LazyArray
 
 LIMIT = 2**28
 """Bytes of chunks that one array holds in memory at most."""
@@ -52,7 +53,7 @@ def _power_of_two(number: int) -> int:
     return 1 << max(number.bit_length() - 1, 0)
 
 
-class ChunkedArray:
+class ChunkedArray(LazyArray):
     """A chunked array of which only some chunks are in memory, as many as two slices need.
 
     Reading neighbouring slices decodes every chunk once, and writing them encodes it once. Chunks
@@ -88,19 +89,6 @@ class ChunkedArray:
         self._is_full = False
         self._lock = threading.RLock()
 
-    @property
-    def ndim(self) -> int:
-        """Number of dimensions."""
-        return len(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the whole array without compression."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
         spans, rest = self._spans(key)
         found = np.empty([span.stop - span.start for span in spans], self.dtype)
@@ -128,9 +116,6 @@ class ChunkedArray:
                     self._chunk(number)[there] = values[here]
                 self._changed.add(number)
                 self._evict()
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        return self[...] if dtype is None else self[...].astype(dtype)
 
     def copy(self) -> ChunkedArray:
         """A copy that is compressed in memory."""
@@ -191,13 +176,9 @@ class ChunkedArray:
 
     def _spans(self, key: Any) -> tuple[list[slice], tuple[slice | int, ...]]:
         """The slices of step 1 to read, and the index into what was read."""
-        keys = key if isinstance(key, tuple) else (key,)
-        dots = [i for i, one in enumerate(keys) if one is Ellipsis]
-        missing = (slice(None),) * (self.ndim - len(keys) + len(dots))
-        keys = keys[: dots[0]] + missing + keys[dots[0] + 1 :] if dots else keys + missing
         spans: list[slice] = []
         rest: list[slice | int] = []
-        for one, n in zip(keys, self.shape, strict=True):
+        for one, n in zip(self.full_key(key), self.shape, strict=True):
             if isinstance(one, slice):
                 start, stop, step = one.indices(n)
                 if step < 1:

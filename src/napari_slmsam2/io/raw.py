@@ -14,6 +14,7 @@ import numpy.typing as npt
 from napari_slmsam2.core.errors import VolumeError
 from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.io.geometry import Geometry
+from napari_slmsam2.io.lazy_array import LazyArray
 
 Colours = Callable[[npt.NDArray[np.integer]], npt.NDArray[np.floating]]
 """From n labels to their colours: RGBA from 0 to 1, shape (n, 4)."""
@@ -109,7 +110,7 @@ class ArrayLike(Protocol):
     def __getitem__(self, key: Any) -> Any: ...
 
 
-class ScaledArray:
+class ScaledArray(LazyArray):
     """A stored array times a slope plus an intercept, computed when it is read.
 
     Parameters
@@ -129,7 +130,7 @@ class ScaledArray:
         return np.asarray(self.stored[key]).astype(np.float64) * self.slope + self.intercept
 
 
-class IndexedView:
+class IndexedView(LazyArray):
     """A lazy array with some of its dimensions fixed or cut.
 
     Parameters
@@ -157,19 +158,6 @@ class IndexedView:
         dtype = np.dtype(data.dtype)
         self.dtype = dtype if name is None else dtype[name]
 
-    @property
-    def ndim(self) -> int:
-        """Number of dimensions."""
-        return len(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Size without compression."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
         part = np.asarray(self.data[self._full(key)])
         return part if self.name is None else part[self.name]
@@ -177,9 +165,6 @@ class IndexedView:
     def __setitem__(self, key: Any, values: Any) -> None:
         data: Any = self.data
         data[self._full(key)] = values
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        return self[...] if dtype is None else self[...].astype(dtype)
 
     def copy(self) -> npt.NDArray[Any]:
         """The view in memory."""
@@ -192,18 +177,13 @@ class IndexedView:
 
     def _full(self, key: Any) -> tuple[Any, ...]:
         """The index into the data."""
-        keys = key if isinstance(key, tuple) else (key,)
-        if Ellipsis in keys:
-            at = keys.index(Ellipsis)
-            rest = (slice(None),) * (self.ndim - len(keys) + 1)
-            keys = keys[:at] + rest + keys[at + 1 :]
-        waiting = iter(keys)
+        waiting = iter(self.full_key(key))
         full: list[Any] = []
         for one in self.fixed:
             if isinstance(one, int):
                 full.append(one)
                 continue
-            wanted = next(waiting, slice(None))
+            wanted = next(waiting)
             full.append(wanted if one is None else _shifted(wanted, one))
         return tuple(full)
 
@@ -219,7 +199,7 @@ def _shifted(key: Any, part: slice) -> Any:
     return part.start + key % size
 
 
-class SlabFiles:
+class SlabFiles(LazyArray):
     """An array whose parts along the last axis are arrays of their own, in files.
 
     Parameters
@@ -236,8 +216,7 @@ class SlabFiles:
         self.dtype = np.dtype(first.dtype)
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
-        keys = key if isinstance(key, tuple) else (key,)
-        keys += (slice(None),) * (len(self.shape) - len(keys))
+        keys = self.full_key(key)
         wanted = np.arange(self.shape[-1])[keys[-1]]
         planes = [
             np.asarray(self.parts[i // self.per_part][(*keys[:-1], i % self.per_part)])
