@@ -96,6 +96,19 @@ class SlicePrompt:
         return cls(int(label), int(index), kind, mask=frozen if kind is PromptKind.MASK else None)
 
     @classmethod
+    def of_labels(cls, plane: npt.NDArray[np.integer], index: int) -> tuple[SlicePrompt, ...]:
+        """A painted slice of every label on it, in the order of the labels.
+
+        Parameters
+        ----------
+        plane : ndarray of int, shape (H, W)
+            Values up to 0 are background.
+        index : int
+        """
+        labels = np.unique(plane[plane > 0]).tolist()
+        return tuple(cls.from_mask(label, index, plane == label) for label in labels)
+
+    @classmethod
     def absent_at(cls, label: int, index: int) -> SlicePrompt:
         """The object is not on this slice."""
         return cls(int(label), int(index), PromptKind.ABSENT)

@@ -101,9 +101,8 @@ def carry_seeds(
     for index in np.flatnonzero(annotated).tolist() if carried else ():
         session = new_session(slice_through_time(volumes, index))
         for time, labels in seeds.items():
-            plane = labels[first.slicer(index)]
-            for label in np.unique(plane[plane > 0]).tolist():
-                session.add_prompt(SlicePrompt.from_mask(label, time, plane == label))
+            for seed in SlicePrompt.of_labels(labels[first.slicer(index)], time):
+                session.add_prompt(seed)
         for _ in session.propagate(should_stop=should_stop):
             pass
         if should_stop():

@@ -129,10 +129,9 @@ class NextTime(QObject):
         locked = sorted(annotation.table.locked)
         seeds: dict[tuple[int, int], SlicePrompt | None] = {}
         for index in sorted(found.keys() - taken):
-            fixed = np.isin(annotation.slices.read(index), locked)
+            fixed = np.isin(annotation.slices.read(index), locked) | np.isin(found[index], locked)
             free = np.where(fixed | annotation.crossing_seeds(index), 0, found[index])
-            for label in np.unique(free[(free > 0) & ~np.isin(free, locked)]).tolist():
-                seeds[label, index] = SlicePrompt.from_mask(label, index, free == label)
+            seeds |= {(seed.label, index): seed for seed in SlicePrompt.of_labels(free, index)}
         if not seeds:
             show_info("There was nothing to carry on: the objects end, or there are seeds already.")
             return

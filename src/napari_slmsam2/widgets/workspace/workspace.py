@@ -377,10 +377,8 @@ class Workspace(QObject):
             return
         seeds: dict[int, dict[int, SlicePrompt | None]] = {}
         for index in annotation.slices.labelled_slices():
-            plane = annotation.plane(index)
-            for label in np.unique(plane[plane > 0]).tolist():
-                seed = SlicePrompt.from_mask(label, index, plane == label)
-                seeds.setdefault(label, {})[index] = seed
+            for seed in SlicePrompt.of_labels(annotation.plane(index), index):
+                seeds.setdefault(seed.label, {})[index] = seed
         for label in sorted(seeds.keys() - annotation.table.locked):
             self._edit(label, seeds=seeds[label])
 
