@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tests.random_weights import randomise
 
 from napari_slmsam2.core.config import ModelConfig, sam2_config, slm_sam2_config
-from napari_slmsam2.engine.sam2.network import MemoryTokens, SliceNetwork, encode_distances
+from napari_slmsam2.engine.sam2.network import SliceNetwork, encode_distances
+from napari_slmsam2.engine.sam2.tensors import MemoryTokens
 
 COMPACT = {
     "embed_dim": 24,

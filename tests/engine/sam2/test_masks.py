@@ -17,7 +17,7 @@ from napari_slmsam2.engine.sam2.masks import (
     stability_score,
     unpack_bytes,
 )
-from napari_slmsam2.engine.sam2.network import SliceOutput
+from napari_slmsam2.engine.sam2.tensors import SliceOutput
 
 from ...fakes import prompts_of, run
 from .test_segmenter import KEEP_GOING, cut, disc, seed

@@ -22,7 +22,7 @@ from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.segmenter import SweepContext
 from napari_slmsam2.engine.sam2 import attention
 from napari_slmsam2.engine.sam2.masks import measure_masks, pack_bytes
-from napari_slmsam2.engine.sam2.network import SliceOutput
+from napari_slmsam2.engine.sam2.tensors import SliceOutput
 
 from .test_segmenter import SHAPE, disc, seed
 

@@ -8,8 +8,9 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from napari_slmsam2.engine.device import computing
-from napari_slmsam2.engine.sam2.network import ImageEmbedding, MemoryTokens, encode_distances
+from napari_slmsam2.engine.sam2.network import encode_distances
 from napari_slmsam2.engine.sam2.repeated import MOST_GRAPHS, REPEATS, CapturedCall, RepeatedCall
+from napari_slmsam2.engine.sam2.tensors import ImageEmbedding, MemoryTokens
 
 from ...fakes import Drive, prompts_of, run
 from .test_segmenter import KEEP_GOING, cut, disc, logits_of, seed

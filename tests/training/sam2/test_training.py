@@ -16,8 +16,9 @@ from napari_slmsam2.core.memory import MemoryBank, MemoryEntry
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.loading import load_network, make_segmenter
-from napari_slmsam2.engine.sam2.network import SliceNetwork, SliceOutput
+from napari_slmsam2.engine.sam2.network import SliceNetwork
 from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
+from napari_slmsam2.engine.sam2.tensors import SliceOutput
 from napari_slmsam2.engine.weights.checkpoints import save_weights
 from napari_slmsam2.session.session import SegmentationSession
 from napari_slmsam2.training.adapt import backends

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from napari_slmsam2.core.segmenter import SegmentedSlice
 from napari_slmsam2.core.soft_masks import BACKGROUND, MaskExtent, box_of_sides
-from napari_slmsam2.engine.sam2.network import SliceOutput
 from napari_slmsam2.engine.sam2.preprocess import SlicePreprocessor
+from napari_slmsam2.engine.sam2.tensors import SliceOutput
 
 #: Distance from the threshold at which the stability of a mask is judged (SAM: 1.0).
 STABILITY_OFFSET = 1.0

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from napari_slmsam2.core.memory import MemoryBank, MemoryEntry
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.engine.device import computing
-from napari_slmsam2.engine.sam2.network import ImageEmbedding, SliceOutput
 from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
+from napari_slmsam2.engine.sam2.tensors import ImageEmbedding, SliceOutput
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,15 +23,10 @@ from napari_slmsam2.engine.sam2.memory import (
     MemorySelection,
     ShortTermMemory,
 )
-from napari_slmsam2.engine.sam2.network import (
-    ImageEmbedding,
-    MemoryTokens,
-    SliceNetwork,
-    SliceOutput,
-    encode_distances,
-)
+from napari_slmsam2.engine.sam2.network import SliceNetwork, encode_distances
 from napari_slmsam2.engine.sam2.preprocess import SlicePreprocessor
 from napari_slmsam2.engine.sam2.repeated import CapturedCall, RepeatedCall, capture_cuda_graph
+from napari_slmsam2.engine.sam2.tensors import ImageEmbedding, MemoryTokens, SliceOutput
 
 #: Slices that are encoded together on CUDA, ahead of the sweep.
 _AHEAD = 4

@@ -16,13 +16,9 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
 from napari_slmsam2.core.memory import MemoryBank, MemoryEntry
-from napari_slmsam2.engine.sam2.network import (
-    ImageEmbedding,
-    MemoryTokens,
-    SliceNetwork,
-    SliceOutput,
-)
+from napari_slmsam2.engine.sam2.network import SliceNetwork
 from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
+from napari_slmsam2.engine.sam2.tensors import ImageEmbedding, MemoryTokens, SliceOutput
 from napari_slmsam2.training.sam2.clips import Sam2Clip
 from napari_slmsam2.training.sam2.prompts import Clicks, correction, draw_kind, first_clicks
 
