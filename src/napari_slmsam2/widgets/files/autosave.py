@@ -23,7 +23,7 @@ from napari_slmsam2.widgets.files.recovery import ImageIdentity, RecoveryStore, 
 from napari_slmsam2.widgets.files.saving import Snapshot, save_snapshot
 from napari_slmsam2.widgets.runs.task import RunRequest
 from napari_slmsam2.widgets.workspace.grid import finest
-from napari_slmsam2.widgets.workspace.workspace import Stack
+from napari_slmsam2.widgets.workspace.stacks import Stack
 
 SETTLE_S = 2.0
 """Work is written when nothing has changed for so long ..."""

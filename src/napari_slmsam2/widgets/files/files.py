@@ -27,7 +27,8 @@ from napari_slmsam2.widgets.files.saving import read_snapshots
 from napari_slmsam2.widgets.runs.runner import Runner
 from napari_slmsam2.widgets.workspace.grid import SliceView, make_volume, show_view
 from napari_slmsam2.widgets.workspace.seeds import SeedTracker
-from napari_slmsam2.widgets.workspace.workspace import Stack, Workspace
+from napari_slmsam2.widgets.workspace.stacks import Stack
+from napari_slmsam2.widgets.workspace.workspace import Workspace
 
 if TYPE_CHECKING:
     from napari_slmsam2.session.session import SegmentationSession

@@ -35,7 +35,7 @@ from napari_slmsam2.widgets.workspace.grid import (
     make_volume,
     world_affine,
 )
-from napari_slmsam2.widgets.workspace.workspace import Stack
+from napari_slmsam2.widgets.workspace.stacks import Stack
 
 if TYPE_CHECKING:
     from napari_slmsam2.session.session import SegmentationSession

@@ -31,7 +31,7 @@ from napari_slmsam2.widgets.runs.task import (
     RunRequest,
     run_events,
 )
-from napari_slmsam2.widgets.workspace.workspace import Stack
+from napari_slmsam2.widgets.workspace.stacks import Stack
 
 _TICK_MS = 125
 _DRAWING_SHARE = 0.2

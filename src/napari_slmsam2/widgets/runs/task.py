@@ -12,7 +12,7 @@ from napari_slmsam2.core.errors import DeviceMemoryError, DownloadError, SlmSam2
 from napari_slmsam2.core.events import PropagationEvent
 from napari_slmsam2.core.intensity import DEFAULT_WINDOW, check_contrast
 from napari_slmsam2.session.annotation import Annotation
-from napari_slmsam2.widgets.workspace.workspace import Stack
+from napari_slmsam2.widgets.workspace.stacks import Stack
 
 if TYPE_CHECKING:
     from napari_slmsam2.engine.loading import ReadyModel

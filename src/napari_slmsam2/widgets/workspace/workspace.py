@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, ref
+from typing import Any
 
 import numpy as np
 from napari import Viewer
@@ -17,12 +15,8 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_slmsam2.core.errors import GridMismatchError, PromptError, SlmSam2Error, VolumeError
 from napari_slmsam2.core.prompts import SlicePrompt
-from napari_slmsam2.core.volume import Volume
-from napari_slmsam2.io.chunked_array import compressed_labels
-from napari_slmsam2.io.layer_grid import table_of
 from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.session.checking import accept_slice
-from napari_slmsam2.session.label_array import SharedLabels
 from napari_slmsam2.session.look_alikes import add_objects, remove_object
 from napari_slmsam2.widgets.workspace.grid import (
     SliceView,
@@ -37,37 +31,12 @@ from napari_slmsam2.widgets.workspace.grid import (
     slice_on_screen,
     view_on_screen,
 )
-from napari_slmsam2.widgets.workspace.labels_sink import LabelsSink
 from napari_slmsam2.widgets.workspace.placement import (
     PlacementWatcher,
     is_made_for,
     note_made_for,
 )
-
-if TYPE_CHECKING:
-    from napari_slmsam2.session.session import SegmentationSession
-
-
-@dataclass(slots=True, eq=False)
-class Stack:
-    """One stack of slices of a Labels layer.
-
-    Attributes
-    ----------
-    annotation : Annotation
-    sink : LabelsSink
-        Shows the annotation on the layer.
-    session : SegmentationSession or None
-        Runs the annotation; made by the first run, and used by its worker thread only.
-    """
-
-    annotation: Annotation
-    sink: LabelsSink
-    session: SegmentationSession | None = None
-
-
-_Stacks = dict[SliceView, Stack]
-_VOXELS_CHANGED = "The voxels of the image changed"
+from napari_slmsam2.widgets.workspace.stacks import VOXELS_CHANGED, Stack, Stacks
 
 
 class Workspace(QObject):
@@ -104,11 +73,9 @@ class Workspace(QObject):
         self.problem: SlmSam2Error | None = None
         self._view: SliceView | None = None
         self._index = -1
-        self._stacks: WeakKeyDictionary[Labels, _Stacks] = WeakKeyDictionary()
-        self._accepted: WeakKeyDictionary[Labels, SharedLabels[Annotation]] = WeakKeyDictionary()
         self._placement = PlacementWatcher(viewer, self)
         self._placement.changed.connect(self.update)
-        self._sources: WeakKeyDictionary[Annotation, tuple[ref[Image], int]] = WeakKeyDictionary()
+        self._stacks = Stacks(self._placement, viewer.dims)
         events = viewer.dims.events
         for event in (events.order, events.ndisplay, events.point):
             event.connect(self._on_dims)
@@ -190,7 +157,8 @@ class Workspace(QObject):
                 self._activate()
             except SlmSam2Error as error:
                 self.problem = error
-                self._report_replaced_voxels()
+                for annotation in self._stacks.with_replaced_voxels(self.image, self.labels):
+                    self.volume_replaced.emit(annotation, VOXELS_CHANGED)
         self._index = self.index if self._view is not None else -1
         self.target_changed.emit()
 
@@ -202,48 +170,13 @@ class Workspace(QObject):
 
     def _activate(self) -> None:
         """Make the annotation of the labels on screen, or bring it up to date."""
-        accepted = None if self.labels is None else self._accepted.get(self.labels)
-        shape = () if self.labels is None else self.labels.data.shape
-        if self.labels is not None and accepted is not None and accepted.array.shape != shape:
-            del self._accepted[self.labels], self._stacks[self.labels]
-        if self.labels is not None:
-            self._renew_volumes()
+        if self.image is not None and self.labels is not None:
+            self._stacks.forget_other_shape(self.labels)
+            for annotation, what in self._stacks.renew_volumes(self.image, self.labels):
+                self.volume_replaced.emit(annotation, what)
         stack = self.stack
         if stack is not None:
             stack.annotation.adopt(StackArray(stack.sink.layer.data, stack.sink.view))
-
-    def _renew_volumes(self) -> None:
-        """Give the annotations of the labels the volume that the image is now.
-
-        Seeds and labels stay on their voxels; what was computed from another volume is dropped.
-        """
-        assert self.image is not None
-        assert self.labels is not None
-        source = ref(self.image), self._placement.version(self.image)
-        for view, stack in self._stacks.get(self.labels, {}).items():
-            annotation = stack.annotation
-            volume, before = make_volume(self.image, view), self._sources[annotation]
-            self._sources[annotation] = source
-            if before[0] != source[0]:
-                what = "Another image was chosen"
-            elif before != source:
-                what = _VOXELS_CHANGED
-            elif not _same_size(volume, annotation.volume):
-                what = "The voxel size of the image changed"
-            else:
-                continue
-            annotation.replace_volume(volume)
-            stack.session = None
-            self.volume_replaced.emit(annotation, what)
-
-    def _report_replaced_voxels(self) -> None:
-        """Report annotations whose image has voxels that they do not fit any more."""
-        assert self.image is not None
-        stacks: _Stacks = {} if self.labels is None else self._stacks.get(self.labels, {})
-        for stack in stacks.values():
-            image, version = self._sources[stack.annotation]
-            if image() is self.image and version != self._placement.version(self.image):
-                self.volume_replaced.emit(stack.annotation, _VOXELS_CHANGED)
 
     # -- what is on screen
 
@@ -257,27 +190,12 @@ class Workspace(QObject):
         """The stack of slices on screen with its annotation; None without image and labels."""
         if self._view is None or self.image is None or self.labels is None:
             return None
-        stacks = self._stacks.setdefault(self.labels, {})
-        if self._view not in stacks:
-            labels, view = self.labels, self._view
-            if labels not in self._accepted:
-                self._accepted[labels] = SharedLabels(_blank_like(labels.data, view.layer_axis))
-                self._accepted[labels].table = table_of(labels.metadata)
-            annotation = Annotation(
-                make_volume(self.image, view),
-                self._accepted[labels],
-                key=view.key((slice(None),) * 3),
-                deferred=True,
-            )
-            self._sources[annotation] = ref(self.image), self._placement.version(self.image)
-            sink = LabelsSink(labels, view, annotation, self.viewer.dims)
-            stacks[view] = Stack(annotation, sink)
-        return stacks[self._view]
+        return self._stacks.at(self.image, self.labels, self._view)
 
     @property
     def stacks(self) -> tuple[Stack, ...]:
         """All stacks of slices of the Labels layer that were on screen: planes, time points."""
-        return () if self.labels is None else tuple(self._stacks.get(self.labels, {}).values())
+        return self._stacks.of(self.labels)
 
     @property
     def annotation(self) -> Annotation | None:
@@ -288,8 +206,7 @@ class Workspace(QObject):
     @property
     def writing(self) -> bool:
         """Whether the program itself is writing the labels right now."""
-        stacks: _Stacks = {} if self.labels is None else self._stacks.get(self.labels, {})
-        return any(stack.sink.writing for stack in stacks.values())
+        return any(stack.sink.writing for stack in self.stacks)
 
     @property
     def index(self) -> int:
@@ -493,17 +410,6 @@ class Workspace(QObject):
                 self.stack.sink.flush()
         finally:
             self.seeds_changed.emit()
-
-
-def _blank_like(data: Any, axis: int) -> Any:
-    """Labels of zeros: compressed where those of the layer are not in memory either."""
-    if type(data) is np.ndarray:
-        return np.zeros(data.shape, data.dtype)
-    return compressed_labels(data.shape, data.dtype, axis)
-
-
-def _same_size(one: Volume, other: Volume) -> bool:
-    return one.unit == other.unit and np.allclose(one.spacing, other.spacing, rtol=1e-6)
 
 
 def describe_view(image: Image, view: SliceView, dims: Dims) -> str:
