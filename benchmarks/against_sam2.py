@@ -188,7 +188,6 @@ def speed(arguments: argparse.Namespace) -> None:
         stop_after_absent=arguments.slices,
         precision=arguments.precision,
         memory_pooling=arguments.pooling,
-        batch_size=max(8, arguments.labels),
     )
     theirs = Theirs(network, arguments.size, volume, arguments.labels)
     ours = Ours(network, volume, arguments.labels, config)

@@ -85,7 +85,7 @@ def print_row(
         randomise(network, 0)
     network = network.to(device).eval()
     volume = GeneratedVolume(arguments.slices)
-    ours = Ours(network, volume, labels, settings(arguments.slices, labels))
+    ours = Ours(network, volume, labels, settings(arguments.slices))
     walk = ours.run()
     their_seconds, our_seconds = [], []
     if family == "SAM 2":
@@ -110,11 +110,9 @@ def print_row(
     )
 
 
-def settings(slices: int, labels: int) -> PropagationConfig:
+def settings(slices: int) -> PropagationConfig:
     """A forward run to the last slice."""
-    return PropagationConfig(
-        direction="forward", stop_after_absent=slices, batch_size=max(8, labels)
-    )
+    return PropagationConfig(direction="forward", stop_after_absent=slices)
 
 
 def milliseconds(seconds: list[float]) -> str:
@@ -129,7 +127,7 @@ def print_growth(size: int, device: torch.device) -> None:
     for slices in (64, 192):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-        config = settings(slices, 1).replace(embedding_budget=256)
+        config = settings(slices).replace(embedding_budget=256)
         network = make_network(size).to(device).eval()
         for _ in Ours(network, GeneratedVolume(slices), 1, config).run():
             pass

@@ -46,7 +46,7 @@ def test_settings_come_back_from_json(config):
         ({"no_such": 1}, "has no setting 'no_such'"),
         ({"batch_size": "8"}, "batch_size.*expected a whole number.*'8'"),
         ({"batch_size": 1.5}, "batch_size.*expected a whole number.*1.5"),
-        ({"batch_size": None}, "batch_size.*expected a whole number"),
+        ({"stop_after_absent": None}, "stop_after_absent.*expected a whole number"),
         ({"stop_after_absent": True}, "stop_after_absent.*expected a whole number"),
     ],
 )
@@ -83,6 +83,16 @@ def test_an_own_time_table_may_be_longer_than_the_long_one():
 def test_unknown_trunk():
     with pytest.raises(ConfigError, match=r"tiny \| small"):
         sam2_config("huge")
+
+
+def test_settings_left_open_cover_whatever_a_run_recorded_for_them():
+    given = PropagationConfig(overlap="keep", image_size=512)
+    ran = given.replace(batch_size=5)
+    assert given.covers(ran)
+    assert PropagationConfig(overlap="keep").covers(ran)
+    assert not given.covers(ran.replace(image_size=1024))
+    assert not given.covers(ran.replace(overlap="highest"))
+    assert not given.replace(batch_size=8).covers(ran)
 
 
 def test_settings_are_frozen_and_checked_when_replaced():

@@ -12,6 +12,7 @@ from napari_slmsam2.engine.device import (
     choose_device,
     choose_dtype,
     computing,
+    free_memory,
     is_out_of_memory,
 )
 
@@ -153,3 +154,14 @@ def test_cached_memory_is_given_back(monkeypatch, kind, emptied):
     monkeypatch.setattr(torch.mps, "empty_cache", lambda: called.append("mps"))
     devices.free_cached_memory(torch.device(kind))
     assert called == ([emptied] if emptied else [])
+
+
+def test_free_memory_counts_what_the_allocator_keeps(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 4000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 700)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 300)
+    assert free_memory(torch.device("cuda")) == 1400
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 900)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 250)
+    assert free_memory(torch.device("mps")) == 650
+    assert free_memory(CPU) > 2**20

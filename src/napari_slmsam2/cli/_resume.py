@@ -95,7 +95,7 @@ def _differences(kept: SegmentationSession, fresh: SegmentationSession) -> list[
         for what, same in (
             ("axis", kept.volume.axis == fresh.volume.axis),
             ("seeds, extents and absent slices", _same_prompts(kept.prompts, fresh.prompts)),
-            ("settings", kept.config == fresh.config),
+            ("settings", fresh.config.covers(kept.config)),
             ("intensity window", kept.window == fresh.window),
             ("model", kept.runs[-1].sha256 == fresh.load_model().sha256),
             ("model", kept.load_model().name == fresh.load_model().name),

@@ -64,13 +64,15 @@ class PropagationConfig(Settings):
         choices=("standard", "confident"),
         advanced=True,
     )
-    batch_size: int = setting(
-        8,
+    batch_size: int | None = setting(
+        None,
         "Labels per batch",
-        "Labels that the network segments at once. A smaller number needs less memory.",
+        "Labels that the network segments at once; none: as many as the free memory of the device "
+        "holds. A smaller number needs less memory.",
         minimum=1,
         unit="labels",
         advanced=True,
+        none="as memory allows",
     )
     precision: str = setting(
         "auto",
@@ -113,6 +115,21 @@ class PropagationConfig(Settings):
         unit="MiB",
         advanced=True,
     )
+
+    def covers(self, recorded: PropagationConfig) -> bool:
+        """Whether a recorded run has these settings.
+
+        What is None here is chosen when a run begins, and then recorded: any value fits it.
+        """
+        return self.replace(**self.chosen_in(recorded)) == recorded
+
+    def chosen_in(self, recorded: PropagationConfig) -> dict[str, Any]:
+        """What a recorded run has for the settings that are None here and chosen at its start."""
+        return {name: getattr(recorded, name) for name in _CHOSEN if getattr(self, name) is None}
+
+
+_CHOSEN = ("batch_size", "image_size")
+"""Settings that are chosen for the model and the computer where they are None."""
 
 
 @dataclass(frozen=True, kw_only=True)

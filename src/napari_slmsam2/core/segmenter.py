@@ -64,6 +64,10 @@ class SliceSegmenter(Protocol):
 
     A segmenter may have ``most_stored`` as well: bytes of embeddings beyond which storing them
     saves no time, less than the setting ``embedding_budget``.
+
+    A segmenter may have ``labels_at_once(shape, *, seeds, reserved)``: labels that a call of
+    `segment` can take on slices of shape (H, W), with up to ``seeds`` annotated slices per label,
+    while ``reserved`` bytes stay free.
     """
 
     name: str

@@ -22,6 +22,7 @@ def setting(
     unit: str | None = None,
     advanced: bool = False,
     kind: type = int,
+    none: str = "model's own",
 ) -> Any:
     """A dataclass field that knows how to present itself.
 
@@ -40,6 +41,8 @@ def setting(
         True for settings that a form hides at first.
     kind : type
         Of the values where the default is None.
+    none : str
+        What a form shows for None.
     """
     return dataclasses.field(
         default=default,
@@ -52,6 +55,7 @@ def setting(
             "unit": unit,
             "advanced": advanced,
             "kind": kind,
+            "none": none,
         },
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 import torch
 
 from napari_slmsam2.core.errors import DeviceError, DeviceMemoryError
@@ -134,6 +135,18 @@ def move_to_cpu(network: torch.nn.Module, device: torch.device) -> str | None:
     network.to("cpu")
     free_cached_memory(device)
     return f"{device} ran out of memory: the run continues, more slowly, on the CPU"
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of memory that a computation on a device can still take."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
+    available = int(psutil.virtual_memory().available)
+    if device.type == "mps":
+        unused = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+        return max(0, min(available, unused))
+    return available
 
 
 def free_cached_memory(device: torch.device) -> None:

@@ -94,6 +94,7 @@ class Run:
             result=annotation.propagated.result,
             embeddings=embeddings,
         )
+        record.config = self._propagator.config
         self._step = annotation.history.start_run(record)
 
     @property

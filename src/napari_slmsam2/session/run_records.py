@@ -69,6 +69,7 @@ class RunRecord:
         The seeds at its start.
     gaps : tuple of Gap
     config : PropagationConfig
+        With the values that were chosen for settings left at None.
     write_range : tuple of int or None
     model : str
         Its name, or its file of weights.

@@ -452,4 +452,5 @@ class SegmentationSession:
             },
             "window": self.window.to_dict(),
             "config": self.config.to_dict(),
+            "chosen": {} if not self.runs else self.config.chosen_in(self.runs[-1].config),
         }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -33,6 +34,9 @@ from napari_slmsam2.engine.propagation.state import PropagatorState
 from napari_slmsam2.engine.propagation.sweep import Sweep, SweepState
 from napari_slmsam2.engine.propagation.takeover import TakeoverCheck
 
+LABELS_AT_ONCE = 8
+"""Labels of a batch, for models that do not state how many fit into memory."""
+
 _Work = Callable[[], Iterator[PropagationEvent]]
 
 
@@ -58,10 +62,16 @@ class Propagator:
     segmenter : SliceSegmenter
     task : PropagationInput
     config : PropagationConfig
+        Where ``batch_size`` is None, it is chosen now, from the free memory of the device.
     result : PropagationResult, optional
         Of earlier runs on the same volume; updated in place.
     embeddings : EmbeddingCache, optional
         Shared with other runs of the same model on the same volume.
+
+    Attributes
+    ----------
+    config : PropagationConfig
+        With the number of labels of a batch.
 
     Raises
     ------
@@ -85,9 +95,11 @@ class Propagator:
         if embeddings is None:
             embeddings = EmbeddingCache(self.config.embedding_budget * 2**20)
         self._embeddings = embeddings
-        self._fallback = MemoryFallback(segmenter, embeddings, self.config.batch_size)
         gaps = tuple(self._sweep_once(gap) for gap in task.gaps)
         running = {gap.label for gap in gaps}
+        batch_size = self.config.batch_size or self._labels_at_once(running)
+        self.config = self.config.replace(batch_size=batch_size)
+        self._fallback = MemoryFallback(segmenter, embeddings, batch_size)
         merge = self.config.merge
         self._compositor = Compositor(
             task,
@@ -359,6 +371,16 @@ class Propagator:
             self._embeddings,
             encode,
         )
+
+    def _labels_at_once(self, running: Collection[int]) -> int:
+        """How many labels to segment at once where the settings leave it open."""
+        measure = getattr(self._segmenter, "labels_at_once", None)
+        if measure is None:
+            return LABELS_AT_ONCE
+        seeds = Counter(p.label for p in self._task.prompts if p.label in running)
+        reserved = self._embeddings.budget - self._embeddings.nbytes
+        shape = self._task.volume.slice_shape
+        return int(measure(shape, seeds=max(seeds.values(), default=1), reserved=reserved))
 
     def _sweep_once(self, gap: Gap) -> Gap:
         """The gap with one sweep only, where the second would give the same."""

@@ -15,7 +15,13 @@ from napari_slmsam2.core.errors import DeviceMemoryError
 from napari_slmsam2.core.memory import MemoryBank
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.core.segmenter import SegmentedSlice, SweepContext
-from napari_slmsam2.engine.device import computing, free_cached_memory, move_to_cpu
+from napari_slmsam2.engine.device import (
+    computing,
+    free_cached_memory,
+    free_memory,
+    move_to_cpu,
+)
+from napari_slmsam2.engine.sam2.label_memory import bytes_per_label, labels_that_fit
 from napari_slmsam2.engine.sam2.masks import MeasuredMasks, copy_masks, measure_masks, read_masks
 from napari_slmsam2.engine.sam2.memory import (
     ConfidentMemory,
@@ -214,6 +220,12 @@ class NetworkSegmenter:
             context.encode_next(self.ahead, self.encode_images)
         except DeviceMemoryError:
             self.ahead = 0
+
+    def labels_at_once(self, shape: tuple[int, int], *, seeds: int, reserved: int) -> int:
+        """Labels that a call of `segment` can take, see `SliceSegmenter`."""
+        per_label = bytes_per_label(self.network.config, shape, seeds)
+        free = max(0, free_memory(self.device) - reserved)
+        return labels_that_fit(free, per_label, self.device)
 
     def free_memory(self) -> str | None:
         """First keep everything but the network off the device, then compute on the CPU."""

@@ -15,7 +15,7 @@ from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.core.errors import ConfigError, DeviceMemoryError
 from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.compact.segmenter import CompactSegmenter
-from napari_slmsam2.engine.device import choose_dtype, free_cached_memory
+from napari_slmsam2.engine.device import choose_dtype, free_cached_memory, free_memory
 from napari_slmsam2.engine.loading import LoadedNetwork
 from napari_slmsam2.engine.sam2.network import SliceNetwork
 from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
@@ -28,7 +28,7 @@ from napari_slmsam2.training.adapt.evaluation import (
     measure_visit,
     thin_labels,
 )
-from napari_slmsam2.training.adapt.measurement import TrialStep, free_memory, profile_steps
+from napari_slmsam2.training.adapt.measurement import TrialStep, profile_steps
 from napari_slmsam2.training.adapt.protocols import (
     Advanced,
     FineTuningBackend,

@@ -12,7 +12,7 @@ import psutil
 import torch
 
 from napari_slmsam2.core.errors import DeviceMemoryError
-from napari_slmsam2.engine.device import is_out_of_memory
+from napari_slmsam2.engine.device import free_memory, is_out_of_memory
 
 _SMALL_BATCH = 2
 _MARGIN = 1.2
@@ -84,13 +84,6 @@ def profile_steps(
         if second.seconds * share > _LONGEST_STEP_S:
             return TrialStep(second.seconds * share, needed)
     return _measured(step, batch_size, device)
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes of memory that are free on a device."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
 
 
 def _measured(step: Callable[[int], object], batch_size: int, device: torch.device) -> TrialStep:

@@ -96,7 +96,7 @@ def _annotated(field: Field[Any], hint: Any) -> Any:
             options["step"] = 10.0 ** math.floor(math.log10(abs(default) or 1.0))
             options["decimals"] = max(2, *map(_decimals, (default, low, high)))
         if NoneType in get_args(hint):
-            options["none"] = "model's own"
+            options["none"] = about["none"]
     return Annotated[hint, options]
 
 

@@ -232,7 +232,7 @@ def runs_gaps_only(annotation: Annotation, request: RunRequest) -> bool:
     if not annotation.runs or request.mode == "all" or request.write_range is not None:
         return False
     last = annotation.runs[-1]
-    same = last.config == request.config and last.model == request.model
+    same = request.config.covers(last.config) and last.model == request.model
     return same and bool(annotation.dirty)
 
 
