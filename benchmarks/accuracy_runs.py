@@ -203,7 +203,7 @@ def find_group(modality: str, folder: Path) -> str:
 def load_model(model: str, device: str, memory: str = "standard") -> ReadyModel:
     """A model by name or by its file of weights, or a baseline that is known here only."""
     if model in BASELINES:
-        return ReadyModel(BASELINES[model](), model, None, "cpu", "float32")
+        return ReadyModel(BASELINES[model](), model, None)
     return make_segmenter(model, device=device, config=PropagationConfig(memory=memory))
 
 

@@ -15,7 +15,7 @@ from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.clicks.prompt_solver import PromptSolver
 from napari_slmsam2.engine.inference_thread import run_on_inference_thread
-from napari_slmsam2.engine.loading import make_segmenter
+from napari_slmsam2.engine.loading import ReadyModel, make_segmenter
 from napari_slmsam2.engine.sam2.network import SliceNetwork
 from napari_slmsam2.engine.weights.checkpoints import save_weights
 from napari_slmsam2.engine.weights.registry import list_models
@@ -64,13 +64,13 @@ def make(tmp_path):
 
 
 def is_on_cpu(segmenter) -> bool:
-    return segmenter.__dict__.get("device", segmenter.__dict__.get("_device")).type == "cpu"
+    return segmenter.device.type == "cpu"
 
 
 def as_accelerator(segmenter, call, monkeypatch) -> None:
     """Let the CPU pass for another device, whose memory runs out in one of the calls."""
     monkeypatch.setattr(torch.mps, "empty_cache", lambda: None)
-    names = [n for n in ("device", "_device", "_storage") if n in segmenter.__dict__]
+    names = [n for n in ("device", "_storage") if n in segmenter.__dict__]
     for name in names:
         setattr(segmenter, name, torch.device("mps"))
 
@@ -127,8 +127,11 @@ def test_exhausted_memory_moves_the_model_to_the_cpu(
     assert (expected == 1).any((1, 2)).sum() > 1
     segmenter = make(name)
     as_accelerator(segmenter, call, monkeypatch)
+    ready = ReadyModel(segmenter, name, None)
+    assert ready.device == "mps"
     drive = run(segmenter, volume, prompts)
     assert is_on_cpu(segmenter)
+    assert (ready.device, ready.precision) == ("cpu", "float32")
     assert isinstance(drive.events[-1], Finished)
     assert drive.of(FellBack)[-1].message == (
         "mps ran out of memory: the run continues, more slowly, on the CPU"

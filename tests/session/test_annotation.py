@@ -27,7 +27,7 @@ def plane(**labels):
 def run(annotation, **options):
     """A whole run."""
     session = SegmentationSession(annotation.volume, window=WINDOW, annotation=annotation)
-    session.use_model(ReadyModel(FakeSegmenter(), "fake", None, "cpu", "float32"))
+    session.use_model(ReadyModel(FakeSegmenter(), "fake", None))
     return list(session.propagate(**options))
 
 

@@ -19,7 +19,7 @@ from napari_slmsam2.session.session import SegmentationSession
 def session():
     """A label that was propagated from slice 2 to slices 0 to 4; the rest is dark."""
     made = SegmentationSession(bright_volume(8, dark=(5, 6, 7)))
-    made.use_model(ReadyModel(FakeSegmenter(), "fake", None, "cpu", "float32"))
+    made.use_model(ReadyModel(FakeSegmenter(), "fake", None))
     made.add_prompt(SlicePrompt.from_mask(1, 2, rectangle(4, 6)))
     list(made.propagate())
     return made

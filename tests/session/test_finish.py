@@ -211,7 +211,7 @@ def test_an_unknown_tool_is_refused():
 
 def test_a_later_run_of_another_label_does_not_bring_islands_back():
     session = SegmentationSession(bright_volume(12), window=WINDOW)
-    session.use_model(ReadyModel(FakeSegmenter(), "fake", None, "cpu", "float32"))
+    session.use_model(ReadyModel(FakeSegmenter(), "fake", None))
     split = rectangle(2, 8, 6, 6) | rectangle(12, 8, 2, 2)
     session.add_prompt(SlicePrompt.from_mask(1, 5, split))
     list(session.propagate())

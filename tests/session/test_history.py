@@ -17,7 +17,7 @@ from napari_slmsam2.session.session import SegmentationSession
 def session(request):
     volume = bright_volume(12, axis=request.param)
     session = SegmentationSession(volume, window=WINDOW)
-    session.use_model(ReadyModel(FakeSegmenter(), "fake", None, "cpu", "float32"))
+    session.use_model(ReadyModel(FakeSegmenter(), "fake", None))
     session.add_prompt(SlicePrompt.from_mask(1, 5, rectangle(4, 9)))
     session.add_prompt(SlicePrompt.from_mask(2, 8, rectangle(9, 2)))
     return session

@@ -29,7 +29,7 @@ RED = (1.0, 0.0, 0.0, 1.0)
 @pytest.fixture(params=[0, 2])
 def session(request):
     session = SegmentationSession(bright_volume(12, axis=request.param), window=WINDOW)
-    session.use_model(ReadyModel(FakeSegmenter(), "fake", None, "cpu", "float32"))
+    session.use_model(ReadyModel(FakeSegmenter(), "fake", None))
     session.add_prompt(SlicePrompt.from_mask(1, 5, rectangle(4, 9)))
     session.add_prompt(SlicePrompt.from_mask(2, 5, rectangle(10, 2)))
     return session
@@ -227,7 +227,7 @@ def test_table_and_locks_are_in_the_session_file_and_a_locked_run_is_repeated(se
     loaded = load_session(tmp_path / "one.slmsam2", image=session.volume)
     assert loaded.annotation.table == annotation.table
     assert [record.locked for record in loaded.runs] == [frozenset(), {2}]
-    loaded.use_model(ReadyModel(FakeSegmenter(), "fake", None, "cpu", "float32"))
+    loaded.use_model(ReadyModel(FakeSegmenter(), "fake", None))
     for record in loaded.runs:
         record.model = "fake"
     list(replay(loaded))

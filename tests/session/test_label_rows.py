@@ -35,7 +35,7 @@ def by_hand(annotation):
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_counts_follow_every_kind_of_change(axis):
     session = SegmentationSession(bright_volume(12, axis=axis), window=WINDOW)
-    session.use_model(ReadyModel(FakeSegmenter(), "fake", None, "cpu", "float32"))
+    session.use_model(ReadyModel(FakeSegmenter(), "fake", None))
     annotation, counts = session.annotation, LabelCounts(session.annotation)
 
     def check(changed):

@@ -19,7 +19,7 @@ MINE = rectangle(1, 14, 3, 3)
 
 def make_session(annotation):
     session = SegmentationSession(annotation.volume, window=WINDOW, annotation=annotation)
-    session.use_model(ReadyModel(FakeSegmenter(), "fake", None, "cpu", "float32"))
+    session.use_model(ReadyModel(FakeSegmenter(), "fake", None))
     return session
 
 

@@ -35,7 +35,7 @@ def make_session(
 ) -> SegmentationSession:
     volume = bright_volume(n_slices, dark=dark, axis=axis)
     session = SegmentationSession(volume, window=WINDOW, **options)
-    session.use_model(ReadyModel(segmenter or FakeSegmenter(), "fake", None, "cpu", "float32"))
+    session.use_model(ReadyModel(segmenter or FakeSegmenter(), "fake", None))
     return session
 
 

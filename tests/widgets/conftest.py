@@ -40,7 +40,7 @@ class FakeModels:
     """Hands out a segmenter in place of a model."""
 
     def __init__(self, segmenter: Any) -> None:
-        self.ready = ReadyModel(segmenter, "fake", None, "cpu", "float32")
+        self.ready = ReadyModel(segmenter, "fake", None)
         self.asked: list[Any] = []
 
     def is_loaded(self, request: Any) -> bool:

@@ -39,7 +39,7 @@ _TRUNKS = ("tiny", "small", "base_plus", "large")
 
 @dataclass(frozen=True, slots=True)
 class ReadyModel:
-    """A segmenter and what a report should say of it.
+    """A segmenter, and what reports state about it.
 
     Attributes
     ----------
@@ -47,15 +47,21 @@ class ReadyModel:
     name : str
     sha256 : str or None
         Of the file of weights; None for a model without weights.
-    device : str
-    precision : str
     """
 
     segmenter: SliceSegmenter
     name: str
     sha256: str | None
-    device: str
-    precision: str
+
+    @property
+    def device(self) -> str:
+        """Where the model computes now: exhausted memory moves it to the CPU."""
+        return str(getattr(self.segmenter, "device", "cpu"))
+
+    @property
+    def precision(self) -> str:
+        """In which the model computes now, such as ``float32``."""
+        return str(getattr(self.segmenter, "dtype", "float32")).removeprefix("torch.")
 
     @property
     def captured_calls(self) -> dict[str, int]:
@@ -132,7 +138,7 @@ def _build_segmenter(
     should_stop: Callable[[], bool] | None,
 ) -> ReadyModel:
     if model in ("flow", "interpolation"):
-        return ReadyModel(_classical(str(model)), str(model), None, "cpu", "float32")
+        return ReadyModel(_classical(str(model)), str(model), None)
     import torch
 
     from napari_slmsam2.engine.compact.network import CompactNetwork
@@ -153,9 +159,7 @@ def _build_segmenter(
         window_segmenter = CompactSegmenter(
             loaded.network, name=loaded.name, device=torch_device, dtype=torch.float32
         )
-        return ReadyModel(
-            window_segmenter, loaded.name, loaded.sha256, str(torch_device), "float32"
-        )
+        return ReadyModel(window_segmenter, loaded.name, loaded.sha256)
     size = loaded.network.config.image_size
     dtype = choose_dtype(torch_device, config.precision, image_size=size)
     cast_weights(loaded.network, dtype)
@@ -171,8 +175,7 @@ def _build_segmenter(
         loaded.network.pool_memory(config.memory_pooling)
     with computing(torch_device, dtype):
         loaded.network.sam_prompt_encoder.store_constants()
-    precision = str(dtype).removeprefix("torch.")
-    return ReadyModel(segmenter, loaded.name, loaded.sha256, str(torch_device), precision)
+    return ReadyModel(segmenter, loaded.name, loaded.sha256)
 
 
 def _classical(name: str) -> SliceSegmenter:

@@ -33,7 +33,7 @@ def new_session(volume, network, **config):
         network, name="window", device=torch.device("cpu"), dtype=torch.float32
     )
     session = SegmentationSession(Volume(volume, axis=0), config=PropagationConfig(**config))
-    session.use_model(ReadyModel(segmenter, "window", None, "cpu", "float32"))
+    session.use_model(ReadyModel(segmenter, "window", None))
     return session
 
 

@@ -148,7 +148,7 @@ def test_a_roll_out_gives_the_masks_of_a_propagation():
     session = SegmentationSession(
         Volume(image, axis=0, spacing=(2.0, 1.0, 1.0)), window=IntensityWindow(0.0, 1.0)
     )
-    session.use_model(ReadyModel(segmenter, "compact", None, "cpu", "float32"))
+    session.use_model(ReadyModel(segmenter, "compact", None))
     session.add_prompt(SlicePrompt.from_mask(3, 6, mask[6]))
     session.set_extent(3, 4, 16)
     list(session.propagate())

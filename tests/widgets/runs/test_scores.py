@@ -23,7 +23,7 @@ def annotation():
         annotation.add_prompt(SlicePrompt.from_mask(label, 2, rectangle(row, 1)))
         annotation.add_prompt(SlicePrompt.from_mask(label, 20, rectangle(row, 3 + label)))
     session = SegmentationSession(annotation.volume, window=WINDOW, annotation=annotation)
-    session.use_model(ReadyModel(FakeSegmenter(), "fake", None, "cpu", "float32"))
+    session.use_model(ReadyModel(FakeSegmenter(), "fake", None))
     list(session.propagate())
     return annotation
 

@@ -142,7 +142,7 @@ def test_the_window_and_a_session_of_its_own_undo_and_redo_alike(bench):
     session = SegmentationSession(
         window.volume, window=window.intensity_window(panel.read_request(panel.images.layer).window)
     )
-    session.use_model(ReadyModel(FakeSegmenter(), "fake", None, "cpu", "float32"))
+    session.use_model(ReadyModel(FakeSegmenter(), "fake", None))
     session.add_prompt(window.prompts.get(1, 5))
     history = session.annotation.history
 

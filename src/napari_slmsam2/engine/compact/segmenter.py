@@ -113,7 +113,7 @@ class CompactSegmenter(RawSliceSegmenter):
         self.config = network.config
         # Convolutions on a CPU take two thirds of the time in this layout.
         self._network = network.to(device).to(memory_format=torch.channels_last).eval()
-        self._device, self._dtype, self._threshold = device, dtype, threshold
+        self.device, self.dtype, self._threshold = device, dtype, threshold
 
     def encode_image(self, image: npt.NDArray[np.float32]) -> Tensor:
         """The slice on the device, shape (H, W), with values that are not finite set to 0."""
@@ -127,8 +127,8 @@ class CompactSegmenter(RawSliceSegmenter):
 
     def free_memory(self) -> str | None:
         """Compute on the CPU."""
-        note = move_to_cpu(self._network, self._device)
-        self._device, self._dtype = torch.device("cpu"), torch.float32
+        note = move_to_cpu(self._network, self.device)
+        self.device, self.dtype = torch.device("cpu"), torch.float32
         return note
 
     def _remembered(self, image: Image, mask: npt.NDArray[np.bool_]) -> SeedState:
@@ -157,7 +157,7 @@ class CompactSegmenter(RawSliceSegmenter):
         return compute_in_parts(
             lambda part: self._segment_part(slices, index, direction, part, context),
             banks,
-            self._device,
+            self.device,
         )
 
     def _segment_part(
@@ -169,7 +169,7 @@ class CompactSegmenter(RawSliceSegmenter):
         context: SweepContext,
     ) -> list[SegmentedSlice]:
         """Some of the objects, from the slice before, the slice itself and the next one."""
-        with computing(self._device, self._dtype):
+        with computing(self.device, self.dtype):
             tracked = self._tracked(index, direction, banks, context)
             # After a move to the CPU some states are still on the device.
             state = join([self._on_device(one.state) for one in tracked])
@@ -287,7 +287,7 @@ class CompactSegmenter(RawSliceSegmenter):
             previous,
             current,
             following,
-            which=torch.zeros(len(banks), dtype=torch.int64, device=self._device),
+            which=torch.zeros(len(banks), dtype=torch.int64, device=self.device),
             positions=self._on_device(torch.from_numpy(np.stack(positions))),
             travel=self._on_device(torch.tensor(travel, dtype=torch.float32)),
             certain=self._on_device(torch.tensor(certain)),
@@ -297,7 +297,7 @@ class CompactSegmenter(RawSliceSegmenter):
     def _on_device(self, value: Any) -> Any:
         """A tensor, or a (nested) tuple of tensors, on the device of the network."""
         if isinstance(value, Tensor):
-            return value.to(self._device)
+            return value.to(self.device)
         if isinstance(value, tuple):
             moved = [self._on_device(one) for one in value]
             return type(value)(*moved) if hasattr(value, "_fields") else tuple(moved)
