@@ -92,6 +92,24 @@ def test_rolled_axes_are_in_order_while_a_surface_is_shown_and_rolled_again_afte
     assert space.view == view
 
 
+def test_closing_the_table_in_3d_rolls_the_axes_again_afterwards(viewer, qtbot, segmenter):
+    labels = np.zeros((12, 16, 24), np.uint8)
+    labels[2:4, 3:12, 10:22] = 2
+    viewer.add_image(scan(), name="scan", scale=(3, 1, 1))
+    viewer.add_labels(labels, scale=(3, 1, 1))
+    viewer.dims.order = (2, 1, 0)
+    table = open_table(viewer, qtbot)
+    look(table, qtbot, 2)
+    viewer.window.remove_dock_widget(table.widget)
+    table.widget.deleteLater()
+    qtbot.wait(50)
+    assert viewer.dims.order == (0, 1, 2)
+    viewer.dims.ndisplay = 2
+    assert viewer.dims.order == (2, 1, 0)
+    viewer.dims.ndisplay = 3
+    assert viewer.dims.order == (2, 1, 0), "the axes are in the hands of the viewer again"
+
+
 def test_a_surface_of_one_time_point_has_the_place_of_that_time(viewer, qtbot, segmenter):
     labels = np.zeros((3, 12, 16, 24), np.uint8)
     labels[1, 3:8, 4:10, 6:15] = 2

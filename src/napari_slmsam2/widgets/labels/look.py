@@ -43,14 +43,11 @@ class Look(QObject):
         super().__init__(parent)
         self._viewer = viewer
         self._closed = False
-        self._order: tuple[int, ...] | None = None
         self._workers: WeakSet[Any] = WeakSet()
 
     def close_connections(self) -> None:
         """Show nothing any more."""
         self._closed = True
-        if self._order is not None:
-            self._viewer.dims.events.ndisplay.disconnect(self._on_ndisplay)
 
     @property
     def busy(self) -> bool:
@@ -149,26 +146,25 @@ class Look(QObject):
             # The layer that is painted in stays the active one. In 3D, napari fails to make a
             # Labels layer active before the mouse has moved over the canvas.
             layers.selection.active = active
-            self._show_in_3d()
+            _show_in_3d(self._viewer)
 
-    def _show_in_3d(self) -> None:
-        """Show the 3D view, with the axes of space in ascending order until it is left.
 
-        napari 0.9 draws the vertices of a surface in that order, whatever the order of the axes.
-        """
-        dims = self._viewer.dims
-        self._order = dims.order
-        dims.ndisplay = 3
-        dims.order = (*dims.order[:-3], *sorted(dims.order[-3:]))
-        dims.events.ndisplay.connect(self._on_ndisplay)
+def _show_in_3d(viewer: Viewer) -> None:
+    """Show the 3D view, with the axes of space in ascending order until it is left.
 
-    def _on_ndisplay(self, event: Any = None) -> None:
-        """Restore the order of the axes where the 3D view is left."""
-        dims = self._viewer.dims
-        dims.events.ndisplay.disconnect(self._on_ndisplay)
-        order, self._order = self._order, None
-        if order is not None and len(order) == dims.ndim:
+    napari 0.9 draws the vertices of a surface in that order, whatever the order of the axes. The
+    order is restored even if the label table is closed before.
+    """
+    dims, order = viewer.dims, viewer.dims.order
+
+    def restore() -> None:
+        dims.events.ndisplay.disconnect(restore)
+        if len(order) == dims.ndim:
             dims.order = order
+
+    dims.ndisplay = 3
+    dims.order = (*order[:-3], *sorted(order[-3:]))
+    dims.events.ndisplay.connect(restore)
 
 
 def _meshes(array: npt.NDArray[np.integer], labels: tuple[int, ...]) -> list[Mesh]:
