@@ -618,6 +618,22 @@ def test_the_dock_widget_closed_in_mid_run_gives_everything_back(bench, qtbot):
     bench.viewer.dims.set_point(0, 9)
 
 
+def test_a_removed_labels_layer_is_not_kept_alive(viewer, qtbot, segmenter, monkeypatch):
+    monkeypatch.setattr("napari_slmsam2.widgets.workspace.removed_layers._KEEP_MS", 0)
+    viewer.add_image(scan(), name="scan", scale=(3, 1, 1))
+    bench = Bench(viewer, qtbot, segmenter)
+    bench.paint(0)
+    bench.run()
+    layer = weakref.ref(bench.layer)
+    viewer.layers.remove(layer())
+
+    def is_gone():
+        gc.collect()
+        return layer() is None
+
+    qtbot.waitUntil(is_gone, timeout=10_000)
+
+
 # -- other grids
 
 

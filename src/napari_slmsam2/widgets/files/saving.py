@@ -190,7 +190,7 @@ class Snapshot:
     def of(cls, stack: Stack, request: RunRequest) -> Snapshot:
         """The work as it is now; called on the GUI thread."""
         annotation, sink = stack.annotation, stack.sink
-        note = {"layer": sink.layer.name, "view": sink.view.to_dict()}
+        note = {"layer": sink.name, "view": sink.view.to_dict()}
         runs = tuple(annotation.runs)
         return cls(annotation, request, annotation.prompts, runs, annotation.dirty, note)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from napari.layers import Labels
 from napari.qt.threading import GeneratorWorker, create_worker
 from napari.utils.notifications import notification_manager
 from qtpy.QtCore import QObject, QTimer, Signal
@@ -69,6 +70,7 @@ class Runner(QObject):
         self.done = self.total = 0
         self.seconds_left: float | None = None
         self._worker: GeneratorWorker[Any, Any, Any] | None = None
+        self._layer: Labels | None = None
         self.outcome: FinishReason | Failed | NotLoaded | None = None
         self._first: tuple[float, int] | None = None
         self._paused_s = 0.0
@@ -111,6 +113,7 @@ class Runner(QObject):
         assert self._worker is None
         self.control = RunControl()
         self.request, self.stack = request, stack
+        self._layer = stack.sink.layer  # held until the run ends, even if it is removed
         self.done = self.total = 0
         self.latest = self._first = self.outcome = self.seconds_left = None
         self._paused_s = 0.0
@@ -204,3 +207,4 @@ class Runner(QObject):
         self._timer.stop()
         self._tick()
         self.ended.emit(self.outcome)
+        self._layer = None

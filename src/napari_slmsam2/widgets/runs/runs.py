@@ -233,7 +233,7 @@ class Runs(QObject):
         if isinstance(outcome, NotLoaded):
             text = describe_cancelled(runner.control.download)
         if runner.stack is not None and runner.annotation is not self._workspace.annotation:
-            text = f"{runner.stack.sink.layer.name}: {text}"
+            text = f"{runner.stack.sink.name}: {text}"
         self._view.run_bar.show_end(text)
         self.scores.take_over(self._workspace.annotation)
         self._view.strip.set_progress(())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ class LabelsSink:
     Parameters
     ----------
     layer : Labels
+        Not kept alive: who uses the sink holds the layer.
     view : SliceView
     annotation : Annotation
         Its writes are deferred.
@@ -41,13 +42,28 @@ class LabelsSink:
     """
 
     def __init__(self, layer: Labels, view: SliceView, annotation: Annotation, dims: Dims) -> None:
-        self.layer = layer
+        self._layer, self._name = ref(layer), layer.name
         self.view = view
         self.annotation = annotation
         self.writing = False
         self._dims = dims
         # The slices, or None, that were on screen when they were written and not drawn.
         self._stale: set[int | None] = set()
+
+    @property
+    def layer(self) -> Labels:
+        """The Labels layer."""
+        layer = self._layer()
+        assert layer is not None, "nobody holds the layer"
+        return layer
+
+    @property
+    def name(self) -> str:
+        """The name of the layer; the last known one after the layer is gone."""
+        layer = self._layer()
+        if layer is not None:
+            self._name = layer.name
+        return self._name
 
     def read(self, index: int) -> _Plane:
         """A copy of a slice of the layer, shape (H, W)."""
@@ -72,7 +88,7 @@ class LabelsSink:
                     current = self.read(index)  # a part of it may have been written
                 self.annotation.slices.assign(index, current)
                 raise OutputError(
-                    f"layer {self.layer.name!r}",
+                    f"layer {self.name!r}",
                     f"slice {index} cannot be written",
                     found=f"{type(error).__name__}: {error}",
                     hint="Free space, or make a new Labels layer, then propagate again.",
