@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -86,9 +87,38 @@ def test_disagreement_counts_by_how_much_it_is():
 
 
 def test_slices_near_a_seed_are_less_urgent():
-    scores = [score_of(BASE, index).score for index in range(1, 8)]
-    assert scores == sorted(scores)
-    assert scores[0] < scores[-1]
+    slices = {index: BASE[index] for index in range(1, 6)}
+    scores = [score_of(slices, index, seeds=(0, 6)).score for index in range(1, 6)]
+    assert scores[0] < scores[1] < scores[2] > scores[3] > scores[4]
+    beyond = [score_of(slices, index, seeds=(0,)).score for index in range(1, 6)]
+    assert all(one > other for one, other in zip(beyond, scores, strict=True))
+
+
+DOUBTFUL = replace(GOOD, presence=0.55)
+
+
+def test_a_doubtful_stretch_is_more_urgent_than_one_worse_slice():
+    slices = {**dict.fromkeys(range(1, 30), GOOD), 4: replace(GOOD, presence=0.4)}
+    slices |= dict.fromkeys(range(15, 20), DOUBTFUL)
+    ranked = rank_slices({1: slices}, {1: [0, 30]})
+    assert ranked[0].index == 17
+    assert ranked[0].score > FLAG_SCORE
+    assert ranked[0].reason == "low confidence"
+    # A correction repairs nothing beyond a seed.
+    beside = rank_slices({1: slices}, {1: [0, 16, 18, 30]})
+    assert beside[0].index not in (16, 17, 18)
+
+
+def test_flagged_slices_of_a_label_lie_apart():
+    slices = dict.fromkeys(range(1, 40), DOUBTFUL)
+    ranked = rank_slices({1: slices}, {1: [0, 40]})
+    flagged = sorted(s.index for s in ranked if s.score >= FLAG_SCORE)
+    assert len(flagged) > 5
+    assert min(b - a for a, b in itertools.pairwise(flagged)) > 2
+
+
+def test_a_good_slice_is_suggested_for_its_distance_only():
+    assert {s.reason for s in rank_slices({1: BASE}, {1: [0]})} == {"far from annotated slices"}
 
 
 def test_labels_are_ranked_together():
