@@ -199,9 +199,7 @@ def _sizes(
     return np.sqrt([max(q.area for q in near) / largest for near in around])
 
 
-def _distances(
-    indices: npt.NDArray[np.int_], seeds: Sequence[int]
-) -> npt.NDArray[np.float64]:
+def _distances(indices: npt.NDArray[np.int_], seeds: Sequence[int]) -> npt.NDArray[np.float64]:
     """0 beside a seed to 1 far away, and twice that where seeds are on one side only."""
     if not seeds:
         return np.full(len(indices), 2.0)
