@@ -99,11 +99,11 @@ def test_choice_is_sorted_unique_and_bounded(data, n, n_slices):
 
 
 def test_only_doubtful_slices_are_flagged():
-    quality = {1: {**quality_of(3, 1.0), **quality_of(4, 0.2), **quality_of(5, 0.1)}}
-    flags = flagged_slices(quality, {1: [20]}, 5)
-    assert list(flags) == [5, 4]
-    assert flags[5].reason == "low confidence"
-    assert list(flagged_slices(quality, {1: [20]}, 1)) == [5]
+    quality = {1: {**quality_of(3, 1.0), **quality_of(13, 0.2), **quality_of(25, 0.1)}}
+    flags = flagged_slices(quality, {1: [40]}, 5)
+    assert list(flags) == [25, 13]
+    assert flags[25].reason == "low confidence"
+    assert list(flagged_slices(quality, {1: [40]}, 1)) == [25]
 
 
 def test_the_view_is_radiological():
