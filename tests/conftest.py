@@ -28,10 +28,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_models_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
+def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
     """No test reads or fills the user's cache."""
-    folder = tmp_path_factory.getbasetemp() / "models"
-    monkeypatch.setenv("NAPARI_SLMSAM2_MODELS", str(folder))
+    folder = tmp_path_factory.getbasetemp()
+    monkeypatch.setenv("NAPARI_SLMSAM2_MODELS", str(folder / "models"))
+    monkeypatch.setenv("NAPARI_SLMSAM2_EMBEDDINGS", str(folder / "embeddings"))
 
 
 @pytest.fixture(scope="module", autouse=True)

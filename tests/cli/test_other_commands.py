@@ -198,3 +198,27 @@ def test_the_sample_is_the_same_every_time():
         assert present[0] > 2
         assert present[-1] < first.volume.n_slices - 3
         np.testing.assert_array_equal(np.diff(present), 1)
+
+
+def test_encoded_slices_are_kept_shown_and_deleted(cli, scene, weights, tmp_path, monkeypatch):
+    folder = tmp_path / "embeddings"
+    monkeypatch.setenv("NAPARI_SLMSAM2_EMBEDDINGS", str(folder))
+    assert "Slices   0, 0.0 MiB" in cli("embeddings").out
+    labels = [scene.folder / f"{name}.nii.gz" for name in ("first", "second")]
+    for out in labels:
+        job = ("propagate", scene.image, scene.seeds, "-o", out, "--model", weights)
+        result = cli(*job, "--device", "cpu", "--embedding-disk", 1)
+        assert result.code == 0, result.err
+    facts = json.loads(cli("embeddings", "--json").out)
+    assert facts["folder"] == str(folder)
+    assert facts["slices"] == len(list(folder.iterdir())) > 0
+    assert facts["bytes"] == sum(path.stat().st_size for path in folder.iterdir())
+    system = json.loads(cli("info", "--system", "--json").out)
+    assert system["embeddings"]["slices"] == facts["slices"]
+    assert f"{facts['slices']}, " in cli("info", "--system").out
+    first, second = (np.asarray(nibabel.load(path).dataobj) for path in labels)
+    np.testing.assert_array_equal(first, second)
+    result = cli("embeddings", "--clear")
+    assert f"Deleted  {facts['bytes'] / 2**20:.1f} MiB" in result.out
+    assert "Slices   0, 0.0 MiB" in result.out
+    assert list(folder.iterdir()) == []

@@ -191,12 +191,13 @@ def test_preferences_say_what_the_engine_says(repository):
     properties = yaml.safe_load(text)["contributions"]["configurations"]["engine"]["properties"]
     assert properties["model"]["default"] == DEFAULT_MODEL
     assert properties["model"]["enum"] == [card.name for card in list_models()]
-    budget = next(f for f in PropagationConfig.fields() if f.name == "embedding_budget")
-    preference = properties["embedding_budget"]
-    assert preference["default"] == budget.default
-    assert preference["minimum"] == budget.metadata["minimum"]
-    assert preference["title"] == f"{budget.metadata['title']} ({budget.metadata['unit']})"
-    assert preference["description"].split() == budget.metadata["help"].split()
+    for name in ("embedding_budget", "embedding_disk"):
+        budget = next(f for f in PropagationConfig.fields() if f.name == name)
+        preference = properties[name]
+        assert preference["default"] == budget.default
+        assert preference["minimum"] == budget.metadata["minimum"]
+        assert preference["title"] == f"{budget.metadata['title']} ({budget.metadata['unit']})"
+        assert preference["description"].split() == budget.metadata["help"].split()
 
 
 def test_contributions_load_without_qt_and_torch():

@@ -10,7 +10,18 @@ from typing import Annotated
 import typer
 
 import napari_slmsam2
-from napari_slmsam2.cli import adapt, batch, demo, evaluate, info, models, propagate, replay, train
+from napari_slmsam2.cli import (
+    adapt,
+    batch,
+    demo,
+    embeddings,
+    evaluate,
+    info,
+    models,
+    propagate,
+    replay,
+    train,
+)
 from napari_slmsam2.cli._errors import ReportingGroup
 from napari_slmsam2.cli._options import help_of
 
@@ -73,6 +84,7 @@ for _command, _epilog in (
     (info.info, info.EPILOG),
     (demo.demo, demo.EPILOG),
     (train.train, train.EPILOG),
+    (embeddings.embeddings, embeddings.EPILOG),
 ):
     app.command(_command.__name__, help=help_of(_command), epilog=_epilog)(_command)
 app.command("adapt", cls=adapt.PairCommand, help=help_of(adapt.adapt), epilog=adapt.EPILOG)(

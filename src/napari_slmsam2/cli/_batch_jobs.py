@@ -20,7 +20,17 @@ from napari_slmsam2.core.errors import ConfigError
 #: Options that `batch` has itself, and those that do not change a result.
 _OF_BATCH = frozenset({"quiet", "progress", "force"})
 _NO_SETTINGS = frozenset(
-    {"log", "models_folder", "device", "keep_partial", "resume", "checkpoint", "estimate"}
+    {
+        "log",
+        "models_folder",
+        "device",
+        "keep_partial",
+        "resume",
+        "checkpoint",
+        "estimate",
+        "embedding_budget",
+        "embedding_disk",
+    }
 )
 
 

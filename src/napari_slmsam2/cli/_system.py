@@ -27,14 +27,16 @@ def system_facts() -> dict[str, Any]:
     dict
         ``napari-slmsam2``, ``python``, ``system``, ``packages`` (name to version or None),
         ``missing`` (extra to install for each missing package), ``devices`` (name to description),
-        ``memory_gib``, ``models_folder`` and ``environment`` (variables of this package). The
-        home folder is written as ``~``.
+        ``memory_gib``, ``models_folder``, ``embeddings`` (folder, slices and bytes) and
+        ``environment`` (variables of this package). The home folder is written as ``~``.
     """
     import psutil
 
     import napari_slmsam2
+    from napari_slmsam2.engine.propagation.embedding_files import embeddings_folder, stored_files
     from napari_slmsam2.engine.weights.model_card import models_folder
 
+    embeddings = stored_files(embeddings_folder())
     packages = {name: _version(name) for names in _PACKAGES.values() for name in names}
     has_qt = any(packages[name] for name in _QT)
     missing = {
@@ -52,6 +54,11 @@ def system_facts() -> dict[str, Any]:
         "devices": _devices(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "models_folder": _short(models_folder()),
+        "embeddings": {
+            "folder": _short(embeddings_folder()),
+            "slices": len(embeddings),
+            "bytes": sum(file.nbytes for file in embeddings),
+        },
         "environment": {
             name: _short(value)
             for name, value in sorted(os.environ.items())
@@ -78,6 +85,9 @@ def system_rows(facts: dict[str, Any]) -> dict[str, str]:
     }
     rows |= {f"device {name}": text for name, text in facts["devices"].items()}
     rows["models"] = facts["models_folder"]
+    stored = facts["embeddings"]
+    size = f"{stored['bytes'] / 2**20:.1f} MiB"
+    rows["encoded slices"] = f"{stored['slices']}, {size}, {stored['folder']}"
     rows |= facts["environment"]
     return {title: text for title, text in rows.items() if text}
 

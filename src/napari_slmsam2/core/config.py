@@ -115,6 +115,16 @@ class PropagationConfig(Settings):
         unit="MiB",
         advanced=True,
     )
+    embedding_disk: int = setting(
+        0,
+        "Disk for image features",
+        "Encoded slices of SAM 2 and SLM-SAM 2 are also kept on the disk up to this size, so that "
+        "a later session with the same image and model starts without encoding them again. Not "
+        "used on CUDA. 0 keeps none; 'napari-slmsam2 embeddings' shows and clears them.",
+        minimum=0,
+        unit="GiB",
+        advanced=True,
+    )
 
     def covers(self, recorded: PropagationConfig) -> bool:
         """Whether a recorded run has these settings.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from napari_slmsam2.core.segmenter import SliceSegmenter
     from napari_slmsam2.engine.compact.network import CompactNetwork
+    from napari_slmsam2.engine.propagation.embedding_files import EmbeddingFiles
     from napari_slmsam2.engine.sam2.network import SliceNetwork
 
 _TRUNKS = ("tiny", "small", "base_plus", "large")
@@ -107,7 +109,7 @@ def make_segmenter(
     device : str
         See `choose_device`. Models without weights run on the CPU.
     config : PropagationConfig, optional
-        Its precisions are used.
+        Its precisions, input size and disk space for embeddings are used.
     folder, progress, should_stop : optional
         For the download, see `load_network`.
 
@@ -171,11 +173,31 @@ def _build_segmenter(
             dtype=dtype,
             memory_dtype=getattr(torch, config.memory_dtype),
             memory=config.memory,
+            files=_embedding_files(loaded, config.embedding_disk),
         )
         loaded.network.pool_memory(config.memory_pooling)
     with computing(torch_device, dtype):
         loaded.network.sam_prompt_encoder.store_constants()
     return ReadyModel(segmenter, loaded.name, loaded.sha256)
+
+
+def _embedding_files(loaded: LoadedNetwork, gibibytes: int) -> EmbeddingFiles | None:
+    """Where the embeddings of a network are kept on the disk; None where they are not."""
+    if not gibibytes:
+        return None
+    import torch
+
+    import napari_slmsam2
+    from napari_slmsam2.engine.propagation.embedding_files import EmbeddingFiles, embeddings_folder
+
+    encoder = json.dumps(
+        {
+            "weights": loaded.sha256,
+            "config": loaded.network.config.to_dict(),
+            "versions": [napari_slmsam2.__version__, torch.__version__],
+        }
+    )
+    return EmbeddingFiles(embeddings_folder(), gibibytes * 2**30, encoder)
 
 
 def _classical(name: str) -> SliceSegmenter:

@@ -38,6 +38,7 @@ _MODEL_SETTINGS = (
     "memory_pooling",
     "image_size",
     "embedding_budget",
+    "embedding_disk",
 )
 _DIRECTIONS = {"both": (FORWARD, BACKWARD), "forward": (FORWARD,), "backward": (BACKWARD,)}
 

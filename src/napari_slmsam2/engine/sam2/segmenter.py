@@ -21,6 +21,7 @@ from napari_slmsam2.engine.device import (
     free_memory,
     move_to_cpu,
 )
+from napari_slmsam2.engine.propagation.embedding_files import EmbeddingFiles
 from napari_slmsam2.engine.sam2.label_memory import bytes_per_label, labels_that_fit
 from napari_slmsam2.engine.sam2.masks import MeasuredMasks, copy_masks, measure_masks, read_masks
 from napari_slmsam2.engine.sam2.memory import (
@@ -73,6 +74,9 @@ class NetworkSegmenter:
         Of the stored memory maps; SAM 2 stores bfloat16.
     memory : {"standard", "confident"}
         What the long-term memory attention reads: see `LongTermMemory` and `ConfidentMemory`.
+    files : EmbeddingFiles, optional
+        Where embeddings are kept for later sessions. Not used on CUDA, which encodes a slice in
+        less time than a disk stores it.
     """
 
     bidirectional = True
@@ -88,8 +92,10 @@ class NetworkSegmenter:
         dtype: torch.dtype = torch.float32,
         memory_dtype: torch.dtype = torch.bfloat16,
         memory: str = "standard",
+        files: EmbeddingFiles | None = None,
     ) -> None:
         self.name = name
+        self._files = files
         self.network = network.to(device).eval()
         self.dtype = dtype
         self.memory_dtype = memory_dtype
@@ -152,6 +158,22 @@ class NetworkSegmenter:
 
     def encode_images(self, images: Sequence[npt.NDArray[np.float32]]) -> list[ImageEmbedding]:
         """The embeddings of several slices, as one batch; see `SliceSegmenter.encode_image`."""
+        files = None if self.device.type == "cuda" else self._files
+        if files is None:
+            return self._encode_images(images)
+        size = self.network.config.image_size
+        keys = [files.key(image, size, self.dtype, self.device.type) for image in images]
+        stored = {key: tensors for key in keys if (tensors := files.get(key)) is not None}
+        found = {key: ImageEmbedding.of(stored[key]).to(self._storage) for key in stored}
+        missing = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
+        if missing:
+            new = self._encode_images(list(missing.values()))
+            found |= zip(missing, new, strict=True)
+            for key in missing:
+                files.put(key, found[key].tensors())
+        return [found[key] for key in keys]
+
+    def _encode_images(self, images: Sequence[npt.NDArray[np.float32]]) -> list[ImageEmbedding]:
         with computing(self.device, self.dtype):
             slices = [
                 self.preprocessor.image(one)

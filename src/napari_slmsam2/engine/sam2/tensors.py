@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,15 @@ class ImageEmbedding:
         return ImageEmbedding(
             self.feature.to(device), (self.high_res[0].to(device), self.high_res[1].to(device))
         )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name, see `of`."""
+        return {"feature": self.feature, "fine": self.high_res[0], "middle": self.high_res[1]}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> ImageEmbedding:
+        """The inverse of `tensors`."""
+        return cls(tensors["feature"], (tensors["fine"], tensors["middle"]))
 
     def split(self) -> list[ImageEmbedding]:
         """Views of the single slices of a batch."""

@@ -37,5 +37,7 @@ def read_preferences() -> Preferences:
         engine.adapted_model.strip() or engine.model,
         engine.device,
         engine.models_folder or None,
-        PropagationConfig(embedding_budget=engine.embedding_budget),
+        PropagationConfig(
+            embedding_budget=engine.embedding_budget, embedding_disk=engine.embedding_disk
+        ),
     )
