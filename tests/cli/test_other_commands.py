@@ -222,3 +222,18 @@ def test_encoded_slices_are_kept_shown_and_deleted(cli, scene, weights, tmp_path
     assert f"Deleted  {facts['bytes'] / 2**20:.1f} MiB" in result.out
     assert "Slices   0, 0.0 MiB" in result.out
     assert list(folder.iterdir()) == []
+
+
+def test_info_describes_a_resolution_level(cli, tmp_path):
+    from napari_slmsam2.io import read_image, write_labels
+
+    plain = save(tmp_path / "scan.nii.gz", np.ones((300, 280, 4), np.uint8), np.diag([1, 1, 5, 1]))
+    image = read_image(plain)
+    write_labels(tmp_path / "scan.ome.zarr", np.ones(image.volume.shape, np.uint8), image)
+    facts = [
+        json.loads(cli("info", tmp_path / "scan.ome.zarr", "--level", n, "--json").out)
+        for n in (0, 1)
+    ]
+    assert [sorted(f["shape"]) for f in facts] == [[4, 280, 300], [4, 140, 150]]
+    assert [sorted(f["spacing"]) for f in facts] == [[1, 1, 5], [2, 2, 5]]
+    assert "1 (4 x 140 x 150)" in cli("info", tmp_path / "scan.ome.zarr", "--level", 7).err

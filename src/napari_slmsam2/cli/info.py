@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from napari_slmsam2.cli._options import Axis, Channel, ImageNumber, Stack, Time
+from napari_slmsam2.cli._options import Axis, Channel, ImageNumber, Level, Stack, Time
 
 EPILOG = """
 [bold]Examples[/bold]
@@ -34,6 +34,7 @@ def info(
     channel: Channel = None,
     time: Time = None,
     stack: Stack = None,
+    level: Level = 0,
     system: Annotated[
         bool,
         typer.Option(
@@ -56,7 +57,13 @@ def info(
 
         facts = describe(
             read_image(
-                image, axis=axis, image=image_number, channel=channel, time=time, stack=stack
+                image,
+                axis=axis,
+                image=image_number,
+                channel=channel,
+                time=time,
+                stack=stack,
+                level=level,
             )
         )
         rows = _rows(facts)

@@ -27,6 +27,7 @@ from napari_slmsam2.widgets.runs.runs import Runs
 from napari_slmsam2.widgets.runs.task import RunRequest
 from napari_slmsam2.widgets.workspace.contrast import ContrastPresets
 from napari_slmsam2.widgets.workspace.first_view import FirstView
+from napari_slmsam2.widgets.workspace.levels import LevelChooser
 from napari_slmsam2.widgets.workspace.removed_layers import RemovedLayers
 from napari_slmsam2.widgets.workspace.seeds import SeedTracker
 from napari_slmsam2.widgets.workspace.three_views import toggle_three_views
@@ -53,6 +54,7 @@ class AnnotateWidget(PanelView):
         self.runs = Runs(self, self.workspace, self.tracker)
         self.runner, self.scores = self.runs.runner, self.runs.scores
         self.first_view = FirstView(self.workspace, self.turn_view)
+        self.level_chooser = LevelChooser(self.workspace, self.levels)
         self.contrast_presets = ContrastPresets(self.workspace, self.contrast)
         self.prompting = Prompting(
             self.prompt_bar,
@@ -109,6 +111,7 @@ class AnnotateWidget(PanelView):
             self.tracker,
             self.first_view,
             self.contrast_presets,
+            self.level_chooser,
             self.workspace,
             self.images,
             self.labels,

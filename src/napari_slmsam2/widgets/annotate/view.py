@@ -7,7 +7,12 @@ from napari.layers import Image, Labels
 from qtpy.QtWidgets import QCheckBox, QWidget
 
 from napari_slmsam2.widgets.annotate.seed_list import SeedList
-from napari_slmsam2.widgets.common.choosers import LayerChooser, ModelChooser, wrapped_label
+from napari_slmsam2.widgets.common.choosers import (
+    LayerChooser,
+    ModelChooser,
+    NarrowCombo,
+    wrapped_label,
+)
 from napari_slmsam2.widgets.common.closing import ClosingWidget
 from napari_slmsam2.widgets.common.fold import Fold
 from napari_slmsam2.widgets.common.icons import GlyphButton
@@ -45,6 +50,10 @@ class PanelView(ClosingWidget):
         self.recovery = RecoveryBar()
         self.images, self.labels = LayerChooser(viewer, Image), LayerChooser(viewer, Labels)
         self.images.setToolTip("The image that is segmented.")
+        self.levels = NarrowCombo()
+        self.levels.setToolTip(
+            "The resolution level that is segmented; its labels are on the grid of the level."
+        )
         self.labels.setToolTip("The Labels layer that you paint in and that is filled.")
         self.contrast = window_chooser(
             "Limits of the layer", "Contrast of the image on screen; a run does not change with it."
@@ -132,9 +141,8 @@ class PanelView(ClosingWidget):
         labels.setLayout(row(self.labels, self.add_labels))
         labels.layout().setContentsMargins(0, 0, 0, 0)
         labels.layout().setStretch(0, 4)
-        layers = form(
-            ("Image", self.images), ("Contrast", self.contrast.native), ("Labels", labels)
-        )
+        image = column(self.images, self.levels)
+        layers = form(("Image", image), ("Contrast", self.contrast.native), ("Labels", labels))
         self.seed_fold = Fold(
             "",
             "Slices that you annotated, to jump to or to delete.",
