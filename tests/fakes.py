@@ -15,7 +15,12 @@ from napari_slmsam2.core.intensity import IntensityWindow
 from napari_slmsam2.core.memory import MemoryBank
 from napari_slmsam2.core.plan import find_gaps
 from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
-from napari_slmsam2.core.segmenter import SegmentedSlice, SliceSegmenter, SweepContext
+from napari_slmsam2.core.segmenter import (
+    SegmentedSlice,
+    SliceSegmenter,
+    SliceVisit,
+    SweepContext,
+)
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
 from napari_slmsam2.engine.propagation.propagator import Propagator
@@ -106,6 +111,39 @@ class FakeSegmenter:
         if presence < 0.5:
             logits = np.full(mask.shape, -8, np.float32)
         return SegmentedSlice(logits, presence, 0.9, 0.9, (mask, strength))
+
+
+@dataclass(slots=True)
+class PairSegmenter(FakeSegmenter):
+    """The same model, which segments a forward and a backward step as one batch.
+
+    Attributes
+    ----------
+    together : list of tuple of (index, direction)
+        The steps of every batch.
+    """
+
+    together: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
+
+    def segment_visits(
+        self, visits: Sequence[SliceVisit], context: SweepContext
+    ) -> list[SegmentedSlice]:
+        found = [
+            one
+            for visit in visits
+            for one in self.segment(
+                visit.embedding, visit.index, visit.direction, visit.banks, context
+            )
+        ]
+        self.together.append(tuple((visit.index, visit.direction) for visit in visits))
+        return found
+
+
+@dataclass(slots=True)
+class SmallSegmenter(FakeSegmenter):
+    """The same model, of which three labels fit where one of a large network does."""
+
+    batch_factor: int = 3
 
 
 def bright_volume(n_slices: int, *, dark: Sequence[int] = (), axis: int = 0) -> Volume:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -183,6 +185,26 @@ def test_steps_visit_each_slice_of_each_sweep_once_and_in_order(prompts, data):
     assert directions == sorted(directions, reverse=True)
     keys = [(step.index, step.direction) for step in steps]
     assert len(keys) == len(set(keys))
+
+
+@given(prompts=prompt_sets())
+def test_alternating_steps_are_those_of_both_directions_in_turns(prompts):
+    gaps = find_gaps(prompts, N)
+    apart, alternating = make_steps(gaps), make_steps(gaps, alternate=True)
+    for direction in (FORWARD, BACKWARD):
+        one, other = (
+            [(step.index, step.gaps) for step in steps if step.direction == direction]
+            for steps in (apart, alternating)
+        )
+        assert one == other
+    n_both = 2 * min([s.direction for s in apart].count(d) for d in (FORWARD, BACKWARD))
+    assert all(a.direction != b.direction for a, b in itertools.pairwise(alternating[:n_both]))
+    for steps in (apart, alternating):
+        for gap in gaps:
+            completed = [s.index for s in steps if gap in s.gaps and s.completes(gap)]
+            assert sorted(completed) == list(gap.indices(FORWARD)), "once on every slice"
+            last = {s.index: s for s in steps if gap in s.gaps}
+            assert all(step.completes(gap) for step in last.values()), "by the last sweep"
 
 
 @given(prompts=prompt_sets(), ends=st.tuples(st.integers(0, N - 1), st.integers(0, N - 1)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from napari_slmsam2.core.errors import PromptError
 from napari_slmsam2.core.prompts import PromptKind, PromptSet
@@ -60,11 +60,25 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One slice visited in one direction for the labels whose gap covers it."""
+    """One slice visited in one direction for the labels whose gap covers it.
+
+    Attributes
+    ----------
+    index : int
+    direction : {+1, -1}
+    gaps : tuple of Gap
+    revisits : bool
+        Whether an earlier step visits the slice in the other direction.
+    """
 
     index: int
     direction: int
     gaps: tuple[Gap, ...]
+    revisits: bool = False
+
+    def completes(self, gap: Gap) -> bool:
+        """Whether no later sweep of a gap reaches the slice, so that its masks can be merged."""
+        return self.revisits or not (gap.from_before and gap.from_after)
 
 
 def find_gaps(
@@ -211,21 +225,35 @@ def independent_ranges(
     return (*ranges, (first, n_slices - 1))
 
 
-def make_steps(gaps: Iterable[Gap]) -> tuple[Step, ...]:
-    """Visit order: every slice forward, then every slice backward.
+def make_steps(gaps: Iterable[Gap], *, alternate: bool = False) -> tuple[Step, ...]:
+    """Visit order: every slice forward, then every slice backward, or both in alternation.
 
     All labels whose gap covers a slice are segmented together, so that its image is encoded once.
+
+    Parameters
+    ----------
+    gaps : iterable of Gap
+    alternate : bool
+        Forward and backward steps take turns, for models that segment one of each together.
     """
     gaps = tuple(gaps)
-    steps: list[Step] = []
+    by_direction: list[list[Step]] = []
     for direction in (FORWARD, BACKWARD):
         by_index: dict[int, list[Gap]] = {}
         for gap in gaps:
             if gap.swept(direction):
                 for index in gap.indices(direction):
                     by_index.setdefault(index, []).append(gap)
-        steps += [
-            Step(index, direction, tuple(by_index[index]))
-            for index in sorted(by_index, reverse=direction == BACKWARD)
-        ]
+        by_direction.append(
+            [
+                Step(index, direction, tuple(by_index[index]))
+                for index in sorted(by_index, reverse=direction == BACKWARD)
+            ]
+        )
+    rounds = itertools.zip_longest(*by_direction) if alternate else by_direction
+    steps = [step for one in rounds for step in one if step is not None]
+    visited: set[int] = set()
+    for number, step in enumerate(steps):
+        steps[number] = replace(step, revisits=step.index in visited)
+        visited.add(step.index)
     return tuple(steps)

@@ -44,6 +44,27 @@ class SegmentedSlice:
     extent: MaskExtent | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SliceVisit:
+    """A slice to segment for a batch of labels.
+
+    Attributes
+    ----------
+    embedding : object
+        Of the slice, from `SliceSegmenter.encode_image`.
+    index : int
+    direction : {+1, -1}
+        The sweep comes from ``index - direction``.
+    banks : sequence of MemoryBank
+        One per label.
+    """
+
+    embedding: Any
+    index: int
+    direction: int
+    banks: Sequence[MemoryBank]
+
+
 class SliceSegmenter(Protocol):
     """A model that propagates masks from slice to slice.
 
@@ -68,6 +89,10 @@ class SliceSegmenter(Protocol):
     A segmenter may have ``labels_at_once(shape, *, seeds, reserved)``: labels that a call of
     `segment` can take on slices of shape (H, W), with up to ``seeds`` annotated slices per label,
     while ``reserved`` bytes stay free.
+
+    A segmenter may have ``segment_visits(visits, context)``, which segments several `SliceVisit` as
+    one batch and gives the results of all in their order: then a forward and a backward sweep run
+    side by side.
     """
 
     name: str

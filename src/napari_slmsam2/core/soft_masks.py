@@ -57,6 +57,10 @@ class LogitPatch:
             logits[rows, columns] = self.logits
         return logits
 
+    def as_stored(self) -> LogitPatch:
+        """The patch with the values that `SoftMasks` gives back."""
+        return replace(self, logits=_unpacked(_packed(self.logits)))
+
 
 @dataclass(frozen=True, slots=True)
 class MaskExtent:
@@ -134,11 +138,21 @@ class _Crop:
     def unpack(self) -> npt.NDArray[np.float32]:
         size = tuple(side.stop - side.start for side in self.box)
         whole = np.frombuffer(zlib.decompress(self.content), dtype=np.int8).reshape(size)
-        return whole.astype(np.float32) / np.float32(_SCALE)
+        return _unpacked(whole)
 
     @property
     def content(self) -> bytes:
         return self.packed if isinstance(self.packed, bytes) else self.packed.read()
+
+
+def _packed(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.int8]:
+    """Logits in 8 bits, rounded away from 0."""
+    clipped = np.clip(logits, -LIMIT, LIMIT) * _SCALE
+    return np.where(clipped > 0, np.ceil(clipped), np.floor(clipped)).astype(np.int8)
+
+
+def _unpacked(packed: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
+    return packed.astype(np.float32) / np.float32(_SCALE)
 
 
 class SoftMasks:
@@ -188,9 +202,7 @@ class SoftMasks:
         if is_empty(patch.box):
             self.discard(label, index)
             return
-        clipped = np.clip(patch.logits, -LIMIT, LIMIT) * _SCALE
-        whole = np.where(clipped > 0, np.ceil(clipped), np.floor(clipped)).astype(np.int8)
-        packed = self._store.put(zlib.compress(whole.tobytes(), 1))
+        packed = self._store.put(zlib.compress(_packed(patch.logits).tobytes(), 1))
         self._crops.setdefault(index, {})[label] = _Crop(patch.box, shape, packed)
 
     def get(self, label: int, index: int) -> npt.NDArray[np.float32] | None:

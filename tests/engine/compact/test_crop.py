@@ -123,15 +123,15 @@ def test_the_prior_is_the_interpolation_between_annotated_slices():
     masks = {2: disc((80, 80), 30, 30, 10), 8: disc((80, 80), 40, 36, 14)}
     crops = ObjectCrops.around(masks[2], 80, 2.5)
     shapes = KnownShapes.collect(masks, None)
-    prior = interpolated_priors([shapes], 5, crops)
+    prior = interpolated_priors([shapes], [5], crops)
     distance = torch.from_numpy(interpolated_logits(masks, 5) / 4.0)[None]
     whole = read_logits(distance, crops)
     near = whole.abs() < 6
     np.testing.assert_allclose(prior[near], whole[near], atol=0.35)
-    assert interpolated_priors([shapes], 9, crops) is None
+    assert interpolated_priors([shapes], [9], crops) is None
     ends = KnownShapes.collect({5: masks[2]}, (3, 9))
     assert sorted(ends.masks) == [2, 5, 10]
-    both = interpolated_priors([shapes, ends], 9, join([crops, crops]))
+    both = interpolated_priors([shapes, ends], [9, 9], join([crops, crops]))
     assert not both[0].any()
     assert 0 < (both[1] > 0).sum() < (prior > 0).sum()
 

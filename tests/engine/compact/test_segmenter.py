@@ -1,14 +1,17 @@
 """The compact network in the propagator: real sweeps with an untrained network."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from napari_slmsam2.core.config import CompactConfig, PropagationConfig
 from napari_slmsam2.core.errors import CheckpointError, ConfigError
+from napari_slmsam2.core.events import SliceSegmented
 from napari_slmsam2.core.memory import MemoryBank, MemoryEntry
 from napari_slmsam2.core.prompts import SlicePrompt
-from napari_slmsam2.core.segmenter import SweepContext
+from napari_slmsam2.core.segmenter import SliceVisit, SweepContext
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.compact.segmenter import CompactSegmenter
@@ -197,6 +200,80 @@ def test_a_batch_gives_what_its_objects_give_alone_in_any_order():
             for one, other in zip(alone[label], batch[label], strict=True):
                 np.testing.assert_allclose(one[0], other[0], atol=1e-3)
                 np.testing.assert_allclose(one[1:], other[1:], atol=1e-4)
+
+
+class OneSweepAtATime:
+    """A segmenter whose forward and backward sweeps are propagated one after the other."""
+
+    def __init__(self, segmenter):
+        self._segmenter = segmenter
+
+    def __getattr__(self, name):
+        if name == "segment_visits":
+            raise AttributeError(name)
+        return getattr(self._segmenter, name)
+
+
+def test_both_sweeps_in_one_batch_give_what_they_give_apart():
+    """One object: bit by bit. Several, which share parts: the same masks."""
+    balls = {1: ball(), 2: ball(centre=(6, 15, 50), radii=(5, 7, 5)), 3: ball(radii=(6, 5, 5))}
+    balls[3] &= ~balls[2]
+    balls[1] &= ~balls[3]
+    network, volume = untrained(present=0.5), scan(balls[1] | balls[2])
+
+    def run(labels, apart):
+        session = new_session(volume, network)
+        if apart:
+            ready = session.load_model()
+            session.use_model(replace(ready, segmenter=OneSweepAtATime(ready.segmenter)))
+        for label in labels:
+            for index in (4, 8):
+                session.add_prompt(SlicePrompt.from_mask(label, index, balls[label][index]))
+        steps = [event.index for event in session.propagate() if isinstance(event, SliceSegmented)]
+        return session, steps
+
+    for labels in ((1,), (1, 2, 3)):
+        (together, order), (apart, other) = (run(labels, apart) for apart in (False, True))
+        assert order != other
+        assert (together.labels > 0).any((1, 2)).sum() > 8
+        np.testing.assert_array_equal(together.labels, apart.labels)
+        for index in (5, 6, 7, 10):
+            one, two = (s.logits_on_slice(index) for s in (together, apart))
+            assert one.keys() == two.keys()
+            for label, logits in one.items():
+                np.testing.assert_allclose(
+                    logits, two[label], atol=0 if labels == (1,) else 0.07, rtol=0
+                )
+
+
+def test_a_slice_is_read_once_for_all_objects_that_arrive_on_it():
+    """The three slices of a visit come from the context, whatever the number of objects."""
+    balls = {label: ball(centre=(6, 15 * label, 30), radii=(5, 6, 6)) for label in (1, 2, 3)}
+    image = scan(balls[1] | balls[2] | balls[3])
+    segmenter = CompactSegmenter(
+        untrained(), name="compact", device=torch.device("cpu"), dtype=torch.float32
+    )
+    slices, asked = [segmenter.encode_image(one) for one in image], []
+
+    def embedding_of(index):
+        asked.append(index)
+        return slices[index]
+
+    context = SweepContext(len(image), image[0].shape, (1.0, 1.0, 1.0), {}, embedding_of)
+    banks = []
+    for label, mask in balls.items():
+        prompt = SlicePrompt.from_mask(label, 6, mask[6])
+        content = segmenter.encode_seed(slices[6], prompt, image[0].shape).content
+        banks.append(MemoryBank(label))
+        banks[-1].add(MemoryEntry(6, True, content))
+    visits = [SliceVisit(slices[7], 7, 1, banks), SliceVisit(slices[5], 5, -1, banks)]
+    found = segmenter.segment_visits(visits, context)
+    assert asked == [6, 8, 6, 4]
+    apart = [*segmenter.segment(slices[7], 7, 1, banks, context)]
+    apart += segmenter.segment(slices[5], 5, -1, banks, context)
+    for one, other in zip(found, apart, strict=True):
+        np.testing.assert_allclose(one.logits, other.logits, atol=1e-3)
+        assert one.presence == pytest.approx(other.presence, abs=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 64), (3, 200, 9), (2, 8, 8)])

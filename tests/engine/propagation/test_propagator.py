@@ -23,12 +23,15 @@ from napari_slmsam2.core.events import (
 )
 from napari_slmsam2.core.plan import BACKWARD, FORWARD, find_gaps, gaps_beside
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
+from napari_slmsam2.engine.propagation import propagator
 from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
 
 from ...fakes import (
     SLICE,
     Drive,
     FakeSegmenter,
+    PairSegmenter,
+    SmallSegmenter,
     annotations,
     bright_volume,
     prompts_of,
@@ -483,3 +486,71 @@ def test_seeds_are_exact_after_every_run(prompts, overlap, merge, dark):
     drive = run(FakeSegmenter(), bright_volume(12, dark=sorted(dark)), prompts, config=config)
     for prompt in prompts:
         np.testing.assert_array_equal(on_slice(drive, prompt.index, prompt.label), prompt.mask)
+
+
+@settings(max_examples=30)
+@given(
+    prompts=annotations(),
+    batch_size=st.sampled_from([1, 2, 3, 8]),
+    dark=st.sets(st.integers(0, 11), max_size=4),
+    stops=st.lists(st.integers(0, 8), max_size=3),
+)
+def test_both_sweeps_side_by_side_give_what_they_give_one_after_the_other(
+    prompts, batch_size, dark, stops
+):
+    volume = bright_volume(12, dark=tuple(dark))
+    config = PropagationConfig(batch_size=batch_size)
+    apart = run(FakeSegmenter(), volume, prompts, config=config)
+    together = Drive(PairSegmenter(), volume, prompts, config=config).plan()
+    for n in stops:
+        together.go(stop_after(n))
+        state, result = together.propagator.state, together.result
+        together.plan()
+        together.propagator.restore(state)
+        assert together.result is result
+    together.go()
+    np.testing.assert_array_equal(together.labels, apart.labels)
+    assert together.result.quality == apart.result.quality
+    for index in range(12):
+        one, other = (drive.result.patches(index) for drive in (together, apart))
+        assert one.keys() == other.keys()
+        for label, patch in one.items():
+            assert patch.box == other[label].box
+            np.testing.assert_array_equal(patch.logits, other[label].logits)
+    assert sorted(together.segmenter.visits) == sorted(apart.segmenter.visits)
+
+
+def test_a_forward_and_a_backward_step_are_one_batch():
+    segmenter = PairSegmenter()
+    run(segmenter, bright_volume(12), prompts_of(seed(3), seed(9)))
+    assert segmenter.together[:3] == [((4, 1), (8, -1)), ((5, 1), (7, -1)), ((6, 1),)]
+    assert segmenter.together[3:5] == [((6, -1), (7, 1)), ((5, -1), (8, 1))]
+    assert segmenter.batches == [1] * 15
+    assert max(map(len, segmenter.together)) == 2
+
+
+def test_a_batch_that_does_not_fit_is_halved_across_both_steps():
+    prompts = prompts_of(*(seed(5, k, rectangle(3 * k, 2, 2, 2)) for k in (1, 2, 3, 4)))
+    segmenter = PairSegmenter(fits=3)
+    drive = run(segmenter, bright_volume(11), prompts)
+    whole = run(FakeSegmenter(), bright_volume(11), prompts)
+    np.testing.assert_array_equal(drive.labels, whole.labels)
+    assert len(drive.of(FellBack)) >= 1
+
+
+def test_a_small_network_takes_more_labels_at_once_than_the_setting():
+    prompts = prompts_of(*(seed(2, k, rectangle(3 * k, 2, 2, 2)) for k in (1, 2, 3, 4)))
+    config = PropagationConfig(batch_size=1)
+    segmenter = SmallSegmenter()
+    drive = run(segmenter, bright_volume(8), prompts, config=config)
+    assert segmenter.batches == [3, 1] * 7
+    whole = run(FakeSegmenter(), bright_volume(8), prompts)
+    np.testing.assert_array_equal(drive.labels, whole.labels)
+
+
+def test_on_large_slices_the_setting_holds_for_small_networks_as_well(monkeypatch):
+    monkeypatch.setattr(propagator, "LOGITS_AT_ONCE", 2 * 4 * SLICE[0] * SLICE[1])
+    prompts = prompts_of(*(seed(2, k, rectangle(3 * k, 2, 2, 2)) for k in (1, 2, 3, 4)))
+    segmenter = SmallSegmenter()
+    run(segmenter, bright_volume(8), prompts, config=PropagationConfig(batch_size=1))
+    assert segmenter.batches == [2, 2] * 7

@@ -6,6 +6,8 @@ wait for each other; threads that each take some of the objects do not.
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -19,8 +21,7 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 PART = 4
-"""Objects of a part. It does not depend on the number of threads: how many objects are computed
-together changes the last digits of a result."""
+"""Objects of a part, at most."""
 
 
 def compute_in_parts(
@@ -28,9 +29,11 @@ def compute_in_parts(
 ) -> list[_R]:
     """The results of ``compute(part)`` for parts of the items, in the order of the items.
 
-    On a CPU the parts are of `PART` items, each is computed on one core, and as many at once as
-    torch may use threads (``OMP_NUM_THREADS``, ``torch.set_num_threads``): the results are equal
-    whatever the number of threads. On other devices all items are one part.
+    On a CPU the parts hold up to `PART` items, but there are two parts at least; each is computed
+    on one core, and as many at once as torch may use threads (``OMP_NUM_THREADS``,
+    ``torch.set_num_threads``). How many items are computed together changes the last digits of a
+    result: the parts depend on the number of items only, so that the results are equal whatever
+    the number of threads. On other devices all items are one part.
 
     Parameters
     ----------
@@ -48,7 +51,9 @@ def compute_in_parts(
     """
     if device.type != "cpu":
         return compute(items)
-    parts = [items[i : i + PART] for i in range(0, len(items), PART)]
+    n_parts = min(len(items), max(2, math.ceil(len(items) / PART)))
+    edges = [number * len(items) // n_parts for number in range(n_parts + 1)] if items else [0]
+    parts = [items[first:stop] for first, stop in itertools.pairwise(edges)]
     n_threads = torch.get_num_threads()
     if n_threads == 1:
         return [one for part in parts for one in compute(part)]

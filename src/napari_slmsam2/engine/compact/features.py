@@ -99,24 +99,25 @@ class KnownShapes:
 
 
 def interpolated_priors(
-    shapes: Sequence[KnownShapes], index: int, crops: ObjectCrops
+    shapes: Sequence[KnownShapes], indices: Sequence[int], crops: ObjectCrops
 ) -> Tensor | None:
-    """Masks on a slice, interpolated from the annotated slices around it.
+    """Masks on slices, interpolated from the annotated slices around them.
 
     Parameters
     ----------
     shapes : sequence of KnownShapes
         Of ``B`` objects.
-    index : int
+    indices : sequence of int
+        The slice of every object.
     crops : ObjectCrops
 
     Returns
     -------
     Tensor of float32, shape (B, N, N), or None
-        Mask logits within plus and minus `MAX_LOGIT`; 0 for objects of which the slice does not
+        Mask logits within plus and minus `MAX_LOGIT`; 0 for objects whose slice does not
         lie between two known ones. None where that is so for all.
     """
-    found = [shape.distance(index) for shape in shapes]
+    found = [shape.distance(index) for shape, index in zip(shapes, indices, strict=True)]
     sides = [f.shape for f in found if f is not None]
     if not sides:
         return None

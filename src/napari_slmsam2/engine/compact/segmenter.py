@@ -13,7 +13,7 @@ from torch import Tensor
 
 from napari_slmsam2.core.memory import MemoryBank
 from napari_slmsam2.core.prompts import SlicePrompt
-from napari_slmsam2.core.segmenter import SegmentedSlice, SweepContext
+from napari_slmsam2.core.segmenter import SegmentedSlice, SliceVisit, SweepContext
 from napari_slmsam2.engine.compact.cpu_workers import compute_in_parts
 from napari_slmsam2.engine.compact.features import (
     LOGITS_PER_PIXEL,
@@ -82,6 +82,25 @@ class TrackedObject:
     shapes: KnownShapes
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Arrival:
+    """An object whose sweep arrives on a slice.
+
+    Attributes
+    ----------
+    bank : MemoryBank
+    index : int
+    direction : {+1, -1}
+    slices : tuple of Tensor of float32, shape (H, W)
+        The slice before, the slice itself and the next one.
+    """
+
+    bank: MemoryBank
+    index: int
+    direction: int
+    slices: tuple[Tensor, Tensor, Tensor]
+
+
 class CompactSegmenter(RawSliceSegmenter):
     """Propagates masks with a `CompactNetwork`.
 
@@ -148,29 +167,42 @@ class CompactSegmenter(RawSliceSegmenter):
         context: SweepContext,
     ) -> list[SegmentedSlice]:
         """Propagate the mask of every bank from the slice before."""
-        following = index + direction
-        slices = [embedding, embedding, embedding]
-        if context.embedding_of is not None:
-            slices[0] = context.embedding_of(index - direction)
-            if 0 <= following < context.n_slices:
-                slices[2] = context.embedding_of(following)
+        return self.segment_visits([SliceVisit(embedding, index, direction, banks)], context)
+
+    def segment_visits(
+        self, visits: Sequence[SliceVisit], context: SweepContext
+    ) -> list[SegmentedSlice]:
+        """Propagate the masks of several slices as one batch, see `SliceSegmenter`."""
+        arrivals = []
+        for visit in visits:
+            slices = self._slices(visit, context)
+            arrivals += [
+                _Arrival(bank, visit.index, visit.direction, slices) for bank in visit.banks
+            ]
         return compute_in_parts(
-            lambda part: self._segment_part(slices, index, direction, part, context),
-            banks,
-            self.device,
+            lambda part: self._segment_part(part, context), arrivals, self.device
+        )
+
+    @staticmethod
+    def _slices(visit: SliceVisit, context: SweepContext) -> tuple[Tensor, Tensor, Tensor]:
+        """The slice before, the slice itself and the next one."""
+        current = visit.embedding
+        if context.embedding_of is None:
+            return current, current, current
+        following = visit.index + visit.direction
+        inside = 0 <= following < context.n_slices
+        return (
+            context.embedding_of(visit.index - visit.direction),
+            current,
+            context.embedding_of(following) if inside else current,
         )
 
     def _segment_part(
-        self,
-        slices: Sequence[Tensor],
-        index: int,
-        direction: int,
-        banks: Sequence[MemoryBank],
-        context: SweepContext,
+        self, arrivals: Sequence[_Arrival], context: SweepContext
     ) -> list[SegmentedSlice]:
-        """Some of the objects, from the slice before, the slice itself and the next one."""
+        """Some of the objects."""
         with computing(self.device, self.dtype):
-            tracked = self._tracked(index, direction, banks, context)
+            tracked = self._tracked(arrivals, context)
             # After a move to the CPU some states are still on the device.
             state = join([self._on_device(one.state) for one in tracked])
             # The attention need not read the room for seeds that no object of the batch has.
@@ -182,7 +214,7 @@ class CompactSegmenter(RawSliceSegmenter):
                 memory,
                 join([self._on_device(one.seed) for one in tracked]),
                 state,
-                self._step(slices, index, direction, banks, context, tracked, state),
+                self._step(arrivals, context, tracked, state),
                 threshold=self._threshold,
             )
             contents = [
@@ -190,13 +222,12 @@ class CompactSegmenter(RawSliceSegmenter):
             ]
             return _segmented(output, contents, context.shape)
 
-    def _tracked(
-        self, index: int, direction: int, banks: Sequence[MemoryBank], context: SweepContext
-    ) -> list[TrackedObject]:
+    def _tracked(self, arrivals: Sequence[_Arrival], context: SweepContext) -> list[TrackedObject]:
         """The objects on the slice before; sweeps that begin there are started."""
         found: list[TrackedObject | None] = []
         to_read: list[tuple[int, dict[int, SeedState], tuple[int, ...], Contrast]] = []
-        for number, bank in enumerate(banks):
+        for number, arrival in enumerate(arrivals):
+            bank, index, direction = arrival.bank, arrival.index, arrival.direction
             seeds: dict[int, SeedState] = {i: e.content for i, e in bank.seeds.items()}
             areas = {i: seed.area for i, seed in seeds.items()}
             chosen = tuple(chosen_seeds(areas, index, direction, self.config.seed_slices))
@@ -265,16 +296,14 @@ class CompactSegmenter(RawSliceSegmenter):
 
     def _step(
         self,
-        slices: Sequence[Tensor],
-        index: int,
-        direction: int,
-        banks: Sequence[MemoryBank],
+        arrivals: Sequence[_Arrival],
         context: SweepContext,
         tracked: Sequence[TrackedObject],
         state: SweepState,
     ) -> StepInput:
         positions, travel, certain = [], [], []
-        for bank in banks:
+        for arrival in arrivals:
+            bank, index, direction = arrival.bank, arrival.index, arrival.direction
             areas = {i: entry.content.area for i, entry in bank.seeds.items()}
             extent = context.extents.get(bank.label)
             taper = find_taper(areas, index, direction, extent, context.spacing)
@@ -282,16 +311,24 @@ class CompactSegmenter(RawSliceSegmenter):
             travel.append(taper.travel(index))
             within = extent is not None and extent[0] <= index <= extent[1]
             certain.append(taper.between or within)
-        previous, current, following = (self._on_device(one)[None] for one in slices)
+        # The slices of every visit once; the arrivals of one visit share theirs.
+        visits = list({id(one.slices): one.slices for one in arrivals}.values())
+        numbers = {id(slices): number for number, slices in enumerate(visits)}
+        which = [numbers[id(one.slices)] for one in arrivals]
+        previous, current, following = (
+            torch.stack(self._on_device(of_visits)) for of_visits in zip(*visits, strict=True)
+        )
         return StepInput(
             previous,
             current,
             following,
-            which=torch.zeros(len(banks), dtype=torch.int64, device=self.device),
+            which=self._on_device(torch.tensor(which)),
             positions=self._on_device(torch.from_numpy(np.stack(positions))),
             travel=self._on_device(torch.tensor(travel, dtype=torch.float32)),
             certain=self._on_device(torch.tensor(certain)),
-            prior=interpolated_priors([one.shapes for one in tracked], index, state.crops),
+            prior=interpolated_priors(
+                [one.shapes for one in tracked], [one.index for one in arrivals], state.crops
+            ),
         )
 
     def _on_device(self, value: Any) -> Any:

@@ -66,7 +66,11 @@ def optical_flow(reference: Tensor, moving: Tensor) -> Tensor:
 
 
 class _TVL1Level:
-    """The scheme on one pyramid level, in buffers that all iterations share."""
+    """The scheme on one pyramid level, in buffers that all iterations share.
+
+    The views into the buffers are made once: on small images making one takes as long as reading
+    the pixels in it.
+    """
 
     def __init__(self, fixed: Tensor, moving: Tensor, flow: Tensor) -> None:
         self.fixed, self.moving, self.flow = fixed, moving[:, None], flow
@@ -77,6 +81,16 @@ class _TVL1Level:
         # Along rows and along columns, of both components of the flow.
         self.slope, self.dual = (flow.new_zeros(2, *flow.shape) for _ in range(2))
         self.one = flow.new_ones(())
+        self.components = self.direction[:, 0], flow[:, 0], self.direction[:, 1], flow[:, 1]
+        self.step = self.residual[:, None]
+        self.slopes, self.duals = self.slope.unbind(), self.dual.unbind()
+        self.slopes_inside = self.slope[0, :, :, :-1], self.slope[1, ..., :-1]
+        self.duals_inside = self.dual[0, :, :, :-1], self.dual[1, ..., :-1]
+        self.shifted = flow[:, :, 1:], flow[..., 1:]
+        self.neighbours = [
+            (field[:, :, 1:], field[:, :, :-1], field[..., 1:], field[..., :-1])
+            for field in (self.auxiliary, *[flow] * (DUAL_STEPS - 1))
+        ]
 
     def solve(self, warps: int, iterations: int) -> Tensor:
         """The flow after some warps of the moving image."""
@@ -105,30 +119,31 @@ class _TVL1Level:
 
     def _match_intensities(self, offset: Tensor) -> None:
         limit = ATTACHMENT * TIGHTNESS
-        residual, direction = self.residual, self.direction
-        torch.addcmul(offset, direction[:, 0], self.flow[:, 0], out=residual)
-        residual.addcmul_(direction[:, 1], self.flow[:, 1]).clamp_(-limit, limit)
-        torch.addcmul(self.flow, self.gradient, residual[:, None], value=-1, out=self.auxiliary)
+        direction_rows, rows, direction_columns, columns = self.components
+        residual = torch.addcmul(offset, direction_rows, rows, out=self.residual)
+        residual.addcmul_(direction_columns, columns).clamp_(-limit, limit)
+        torch.addcmul(self.flow, self.gradient, self.step, value=-1, out=self.auxiliary)
 
     def _smooth(self) -> None:
         """Steps of the dual variable, and the flow from it."""
         slope, dual, norm, flow = self.slope, self.dual, self.norm, self.flow
-        rows, columns = slope[0, :, :, :-1], slope[1, ..., :-1]
-        dual_rows, dual_columns = dual[0, :, :, :-1], dual[1, ..., :-1]
-        below, right = flow[:, :, 1:], flow[..., 1:]
-        field = self.auxiliary
-        for _ in range(DUAL_STEPS):
-            torch.sub(field[:, :, 1:], field[:, :, :-1], out=rows)
-            torch.sub(field[..., 1:], field[..., :-1], out=columns)
+        slope_rows, slope_columns = self.slopes
+        dual_rows, dual_columns = self.duals
+        rows, columns = self.slopes_inside
+        rows_inside, columns_inside = self.duals_inside
+        below, right = self.shifted
+        for lower, upper, later, earlier in self.neighbours:
+            torch.sub(lower, upper, out=rows)
+            torch.sub(later, earlier, out=columns)
             # Faster on a CPU than torch.hypot.
-            torch.mul(slope[0], slope[0], out=norm).addcmul_(slope[1], slope[1]).sqrt_()
+            torch.mul(slope_rows, slope_rows, out=norm)
+            norm.addcmul_(slope_columns, slope_columns).sqrt_()
             torch.add(self.one, norm, alpha=_DUAL_STEP_SIZE / TIGHTNESS, out=norm)
             dual.sub_(slope, alpha=_DUAL_STEP_SIZE).div_(norm)
-            torch.sub(self.auxiliary, dual[0], out=flow)
-            flow.sub_(dual[1])
-            below.add_(dual_rows)
-            right.add_(dual_columns)
-            field = flow
+            torch.sub(self.auxiliary, dual_rows, out=flow)
+            flow.sub_(dual_columns)
+            below.add_(rows_inside)
+            right.add_(columns_inside)
 
 
 def warp(fields: Tensor, flow: Tensor) -> Tensor:

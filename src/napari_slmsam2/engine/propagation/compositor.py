@@ -11,7 +11,7 @@ import numpy.typing as npt
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.events import SliceSegmented
 from napari_slmsam2.core.overlap import resolve_labels
-from napari_slmsam2.core.plan import BACKWARD, Gap
+from napari_slmsam2.core.plan import FORWARD, Gap, Step
 from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
 from napari_slmsam2.core.quality import SliceQuality, mean_quality, measured
 from napari_slmsam2.core.segmenter import SegmentedSlice
@@ -100,7 +100,7 @@ class Compositor:
             self._result.forget(*key)
             self._result.seed_masks[key] = mask
 
-    def merge(self, sweep: Sweep, index: int, output: SegmentedSlice) -> SweptMask:
+    def merge(self, sweep: Sweep, step: Step, output: SegmentedSlice) -> SweptMask:
         """Measure what a sweep found, and merge it with the earlier sweep of its gap.
 
         Nothing is stored, see `store`.
@@ -115,8 +115,8 @@ class Compositor:
         else:
             box = extent.box
             quality = replace(quality, area=extent.area, centroid=extent.centroid)
-        if sweep.gap.closed and sweep.is_final:
-            patch, merged = self._merged(sweep, index, logits, box, quality)
+        if sweep.gap.closed and step.completes(sweep.gap):
+            patch, merged = self._merged(sweep, step.index, logits, box, quality)
             return SweptMask(quality, patch, merged)
         # A copy: a view would keep the whole slice alive.
         return SweptMask(quality, LogitPatch(box, logits[box].copy()), quality)
@@ -225,28 +225,35 @@ class Compositor:
         assert gap.before is not None
         assert gap.after is not None
         earlier, agreement, weights = None, None, [1.0]
-        if sweep.direction == BACKWARD and gap.from_before:
-            # None where a seed was set and removed again since the forward sweep.
+        own, is_forward = LogitPatch(box, logits[box]), sweep.direction == FORWARD
+        if gap.from_before and gap.from_after:
+            # None where a seed was set and removed again since the earlier sweep.
             first = self._result.scores.get(label, {}).get(index)
             if first is not None:
                 earlier = self._result.soft.patch(label, index) or LogitPatch.empty()
+                # Both are rounded, so that the order of the sweeps does not matter.
+                own = own.as_stored()
                 box = unite_boxes(box, earlier.box)
-                agreement = dice(earlier.within(box) > 0, logits[box] > 0)
+                agreement = dice(earlier.within(box) > 0, own.within(box) > 0)
+                forward, backward = (quality, first) if is_forward else (first, quality)
                 weights = list(
                     sweep_weights(
-                        index, gap.before, gap.after, first.confidence, quality.confidence
+                        index, gap.before, gap.after, forward.confidence, backward.confidence
                     )
                 )
-                quality = mean_quality(first, quality)
+                quality = mean_quality(forward, backward)
         shape = None
         if self._interpolates(gap):
             shape = interpolated_logits(self.seed_masks[label], index)
             box = unite_boxes(box, find_box(shape > BACKGROUND))
             weights.append(INTERPOLATION_SHARE * sum(weights))
-        parts = [] if earlier is None else [earlier.within(box)]
-        parts += [logits[box]] if shape is None else [logits[box], shape[box]]
+        parts = [own.within(box)]
+        if earlier is not None:
+            parts.insert(1 if is_forward else 0, earlier.within(box))
+        if shape is not None:
+            parts.append(shape[box])
         if len(parts) == 1:
-            return LogitPatch(box, logits[box].copy()), quality
+            return LogitPatch(box, own.logits.copy()), quality
         merged = merge_logits(zip(parts, weights, strict=True))
         inner = find_box(merged > BACKGROUND)
         patch = LogitPatch(shift_box(inner, box), merged[inner])

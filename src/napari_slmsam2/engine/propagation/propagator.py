@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,21 +33,12 @@ from napari_slmsam2.engine.propagation.slice_encoding import encode_ahead, encod
 from napari_slmsam2.engine.propagation.state import PropagatorState
 from napari_slmsam2.engine.propagation.sweep import Sweep, SweepState
 from napari_slmsam2.engine.propagation.takeover import TakeoverCheck
+from napari_slmsam2.engine.propagation.visit import Visit, next_steps
 
 LABELS_AT_ONCE = 8
 """Labels of a batch, for models that do not state how many fit into memory."""
 
 _Work = Callable[[], Iterator[PropagationEvent]]
-
-
-@dataclass(slots=True)
-class _Visit:
-    """A slice whose labels are segmented batch by batch."""
-
-    step: Step
-    sweeps: list[Sweep]
-    embedding: object
-    masks: list[SweptMask] = field(default_factory=list)
 
 
 class Propagator:
@@ -120,7 +111,8 @@ class Propagator:
             p for p in task.prompts if p.label in running or self._is_unanswered(p)
         ]
         self._check_prompt_kinds()
-        self._steps = make_steps(gaps)
+        self._segment_visits = getattr(segmenter, "segment_visits", None)
+        self._steps = make_steps(gaps, alternate=self._segment_visits is not None)
         self._takeover: TakeoverCheck | None = None
         self._schedule = Schedule(
             {
@@ -132,7 +124,7 @@ class Propagator:
         self._done = self._next_step = 0
         self._seeds: dict[int, dict[int, MemoryEntry]] = {}
         self._states: dict[Sweep, SweepState] = {}
-        self._visit: _Visit | None = None
+        self._visit: Visit | None = None
         self._events: Iterator[PropagationEvent] = iter(())
 
     def propagate(
@@ -203,8 +195,9 @@ class Propagator:
         self._seeds, self._states = state.seeds, state.sweeps
         self._compositor.seed_masks = state.seed_masks
         if state.visit is not None:
-            step = self._steps[self._next_step]
-            self._visit = _Visit(step, state.visit[0], self._embedding(step.index), state.visit[1])
+            steps = self._next_steps()
+            embeddings = [self._embedding(step.index) for step in steps]
+            self._visit = Visit(steps, state.visit[0], embeddings, state.visit[1])
         if state.takeover is not None:
             self._takeover = self._new_takeover_check()
             self._takeover.state = state.takeover
@@ -261,40 +254,53 @@ class Propagator:
             yield self._compositor.slice_event(prompt.index, {}, final=True)
 
     def _segment_batch(self) -> Iterator[PropagationEvent]:
-        """Some labels of a slice; with the last ones the slice is written."""
+        """Some labels of a visit; with the last ones its slices are written."""
         with self._schedule.measure(Work.VISIT):
             visit = self._visit = self._visit or self._begin_visit()
             waiting = visit.sweeps[len(visit.masks) :]
             outputs = self._segment(visit, waiting) if waiting else []
             for sweep, output in zip(waiting, outputs, strict=False):
-                visit.masks.append(self._remember(sweep, visit.step.index, output))
+                visit.masks.append(self._remember(sweep, visit.step_of(sweep), output))
         self._schedule.finish(Work.VISIT, len(outputs))
         if len(visit.masks) == len(visit.sweeps):
             self._visit = None
-            self._next_step += 1
-            self._done += 1
-            yield from self._compose(visit)
+            self._next_step += len(visit.steps)
+            self._done += len(visit.steps)
+            for step in visit.steps:
+                yield from self._compose(visit, step)
 
-    def _begin_visit(self) -> _Visit:
-        step = self._steps[self._next_step]
-        sweeps = [Sweep(gap, step.direction) for gap in step.gaps]
+    def _next_steps(self) -> tuple[Step, ...]:
+        return next_steps(self._steps, self._next_step, pairs=self._segment_visits is not None)
+
+    def _begin_visit(self) -> Visit:
+        steps = self._next_steps()
+        sweeps = [Sweep(gap, step.direction) for step in steps for gap in step.gaps]
         active = [sweep for sweep in sweeps if not self._state(sweep).ended]
-        return _Visit(step, active, self._embedding(step.index) if active else None)
+        arriving = {sweep.direction for sweep in active}
+        embeddings = [
+            self._embedding(step.index) if step.direction in arriving else None for step in steps
+        ]
+        return Visit(steps, active, embeddings)
 
-    def _segment(self, visit: _Visit, waiting: Sequence[Sweep]) -> list[SegmentedSlice]:
+    def _segment(self, visit: Visit, waiting: Sequence[Sweep]) -> list[SegmentedSlice]:
         """As many of the waiting labels as are segmented at once."""
-        step = visit.step
-        return self._fallback.call_batch(
-            lambda banks: self._segmenter.segment(
-                visit.embedding, step.index, step.direction, banks, self._context
-            ),
-            [self._state(sweep).bank for sweep in waiting],
-        )
 
-    def _remember(self, sweep: Sweep, index: int, output: SegmentedSlice) -> SweptMask:
+        def segment(sweeps: Sequence[Sweep]) -> list[SegmentedSlice]:
+            slices = visit.slices_of(sweeps, lambda sweep: self._state(sweep).bank)
+            if self._segment_visits is not None:
+                found: list[SegmentedSlice] = self._segment_visits(slices, self._context)
+                return found
+            (only,) = slices
+            return self._segmenter.segment(
+                only.embedding, only.index, only.direction, only.banks, self._context
+            )
+
+        return self._fallback.call_batch(segment, waiting)
+
+    def _remember(self, sweep: Sweep, step: Step, output: SegmentedSlice) -> SweptMask:
         """Put a result into the memory of its sweep."""
-        state = self._state(sweep)
-        mask = self._compositor.merge(sweep, index, output)
+        state, index = self._state(sweep), step.index
+        mask = self._compositor.merge(sweep, step, output)
         confidence = mask.found.confidence
         state.bank.add(
             MemoryEntry(index, is_seed=False, content=output.content, confidence=confidence)
@@ -303,15 +309,16 @@ class Propagator:
         state.absent_in_a_row = 0 if mask.found.area else state.absent_in_a_row + 1
         return mask
 
-    def _compose(self, visit: _Visit) -> Iterator[PropagationEvent]:
+    def _compose(self, visit: Visit, step: Step) -> Iterator[PropagationEvent]:
         """Write a slice, and end the sweeps whose object has been absent for long enough."""
-        index, sweeps = visit.step.index, visit.sweeps
+        index = step.index
+        found = visit.found_on(step)
         with self._schedule.measure(Work.VISIT):
-            quality = self._compositor.store(index, zip(sweeps, visit.masks, strict=True))
+            quality = self._compositor.store(index, found)
         if quality:
-            final = all(sweep.is_final for sweep in sweeps)
+            final = all(step.completes(sweep.gap) for sweep, _ in found)
             yield self._compositor.slice_event(index, quality, final=final)
-        for sweep in sweeps:
+        for sweep, _ in found:
             state = self._state(sweep)
             end_is_known = sweep.gap.closed or sweep.label in self._task.prompts.extents
             is_gone = state.absent_in_a_row >= self.config.stop_after_absent

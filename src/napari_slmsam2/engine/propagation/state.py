@@ -26,7 +26,7 @@ class PropagatorState:
     seed_masks : dict of label to dict of slice index to ndarray of bool, shape (H, W)
     sweeps : dict of Sweep to SweepState
     visit : tuple of (list of Sweep, list of SweptMask) or None
-        Of a slice of which only some labels are segmented.
+        Of a slice, or one of each direction, of which only some labels are segmented.
     takeover : tuple or None
         See `napari_slmsam2.engine.propagation.takeover.TakeoverCheck.state`.
     result : PropagationResult

@@ -27,11 +27,6 @@ class Sweep:
         return self.gap.label
 
     @property
-    def is_final(self) -> bool:
-        """Whether no other sweep of the gap follows, so that its slices can be merged."""
-        return self.direction == BACKWARD or not self.gap.from_after
-
-    @property
     def last_index(self) -> int:
         """The slice that the sweep reaches last."""
         return self.gap.indices(self.direction)[-1]

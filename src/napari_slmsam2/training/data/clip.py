@@ -221,7 +221,7 @@ def cut_clip(
         for i in steps
     ]
     shapes = KnownShapes.collect(seeds, scenario.extent)
-    priors = [interpolated_priors([shapes], i, room) for i in steps]
+    priors = [interpolated_priors([shapes], [i], room) for i in steps]
     seed_fields = _seeds(image, mask, seed_areas, steps[0], config, source.contrast)
     return Clip(
         images=_as_uint8(source.contrast.apply(pixels)[0].numpy()),
