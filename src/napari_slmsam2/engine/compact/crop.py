@@ -149,7 +149,7 @@ class ObjectCrops(NamedTuple):
         if which is None:
             which = torch.zeros(len(self.side), dtype=torch.int64, device=self.side.device)
         found = slices[0].new_empty(len(self.side), len(slices), self.size, self.size)
-        for chosen, side in self._by_side():
+        for _, chosen, side in self._by_side(self.side.tolist()):
             crops = self if chosen is None else self._of(chosen)
             own = which if chosen is None else which[chosen]
             sampled = crops._read_alike(slices, own, side)
@@ -194,7 +194,8 @@ class ObjectCrops(NamedTuple):
         block : ndarray of float32
             For every object in turn, of the shape of the box.
         """
-        crops = [x.double().cpu().numpy() for x in (self.row, self.column, self.side)]
+        # One transfer from a device.
+        crops = torch.stack([self.row, self.column, self.side]).cpu().double().numpy()
         spans = [
             (
                 np.clip(np.ceil(centre - crops[2] / 2), 0, n).astype(int),
@@ -203,12 +204,11 @@ class ObjectCrops(NamedTuple):
             for centre, n in zip(crops[:2], shape, strict=True)
         ]
         found: list[npt.NDArray[np.float32] | None] = [None] * len(crops[0])
-        for chosen, side in self._by_side():
+        for numbers, chosen, side in self._by_side(crops[2].tolist()):
             own = self if chosen is None else self._of(chosen)
-            numbers = range(len(found)) if chosen is None else chosen.tolist()
             weights = []
             for (start, _), centre in zip(spans, (own.row, own.column), strict=True):
-                first = torch.from_numpy(start[list(numbers)]).to(centre.device)
+                first = torch.from_numpy(start[numbers]).to(centre.device)
                 pixels = first[:, None] + torch.arange(math.ceil(side) + 1, device=centre.device)
                 places = (pixels - centre[:, None]) * own.zoom[:, None] + (own.size - 1) / 2
                 weights.append(_linear_weights(places, own.size))
@@ -222,19 +222,19 @@ class ObjectCrops(NamedTuple):
             rows, columns = (max(0, s.stop - s.start) for s in box)
             yield (box[0], box[1]), block_[:rows, :columns]
 
-    def _by_side(self) -> list[tuple[Tensor | None, float]]:
+    def _by_side(self, sides: Sequence[float]) -> list[tuple[list[int], Tensor | None, float]]:
         """Objects whose crops have similar sides, and the longest side among them.
 
-        None stands for all objects. What is computed for a group is as large as its largest crop.
+        The objects are given as a list, and as indices on the device: None for all objects. What is
+        computed for a group is as large as its largest crop.
         """
-        sides = self.side.tolist()
         groups: dict[int, list[int]] = {}
         for number, side in enumerate(sides):
             groups.setdefault(math.ceil(math.log2(max(side, self.size))), []).append(number)
         if len(groups) == 1:
-            return [(None, max(sides))]
+            return [(list(range(len(sides))), None, max(sides))]
         return [
-            (torch.tensor(chosen, device=self.side.device), max(sides[i] for i in chosen))
+            (chosen, torch.tensor(chosen, device=self.side.device), max(sides[i] for i in chosen))
             for chosen in groups.values()
         ]
 

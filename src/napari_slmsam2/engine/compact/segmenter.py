@@ -134,6 +134,11 @@ class CompactSegmenter(RawSliceSegmenter):
         self._network = network.to(device).to(memory_format=torch.channels_last).eval()
         self.device, self.dtype, self._threshold = device, dtype, threshold
 
+    @property
+    def batch_factor(self) -> int:
+        """See `SliceSegmenter`; on a card the time of a step hardly depends on the objects."""
+        return 8 if self._device.type == "cpu" else 64
+
     def encode_image(self, image: npt.NDArray[np.float32]) -> Tensor:
         """The slice on the device, shape (H, W), with values that are not finite set to 0."""
         return self._on_device(torch.from_numpy(super().encode_image(image)))

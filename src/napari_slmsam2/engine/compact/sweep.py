@@ -304,7 +304,8 @@ def follow(
         there = crops.following(on_slice, config.window_margin)
         moved = (there.side != crops.side) | (there.row != crops.row)
         moved |= there.column != crops.column
-        if bool(moved.any()):
+        # To ask a device whether any crop has moved takes longer than to resample all.
+        if moved.device.type != "cpu" or bool(moved.any()):
             scale = (there.zoom / crops.zoom)[:, None, None]
             resampled = there.seen_from(crops, distances) * scale
             distances = torch.where(moved[:, None, None], resampled, distances)
