@@ -171,9 +171,9 @@ class ObjectCrops(NamedTuple):
             weights.append(_smoothing_weights(places - first, sigma, n))
             indices.append(block.long().clamp_(0, limit - 1))
         rows, columns = indices
-        blocks = torch.stack(
-            [s[which[:, None, None], rows[:, :, None], columns[:, None]] for s in slices], 1
-        )
+        height, width = slices[0].shape[1:]
+        pixels = ((which[:, None] * height + rows) * width)[:, :, None] + columns[:, None]
+        blocks = torch.stack([one.take(pixels) for one in slices], 1)
         return _resampled(weights[0][:, None], blocks, weights[1][:, None])
 
     def paste(
@@ -267,13 +267,11 @@ def _smoothing_weights(places: Tensor, sigma: Tensor, n: int) -> Tensor:
     """The same for values smoothed by a Gaussian of sigma (B,) first, cut off at 4 sigma."""
     base = places.floor()
     share = (places - base)[..., None]
-    offset = torch.arange(n, device=places.device, dtype=places.dtype) - base[..., None]
+    # Of one more value: the Gaussian around the pixel after the base is the same, shifted.
+    distance = torch.arange(-1, n, device=places.device, dtype=places.dtype) - base[..., None]
     width = sigma[:, None, None]
     radius = (4 * width + 0.5).floor()
-
-    def gaussian(distance: Tensor) -> Tensor:
-        found = torch.exp(-0.5 * (distance / width.clamp(min=0.05)) ** 2)
-        return found * (distance.abs() <= radius)
-
-    weights = (1 - share) * gaussian(offset) + share * gaussian(offset - 1)
+    gaussian = torch.exp(-0.5 * (distance / width.clamp(min=0.05)) ** 2)
+    gaussian = gaussian * (distance.abs() <= radius)
+    weights = (1 - share) * gaussian[..., 1:] + share * gaussian[..., :-1]
     return weights / weights.sum(-1, keepdim=True)
