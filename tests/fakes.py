@@ -139,13 +139,6 @@ class PairSegmenter(FakeSegmenter):
         return found
 
 
-@dataclass(slots=True)
-class SmallSegmenter(FakeSegmenter):
-    """The same model, of which three labels fit where one of a large network does."""
-
-    batch_factor: int = 3
-
-
 def bright_volume(n_slices: int, *, dark: Sequence[int] = (), axis: int = 0) -> Volume:
     """Bright slices with a little texture, and dark ones, stacked along an axis."""
     rng = np.random.default_rng(0)

@@ -379,3 +379,19 @@ def test_a_device_is_read_as_often_for_many_objects_as_for_a_few(monkeypatch):
                 bank.add(MemoryEntry(index, False, result.content))
         counts.append(len(reads))
     assert counts[0] == counts[1] <= 8
+
+
+def test_how_many_labels_fit_follows_the_free_memory_and_the_size_of_the_slices(monkeypatch):
+    segmenter = CompactSegmenter(
+        untrained(), name="compact", device=torch.device("cpu"), dtype=torch.float32
+    )
+    monkeypatch.setattr(segmenter_module, "free_memory", lambda device: 2**34)
+    assert segmenter.labels_at_once((256, 256), seeds=1, reserved=0) == 64
+    large = segmenter.labels_at_once((4096, 4096), seeds=1, reserved=0)
+    assert 1 < large < 64
+    assert segmenter.labels_at_once((4096, 4096), seeds=1, reserved=2**33) == large // 2
+    monkeypatch.setattr(segmenter_module, "free_memory", lambda device: 0)
+    assert segmenter.labels_at_once((256, 256), seeds=1, reserved=0) == 1
+    segmenter.device = torch.device("cuda")
+    monkeypatch.setattr(segmenter_module, "free_memory", lambda device: 2**34)
+    assert segmenter.labels_at_once((256, 256), seeds=1, reserved=0) > 64

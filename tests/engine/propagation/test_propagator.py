@@ -23,7 +23,6 @@ from napari_slmsam2.core.events import (
 )
 from napari_slmsam2.core.plan import BACKWARD, FORWARD, find_gaps, gaps_beside
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
-from napari_slmsam2.engine.propagation import propagator
 from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
 
 from ...fakes import (
@@ -31,7 +30,6 @@ from ...fakes import (
     Drive,
     FakeSegmenter,
     PairSegmenter,
-    SmallSegmenter,
     annotations,
     bright_volume,
     prompts_of,
@@ -536,21 +534,3 @@ def test_a_batch_that_does_not_fit_is_halved_across_both_steps():
     whole = run(FakeSegmenter(), bright_volume(11), prompts)
     np.testing.assert_array_equal(drive.labels, whole.labels)
     assert len(drive.of(FellBack)) >= 1
-
-
-def test_a_small_network_takes_more_labels_at_once_than_the_setting():
-    prompts = prompts_of(*(seed(2, k, rectangle(3 * k, 2, 2, 2)) for k in (1, 2, 3, 4)))
-    config = PropagationConfig(batch_size=1)
-    segmenter = SmallSegmenter()
-    drive = run(segmenter, bright_volume(8), prompts, config=config)
-    assert segmenter.batches == [3, 1] * 7
-    whole = run(FakeSegmenter(), bright_volume(8), prompts)
-    np.testing.assert_array_equal(drive.labels, whole.labels)
-
-
-def test_on_large_slices_the_setting_holds_for_small_networks_as_well(monkeypatch):
-    monkeypatch.setattr(propagator, "LOGITS_AT_ONCE", 2 * 4 * SLICE[0] * SLICE[1])
-    prompts = prompts_of(*(seed(2, k, rectangle(3 * k, 2, 2, 2)) for k in (1, 2, 3, 4)))
-    segmenter = SmallSegmenter()
-    run(segmenter, bright_volume(8), prompts, config=PropagationConfig(batch_size=1))
-    assert segmenter.batches == [2, 2] * 7

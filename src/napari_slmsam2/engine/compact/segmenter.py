@@ -34,10 +34,25 @@ from napari_slmsam2.engine.compact.sweep import (
     split,
     sweep_step,
 )
-from napari_slmsam2.engine.device import computing, move_to_cpu
+from napari_slmsam2.engine.device import computing, free_memory, move_to_cpu
 from napari_slmsam2.engine.features.contrast import Contrast
 from napari_slmsam2.engine.features.taper import find_taper
 from napari_slmsam2.engine.raw_slice_segmenter import Image, RawSliceSegmenter
+
+CROP_PIXEL_BYTES = 1200
+"""Peak bytes per pixel of the crop while an object is segmented (measured: 1100)."""
+
+SLICE_PIXEL_BYTES = 20
+"""Bytes per pixel of the slice: three slices in a crop of its size, and the logits on it."""
+
+MEMORY_SHARE = 0.25
+"""Of the free memory that a batch may take."""
+
+MOST_ON_CPU = 64
+"""More objects gain no time, and a run stops between two batches only."""
+
+MOST_ON_CARD = 512
+"""The time of a step hardly depends on the number of objects before."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,10 +149,13 @@ class CompactSegmenter(RawSliceSegmenter):
         self._network = network.to(device).to(memory_format=torch.channels_last).eval()
         self.device, self.dtype, self._threshold = device, dtype, threshold
 
-    @property
-    def batch_factor(self) -> int:
-        """See `SliceSegmenter`; on a card the time of a step hardly depends on the objects."""
-        return 8 if self._device.type == "cpu" else 64
+    def labels_at_once(self, shape: tuple[int, int], *, seeds: int, reserved: int) -> int:
+        """Labels that a call of `segment` can take, see `SliceSegmenter`."""
+        of_window = CROP_PIXEL_BYTES * self.config.window_size**2
+        per_label = of_window + SLICE_PIXEL_BYTES * shape[0] * shape[1]
+        free = int(MEMORY_SHARE * max(0, free_memory(self.device) - reserved))
+        most = MOST_ON_CPU if self.device.type == "cpu" else MOST_ON_CARD
+        return max(1, min(most, free // per_label))
 
     def encode_image(self, image: npt.NDArray[np.float32]) -> Tensor:
         """The slice on the device, shape (H, W), with values that are not finite set to 0."""
