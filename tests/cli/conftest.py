@@ -16,6 +16,17 @@ from typer.testing import CliRunner
 from napari_slmsam2.cli import app
 
 SHAPE = (30, 26, 16)
+#: Slices of `long_job`.
+N_LONG = 60
+COMMAND = [sys.executable, "-c", "from napari_slmsam2.cli import main; main()"]
+#: Reads every slice as from a slow disk, so that a run lasts without computing: for signals.
+SLOW_DISK = [
+    sys.executable,
+    "-c",
+    "import time; from napari_slmsam2.core.volume import Volume; take = Volume.take\n"
+    "Volume.take = lambda *place: (time.sleep(0.1), take(*place))[1]\n"
+    "from napari_slmsam2.cli import main; main()",
+]
 AFFINE = np.diag([0.8, 0.9, 4.0, 1.0])
 
 
@@ -56,9 +67,8 @@ def shell(tmp_path):
     """Run the command line as a user does."""
 
     def run(*arguments: object, **variables: str) -> Result:
-        command = [sys.executable, "-c", "from napari_slmsam2.cli import main; main()"]
         done = subprocess.run(
-            [*command, *map(str, arguments)],
+            [*COMMAND, *map(str, arguments)],
             capture_output=True,
             text=True,
             check=False,
@@ -118,12 +128,12 @@ def weights(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def long_job(tmp_path):
-    """A volume that takes a while."""
+    """For `SLOW_DISK`, of which a run of this volume takes seconds."""
     rng = np.random.default_rng(0)
-    shape = (96, 96, 140)
+    shape = (48, 48, N_LONG)
     x, y, _ = np.meshgrid(*map(np.arange, shape), indexing="ij")
-    ball = np.hypot(x - 48, y - 48) < 28
+    ball = np.hypot(x - 24, y - 24) < 14
     image = save(tmp_path / "big.nii", (200 * ball + rng.normal(0, 9, shape)).astype(np.int16))
     seeds = np.zeros(shape, np.uint8)
-    seeds[..., 70] = ball[..., 70]
+    seeds[..., N_LONG // 2] = ball[..., N_LONG // 2]
     return ["propagate", image, save(tmp_path / "seeds.nii", seeds), "-o", tmp_path / "out.nii"]

@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 
-COMMAND = [sys.executable, "-c", "from napari_slmsam2.cli import main; main()"]
+from .conftest import COMMAND, N_LONG, SLOW_DISK
 
 
 def test_importing_the_command_line_is_cheap():
@@ -67,7 +67,7 @@ def test_the_traceback_is_there_for_who_asks(shell, scene, tmp_path):
 def interrupt(arguments, *signals: int) -> subprocess.CompletedProcess[str]:
     """Start, wait for a line of progress, press Ctrl-C or send other signals."""
     process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
+        [*SLOW_DISK, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -100,7 +100,7 @@ def test_interrupted_runs_write_nothing_unless_asked(shell, long_job, tmp_path):
     assert "what was done so far is written" in done.stderr
     labels = np.asarray(nibabel.load(tmp_path / "out.nii").dataobj)
     filled = labels.any(axis=(0, 1)).sum()
-    assert 1 < filled < 140
+    assert 1 < filled < N_LONG
     assert json.loads(report.read_text())["finished"] is False
     again = tmp_path / "again.nii"
     replayed = shell("replay", session, "-o", again)
@@ -120,7 +120,7 @@ def test_schedulers_and_closed_terminals_end_a_run_like_ctrl_c(long_job, tmp_pat
     assert done.returncode == 1, done.stderr
     assert "what was done so far is written" in done.stderr
     labels = np.asarray(nibabel.load(tmp_path / "out.nii").dataobj)
-    assert 1 < labels.any(axis=(0, 1)).sum() < 140
+    assert 1 < labels.any(axis=(0, 1)).sum() < N_LONG
     assert sorted(p.name for p in tmp_path.iterdir()) == ["big.nii", "out.nii", "seeds.nii"]
 
 
@@ -151,7 +151,7 @@ def test_a_terminal_that_closes_costs_nothing(long_job, tmp_path):
 
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, *map(str, long_job), "--model", "flow", "--keep-partial"],
+        [*SLOW_DISK, *map(str, long_job), "--model", "flow", "--keep-partial"],
         stdout=theirs,
         stderr=theirs,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "OMP_NUM_THREADS": "1"},
@@ -270,7 +270,7 @@ def test_a_terminated_run_is_resumed_with_the_result_of_an_unbroken_one(shell, l
         assert done.returncode == 1, done.stderr
         assert f"the run is kept in {kept}" in done.stderr
         assert not out.exists()
-    other = shell(*job, "--extent", "1:10:130")
+    other = shell(*job, "--extent", "1:10:50")
     assert other.code == 2
     assert "holds another run; expected the same seeds, extents" in other.err
     image = nibabel.load(job[1])  # of the same shape and intensities

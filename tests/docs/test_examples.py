@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import click
 import pytest
@@ -75,15 +79,19 @@ def parse(command: list[str]) -> None:
 
 @functools.cache
 def help_of(script: str, *subcommand: str) -> str:
-    done = subprocess.run(
-        [sys.executable, REPOSITORY / script, *subcommand, "--help"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """In this process, which has loaded PyTorch already."""
+    path, shown = REPOSITORY / script, io.StringIO()
+    arguments = [str(path), *subcommand, "--help"]
+    folders = [str(path.parent), *sys.path]
+    with (
+        mock.patch.object(sys, "argv", arguments),
+        mock.patch.object(sys, "path", folders),
+        contextlib.redirect_stdout(shown),
+        pytest.raises(SystemExit) as ended,
+    ):
+        runpy.run_path(str(path), run_name="__main__")
+    assert not ended.value.code
+    return shown.getvalue()
 
 
 def check_script(command: list[str]) -> None:
