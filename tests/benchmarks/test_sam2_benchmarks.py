@@ -45,3 +45,12 @@ def test_no_weight_is_cast_and_a_slice_is_read_once():
         assert counts["casts of weights"] == "0"
         assert counts["reads by the host"] == "1"
         assert counts["uploads"] == "0"
+
+
+@pytest.mark.slow
+def test_clips_that_are_computed_together_take_fewer_operators():
+    printed = output_of("training_steps.py", "--steps", "3", "--slices", "3", "--batch", "3")
+    _, _, one_by_one, together = [line.strip("| ").split(" | ") for line in printed.splitlines()]
+    assert (one_by_one[0], together[0]) == ("1", "3")
+    assert float(one_by_one[1]) > 0
+    assert int(together[2]) < 0.8 * int(one_by_one[2])

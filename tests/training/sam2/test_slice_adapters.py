@@ -144,7 +144,9 @@ def test_training_encodes_a_slice_exactly_as_a_run_does(base, monkeypatch, form,
     for seed in range(30):
         clip = sampler.draw((seed,))
         with torch.no_grad():
-            found = [_encode(network, clip, i, _once).feature for i in range(len(clip.masks))]
+            owner = torch.zeros(clip.masks.shape[1], dtype=torch.int64)
+            encoded = _encode(network, [clip], owner, _once, together=seed % 2 == 0)
+            found = [embedding.feature for embedding in encoded]
         distances = [[float((f - r).abs().max()) for r in run] for f in found]
         slices = [int(np.argmin(row)) for row in distances]
         assert max(min(row) for row in distances) < 1e-4

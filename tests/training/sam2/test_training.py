@@ -23,10 +23,12 @@ from napari_slmsam2.engine.weights.checkpoints import save_weights
 from napari_slmsam2.session.session import SegmentationSession
 from napari_slmsam2.training.adapt import backends
 from napari_slmsam2.training.adapt.adaptation import Adaptation
+from napari_slmsam2.training.adapt.measurement import clips_at_once
 from napari_slmsam2.training.data.labelled_scan import LabelledScan, read_pair
 from napari_slmsam2.training.data.split import TrainingObject, split_data
 from napari_slmsam2.training.distributed import DistributedContext
 from napari_slmsam2.training.recipes import PaperRecipe, get_recipe
+from napari_slmsam2.training.sam2 import rollout
 from napari_slmsam2.training.sam2.clips import ClipSampler, DrawnAhead
 from napari_slmsam2.training.sam2.prompts import correction, draw_kind, first_clicks
 from napari_slmsam2.training.sam2.rollout import Answer, answer_loss, clip_loss, roll_out
@@ -86,7 +88,7 @@ def test_the_loss_of_one_clip_falls(base, drawer):
     assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:8])
 
 
-def test_resuming_and_saving_memory_do_not_change_the_result(base, drawer):
+def test_resuming_and_saving_memory_do_not_change_the_result(base, drawer, monkeypatch):
     whole = trainer_of(base, drawer)
     for _ in range(3):
         whole.advance()
@@ -97,12 +99,17 @@ def test_resuming_and_saving_memory_do_not_change_the_result(base, drawer):
     second.load_state(state)
     second.advance()
     second.advance()
-    saving = trainer_of(base, drawer, save_memory=True)
+    # Where memory is saved slices are encoded one by one; the gradients are compared below.
+    encode = rollout._encode
+    monkeypatch.setattr(rollout, "_encode", lambda *a, together: encode(*a, together=False))
+    plain, saving = (trainer_of(base, drawer, save_memory=save) for save in (False, True))
     for _ in range(3):
+        plain.advance()
         saving.advance()
+    for name, value in plain.network.state_dict().items():
+        torch.testing.assert_close(value, saving.network.state_dict()[name])
     for name, value in whole.network.state_dict().items():
         torch.testing.assert_close(value, second.network.state_dict()[name], rtol=0, atol=0)
-        torch.testing.assert_close(value, saving.network.state_dict()[name])
 
 
 @pytest.mark.parametrize("trained", ["all", "memory+heads", "heads"])
@@ -244,34 +251,36 @@ def test_prompts_lie_where_they_should():
     truth = torch.zeros(2, 64, 64, dtype=torch.bool)
     truth[0, 10:20, 30:50] = True
     truth[1, 40:60, 5:15] = True
-    point = first_clicks("point", truth, generator)
+    point = first_clicks("point", truth, [generator] * 2)
     for label in range(2):
         x, y = point.coordinates[label, 0].int().tolist()
         assert truth[label, y, x]
-    box = first_clicks("box", truth, generator)
+    box = first_clicks("box", truth, [generator] * 2)
     assert box.labels.tolist() == [[2, 3], [2, 3]]
     assert (box.coordinates[0, 0] - torch.tensor([30.0, 10.0])).abs().max() < 8
     found = truth.clone()
     found[0, 10:20, 30:50] = False
     found[1, 0:5, 0:5] = True
     for _ in range(10):
-        click = correction(truth, found, generator)
+        click = correction(truth, found, [generator] * 2)
         assert click.labels[0, 0] == 1
         x, y = click.coordinates[1, 0].int().tolist()
         assert bool(truth[1, y, x]) == bool(click.labels[1, 0])
-    assert correction(truth, truth, generator).labels.tolist() == [[1], [1]]
+    assert correction(truth, truth, [generator] * 2).labels.tolist() == [[1], [1]]
 
 
 def test_an_absent_object_has_a_presence_loss_only():
     logits = torch.full((1, 3, 16, 16), 4.0)
     output = SliceOutput(logits[:, :1], torch.full((1, 1), 3.0), torch.zeros(1, 8), torch.ones(1))
     answer = Answer(logits, torch.ones(1, 3), output)
-    gone = answer_loss(answer, torch.zeros(1, 16, 16, dtype=torch.bool))
+    weights = torch.ones(1)
+    gone = answer_loss(answer, torch.zeros(1, 16, 16, dtype=torch.bool), weights)
     assert float(gone["mask"]) == float(gone["dice_loss"]) == float(gone["iou"]) == 0
     assert float(gone["presence"]) > 3
-    there = answer_loss(answer, torch.ones(1, 16, 16, dtype=torch.bool))
+    there = answer_loss(answer, torch.ones(1, 16, 16, dtype=torch.bool), weights)
     assert float(there["presence"]) < 0.1
-    worse = answer_loss(dataclasses.replace(answer, logits=-logits), torch.ones(1, 16, 16) > 0)
+    flipped = dataclasses.replace(answer, logits=-logits)
+    worse = answer_loss(flipped, torch.ones(1, 16, 16) > 0, weights)
     assert float(worse["mask"]) > 10 * float(there["mask"])
     assert float(worse["iou"]) == pytest.approx(1.0)
 
@@ -286,7 +295,7 @@ def test_the_sweep_is_that_of_inference(base, drawer):
         if draw_kind(torch.Generator().manual_seed(seed)) == "mask":
             break
     with torch.no_grad():
-        answers = list(roll_out(segmenter, clip, generator, corrections=1, save_memory=False))
+        answers = list(roll_out(segmenter, [clip], [generator], corrections=1, save_memory=False))
     assert len(answers) == len(clip.images) - 1
     bank = MemoryBank(1)
     truth = clip.masks[0, 0].numpy() > 0.5
@@ -301,7 +310,7 @@ def test_the_sweep_is_that_of_inference(base, drawer):
             output = base.network.track(embedding, *memory)
             [content] = segmenter.remember(embedding, output, prompted=False)
         bank.add(MemoryEntry(index, False, content))
-        found = answers[index - 1][0].output.low_res_logits[:1]
+        found = answers[index - 1].answer.output.low_res_logits[:1]
         torch.testing.assert_close(found, output.low_res_logits, rtol=1e-3, atol=1e-3)
 
 
@@ -325,7 +334,7 @@ def test_the_next_clip_is_drawn_while_a_step_is_computed(base, drawer):
             return drawer.draw(seed)
 
     ahead, plain = trainer_of(base, Watched(), steps=3), trainer_of(base, drawer, steps=3)
-    plain._drawn.begin = lambda seed: None
+    plain._drawn.begin = lambda seeds: None
     for _ in range(3):
         assert ahead.advance() == plain.advance()
     assert [seed[1] for seed, _ in drawn] == [0, 1, 2]  # each once, none after the last step
@@ -337,7 +346,7 @@ def test_an_error_of_a_clip_that_was_drawn_ahead_is_raised_when_it_is_taken():
         raise VolumeError("labels", "have no run of slices")
 
     ahead = DrawnAhead(draw)
-    ahead.begin((0, 1))
+    ahead.begin([(0, 1)])
     with pytest.raises(VolumeError, match="no run of slices"):
         ahead.take((0, 1))
 
@@ -346,9 +355,95 @@ def test_clip_loss_adds_up(base, drawer):
     trainer = trainer_of(base, drawer)
     trainer.network.train()
     answers = roll_out(
-        trainer._segmenter, drawer.draw((1,)), torch.Generator().manual_seed(1),
+        trainer._segmenter, [drawer.draw((1,))], [torch.Generator().manual_seed(1)],
         corrections=1, save_memory=False,
     )  # fmt: skip
     loss, parts = clip_loss(answers)
     assert float(loss.detach()) == pytest.approx(sum(map(float, parts.values())), rel=1e-4)
     assert set(parts) == {"mask", "dice_loss", "iou", "presence"}
+
+
+def without_dropout(network):
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "dropout_p"):
+            module.dropout_p = 0.0
+
+
+def test_a_batch_of_clips_has_the_loss_and_the_gradients_of_single_clips(base, drawer):
+    """Clips with other numbers of labels, and all kinds of prompts; also when memory is saved."""
+    clips, seeds, kinds = [], [], set()
+    for seed in range(60):
+        kind = draw_kind(torch.Generator().manual_seed(seed))
+        clip = drawer.draw((seed,))
+        if len(clip.masks) == SHORT.clip_slices and (kind not in kinds or len(clips) < 4):
+            clips.append(clip)
+            seeds.append(seed)
+            kinds.add(kind)
+        if len(kinds) == 3 and len(clips) >= 4:
+            break
+    assert kinds == {"mask", "box", "point"}
+    clips[0] = dataclasses.replace(clips[0], masks=clips[0].masks[:, :1])
+    assert [clip.masks.shape[1] for clip in clips[:2]] == [1, 2]
+    trainer = trainer_of(base, drawer)
+    network = trainer.network.train()
+    without_dropout(network)
+
+    def learned(groups, *, save_memory=False):
+        network.zero_grad(set_to_none=True)
+        totals = {}
+        for group in groups:
+            generators = [torch.Generator().manual_seed(seeds[k]) for k in group]
+            answers = roll_out(
+                trainer._segmenter, [clips[k] for k in group], generators,
+                corrections=2, save_memory=save_memory,
+            )  # fmt: skip
+            loss, parts = clip_loss(answers)
+            (loss / len(clips)).backward()
+            for name, value in {**parts, "loss": loss.detach()}.items():
+                totals[name] = totals.get(name, 0.0) + float(value) / len(clips)
+        grads = {k: p.grad.clone() for k, p in network.named_parameters() if p.grad is not None}
+        return totals, grads
+
+    alone, alone_grads = learned([[k] for k in range(len(clips))])
+    norm = torch.stack([g.norm() for g in alone_grads.values()]).norm()
+    for save_memory in (False, True):
+        batch, batch_grads = learned([range(len(clips))], save_memory=save_memory)
+        assert batch == pytest.approx(alone, rel=1e-4)
+        assert batch_grads.keys() == alone_grads.keys()
+        for name, gradient in alone_grads.items():
+            difference = (batch_grads[name] - gradient).norm()
+            assert difference < 1e-3 * gradient.norm() + 1e-5 * norm, name
+
+
+def test_clips_of_other_lengths_are_computed_apart_and_drawn_ahead_together(base, drawer):
+    drawn, rolled = [], []
+
+    class Cut:
+        def draw(self, seed):
+            drawn.append((seed[1:], threading.current_thread() is threading.main_thread()))
+            clip = drawer.draw(seed)
+            if seed[2] == 1:
+                return dataclasses.replace(clip, masks=clip.masks[:2], groups=clip.groups[:2])
+            return clip
+
+    trainer = trainer_of(base, Cut(), steps=2, batch_size=5, at_once=3)
+    learn = trainer._learn
+    trainer._learn = lambda clips: rolled.append([s[2] for s, _ in clips]) or learn(clips)
+    for _ in range(2):
+        assert np.isfinite(trainer.advance()["loss"])
+    assert rolled == [[0, 2], [1], [3, 4]] * 2
+    assert sorted(seed for seed, _ in drawn) == [(step, n) for step in (0, 1) for n in range(5)]
+    assert [is_main for _, is_main in drawn] == [True] * 3 + [False] * 7
+    resumed = trainer_of(base, drawer, batch_size=5)
+    resumed.load_state(trainer.state())
+    assert resumed.at_once == 3
+
+
+@pytest.mark.parametrize(
+    ("free", "per_clip", "batch", "clips"),
+    [(100, 10, 16, 8), (100, 10, 4, 4), (5, 10, 4, 1), (0, 10, 4, 1)],
+)
+def test_clips_at_once_follow_from_the_free_memory(free, per_clip, batch, clips):
+    assert clips_at_once(free, per_clip, batch) == clips

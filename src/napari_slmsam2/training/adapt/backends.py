@@ -28,7 +28,7 @@ from napari_slmsam2.training.adapt.evaluation import (
     measure_visit,
     thin_labels,
 )
-from napari_slmsam2.training.adapt.measurement import TrialStep, profile_steps
+from napari_slmsam2.training.adapt.measurement import TrialStep, clips_at_once, profile_steps
 from napari_slmsam2.training.adapt.protocols import (
     Advanced,
     FineTuningBackend,
@@ -244,6 +244,7 @@ class Sam2Backend:
             network.config.encoded_slices // 2,
         )
         self._save_memory = recipe.checkpointing == "on"
+        self._at_once = 1
 
     def measure_clip(self) -> float:
         """0: clips are drawn at every step. One is drawn here, to check that there are any."""
@@ -277,20 +278,26 @@ class Sam2Backend:
         """
         if self._distributed.device.type != "cuda":
             self._predict_memory()  # where main memory runs out the process may be killed
-        try:
-            return self._try()
-        except DeviceMemoryError:
-            if self._recipe.checkpointing != "auto":
-                raise
-        free_cached_memory(self._distributed.device)
-        self._save_memory = True
-        return self._try()
+        each = self._bytes_per_slice() * self._recipe.clip_slices
+        free = free_memory(self._distributed.device)
+        self._at_once = clips_at_once(free, each, self._recipe.batch_size)
+        while True:
+            try:
+                return self._try()
+            except DeviceMemoryError:
+                if self._at_once > 1:
+                    self._at_once //= 2
+                elif self._recipe.checkpointing == "auto" and not self._save_memory:
+                    self._save_memory = True
+                else:
+                    raise
+            free_cached_memory(self._distributed.device)
 
     def _predict_memory(self) -> None:
         """Recompute activations, or refuse, before a step is tried."""
         size, free = self.network.config.image_size, free_memory(self._distributed.device)
         slices = self._recipe.clip_slices
-        each = _BYTES_PER_PIXEL * size**2 * self.network.config.encoded_slices
+        each = self._bytes_per_slice()
         if self._recipe.checkpointing == "auto":
             self._save_memory = each * slices > free
         needed = each * (min(slices, 2) if self._save_memory else slices)
@@ -302,6 +309,11 @@ class Sam2Backend:
                 found=f"{free / 2**30:.2g} GiB free",
                 hint="Use a graphics card, or the recipe quick with a compact network.",
             )
+
+    def _bytes_per_slice(self) -> int:
+        """Activations that the backward pass of a slice needs."""
+        config = self.network.config
+        return _BYTES_PER_PIXEL * config.image_size**2 * config.encoded_slices
 
     def trainer(self, steps: int) -> Sam2Trainer:
         """See `FineTuningBackend.trainer`."""
@@ -342,6 +354,7 @@ class Sam2Backend:
             lambda n: self._trainer(1, n).advance(),
             self._recipe.batch_size,
             self._distributed.device,
+            at_once=self._at_once,
         )
 
     def _trainer(self, steps: int, batch_size: int) -> Sam2Trainer:
@@ -354,4 +367,5 @@ class Sam2Backend:
             distributed=self._distributed,
             precision=self._dtype,
             save_memory=self._save_memory,
+            at_once=self._at_once,
         )

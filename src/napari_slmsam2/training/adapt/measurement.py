@@ -53,8 +53,26 @@ class TrialStep:
     memory: int
 
 
+def clips_at_once(free: int, per_clip: int, batch_size: int) -> int:
+    """Clips of a batch whose activations fit into the free memory together: at least 1.
+
+    Parameters
+    ----------
+    free : int
+        Bytes.
+    per_clip : int
+        Bytes of activations.
+    batch_size : int
+    """
+    return max(1, min(batch_size, int(free / _MARGIN) // per_clip))
+
+
 def profile_steps(
-    step: Callable[[int], object], batch_size: int, device: torch.device
+    step: Callable[[int], object],
+    batch_size: int,
+    device: torch.device,
+    *,
+    at_once: int | None = None,
 ) -> TrialStep:
     """Measure a step with two clips, then one with a full batch if that fits and takes seconds.
 
@@ -66,6 +84,8 @@ def profile_steps(
         ``step(batch_size)`` makes one step.
     batch_size : int
     device : torch.device
+    at_once : int, optional
+        Clips that are in memory together. Default: all of a batch.
 
     Raises
     ------
@@ -74,7 +94,8 @@ def profile_steps(
     """
     small = min(_SMALL_BATCH, batch_size)
     first = _measured(step, small, device)
-    needed = int(_MARGIN * first.memory * batch_size / small)
+    together = batch_size if at_once is None else min(at_once, batch_size)
+    needed = int(_MARGIN * first.memory * together / min(small, together))
     free = free_memory(device)
     if needed > free:
         raise _too_large(device, batch_size, f"about {needed / 2**30:.2g} GiB", free)

@@ -73,7 +73,7 @@ class _Cut:
 
 
 class DrawnAhead:
-    """Draws the next clip in a thread of its own, while the one before is trained on.
+    """Draws the next clips in a thread of its own, while those before are trained on.
 
     Parameters
     ----------
@@ -83,18 +83,17 @@ class DrawnAhead:
 
     def __init__(self, draw: Callable[[Sequence[int]], Sam2Clip]) -> None:
         self._draw = draw
-        self._seed: tuple[int, ...] | None = None
         self._thread: threading.Thread | None = None
-        self._clip: Sam2Clip | None = None
+        self._clips: dict[tuple[int, ...], Sam2Clip] = {}
 
-    def begin(self, seed: tuple[int, ...]) -> None:
-        """Draw a clip in the background."""
-        self._seed, self._clip = seed, None
-        self._thread = threading.Thread(target=self._run, args=(seed,), daemon=True)
+    def begin(self, seeds: Sequence[tuple[int, ...]]) -> None:
+        """Draw clips in the background."""
+        self._clips = {}
+        self._thread = threading.Thread(target=self._run, args=(tuple(seeds),), daemon=True)
         self._thread.start()
 
     def take(self, seed: tuple[int, ...]) -> Sam2Clip:
-        """The clip of a seed: the one that was begun, or drawn now.
+        """The clip of a seed: one of those that were begun, or drawn now.
 
         Raises
         ------
@@ -103,13 +102,15 @@ class DrawnAhead:
         """
         if self._thread is not None:
             self._thread.join()
-        drawn, self._thread, self._clip = self._clip, None, None
-        return self._draw(seed) if self._seed != seed or drawn is None else drawn
+            self._thread = None
+        drawn = self._clips.pop(seed, None)
+        return self._draw(seed) if drawn is None else drawn
 
-    def _run(self, seed: tuple[int, ...]) -> None:
+    def _run(self, seeds: Sequence[tuple[int, ...]]) -> None:
         # What fails here is drawn again by `take`, which raises the error where it is handled.
         with suppress(Exception):
-            self._clip = self._draw(seed)
+            for seed in seeds:
+                self._clips[seed] = self._draw(seed)
 
 
 class ClipSampler:

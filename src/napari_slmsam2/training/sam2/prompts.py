@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,7 +52,7 @@ def draw_kind(generator: torch.Generator) -> str:
     return "box" if chance < MASK_CHANCE + BOX_CHANCE else "point"
 
 
-def first_clicks(kind: str, truth: Tensor, generator: torch.Generator) -> Clicks:
+def first_clicks(kind: str, truth: Tensor, generators: Sequence[torch.Generator]) -> Clicks:
     """A box around every mask, or a point in it.
 
     Parameters
@@ -59,38 +60,42 @@ def first_clicks(kind: str, truth: Tensor, generator: torch.Generator) -> Clicks
     kind : {"box", "point"}
     truth : Tensor of bool, shape (B, S, S)
         None is empty.
-    generator : torch.Generator
-        On the CPU.
+    generators : sequence of torch.Generator
+        Of each label, on the CPU; labels of one clip share theirs.
     """
     if kind == "point":
-        return _points(truth, truth, generator)
+        return _points(truth, truth, generators)
     corners = torch.stack([_box(mask) for mask in truth.cpu()])
     sides = (corners[:, 1] - corners[:, 0])[:, None]
-    noise = torch.randn(corners.shape, generator=generator) * BOX_NOISE * sides
-    corners = corners + noise.clamp(-MOST_BOX_NOISE, MOST_BOX_NOISE)
-    corners = corners.clamp(0, truth.shape[-1] - 1)
+    drawn = torch.stack([torch.randn(2, 2, generator=generator) for generator in generators])
+    noise = (drawn * BOX_NOISE * sides).clamp(-MOST_BOX_NOISE, MOST_BOX_NOISE)
+    corners = (corners + noise).clamp(0, truth.shape[-1] - 1)
     labels = torch.tensor([2, 3], dtype=torch.int32).expand(len(truth), -1)
     return Clicks(corners.to(truth.device), labels.to(truth.device))
 
 
-def correction(truth: Tensor, found: Tensor, generator: torch.Generator) -> Clicks:
+def correction(truth: Tensor, found: Tensor, generators: Sequence[torch.Generator]) -> Clicks:
     """One click per label where the found mask is wrong; sometimes anywhere in the true one.
 
     Parameters
     ----------
     truth, found : Tensor of bool, shape (B, S, S)
-    generator : torch.Generator
-        On the CPU.
+    generators : sequence of torch.Generator
+        Of each label, on the CPU; labels of one clip share theirs.
     """
-    blind = bool(torch.rand((), generator=generator) < BLIND)
-    wrong = torch.zeros_like(truth) if blind else truth != found
+    blind = {
+        generator: bool(torch.rand((), generator=generator) < BLIND)
+        for generator in dict.fromkeys(generators)
+    }
+    is_blind = torch.tensor([blind[generator] for generator in generators], device=truth.device)
+    wrong = (truth != found) & ~is_blind[:, None, None]
     nowhere = ~wrong.flatten(1).any(1)
-    return _points(torch.where(nowhere[:, None, None], truth, wrong), truth, generator)
+    return _points(torch.where(nowhere[:, None, None], truth, wrong), truth, generators)
 
 
-def _points(where: Tensor, truth: Tensor, generator: torch.Generator) -> Clicks:
+def _points(where: Tensor, truth: Tensor, generators: Sequence[torch.Generator]) -> Clicks:
     chosen = []
-    for mask in where.cpu():
+    for mask, generator in zip(where.cpu(), generators, strict=True):
         pixels = mask.nonzero()
         chosen.append(pixels[int(torch.randint(len(pixels), (), generator=generator))])
     place = torch.stack(chosen).to(truth.device)

@@ -1,4 +1,4 @@
-"""A sweep of SAM 2.1 or SLM-SAM 2 over a clip with gradients, and its losses.
+"""A sweep of SAM 2.1 or SLM-SAM 2 over clips with gradients, and its losses.
 
 Losses, prompt mix and corrections are those of SLM-SAM 2's training (Chen et al.,
 arXiv:2505.01854), which are SAM 2's (Ravi et al., arXiv:2408.00714).
@@ -6,7 +6,7 @@ arXiv:2505.01854), which are SAM 2's (Ravi et al., arXiv:2408.00714).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,23 +46,51 @@ class Answer:
     output: SliceOutput
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ClipAnswer:
+    """An answer for B labels of one clip or several, and what its loss is measured against.
+
+    Attributes
+    ----------
+    answer : Answer
+    truth : Tensor of bool, shape (B, S, S)
+    weights : Tensor, shape (B,)
+        Of the labels in the loss: 1 over the labels of their clip.
+    """
+
+    answer: Answer
+    truth: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prompted:
+    """Labels that are prompted in the same way; `generators` are those of their clips."""
+
+    kind: str
+    embedding: ImageEmbedding
+    truth: Tensor
+    generators: list[torch.Generator]
+
+
 def roll_out(
     segmenter: NetworkSegmenter,
-    clip: Sam2Clip,
-    generator: torch.Generator,
+    clips: Sequence[Sam2Clip],
+    generators: Sequence[torch.Generator],
     *,
     corrections: int,
     save_memory: bool,
-) -> Iterator[tuple[Answer, Tensor]]:
-    """Prompt the first slice and propagate the masks.
+) -> Iterator[ClipAnswer]:
+    """Prompt the first slices of several clips and propagate the masks, all labels as one batch.
 
     Parameters
     ----------
     segmenter : NetworkSegmenter
         Its network is in training mode.
-    clip : Sam2Clip
-    generator : torch.Generator
-        Of the prompts, on the CPU.
+    clips : sequence of Sam2Clip
+        Of equal length.
+    generators : sequence of torch.Generator
+        Of the prompts of each clip, on the CPU.
     corrections : int
         Clicks after a box or a point.
     save_memory : bool
@@ -70,47 +98,65 @@ def roll_out(
 
     Yields
     ------
-    tuple of (Answer, Tensor)
-        Every answer with a loss, and the true masks of shape (B, S, S).
+    ClipAnswer
+        Every answer with a loss.
     """
     network = segmenter.network
     call = _again if save_memory else _once
-    kind = draw_kind(generator)
-    truth = clip.masks[0] > 0.5
-    embedding = _encode(network, clip, 0, call)
-    if kind == "mask":
-        output = network.prompt_mask(embedding, truth[:, None].float())
-    else:
-        for answer in _click(network, embedding, kind, truth, generator, corrections, call):
-            output = answer.output
-            yield answer, truth
-    banks = [MemoryBank(label) for label in range(1, len(truth) + 1)]
+    labels = [clip.masks.shape[1] for clip in clips]
+    clip_of = [number for number, count in enumerate(labels) for _ in range(count)]
+    device = clips[0].masks.device
+    owner = torch.tensor(clip_of, device=device)
+    weights = torch.tensor([1 / labels[number] for number in clip_of], device=device)
+    length = len(clips[0].masks)
+    embeddings = _encode(network, clips, owner, call, together=not save_memory)
+    embedding, truth = next(embeddings), _truth(clips, 0)
+    kinds = [draw_kind(generator) for generator in generators]
+    order: list[int] = []
+    outputs: list[SliceOutput] = []
+    for kind in dict.fromkeys(kinds):
+        members = [k for k, number in enumerate(clip_of) if kinds[number] == kind]
+        chosen = _Prompted(
+            kind,
+            _pick(embedding, members),
+            truth[members],
+            [generators[clip_of[k]] for k in members],
+        )
+        order += members
+        if kind == "mask":
+            masks = chosen.truth[:, None].float()
+            outputs.append(network.prompt_mask(chosen.embedding, masks))
+            continue
+        for answer in _click(network, chosen, corrections, call):
+            yield ClipAnswer(answer, chosen.truth, weights[members])
+        outputs.append(answer.output)
+    output = _in_order(outputs, order)
+    banks = [MemoryBank(label) for label in range(1, len(owner) + 1)]
     _remember(segmenter, banks, 0, embedding, output, prompted=True)
-    for index in range(1, len(clip.masks)):
-        embedding = _encode(network, clip, index, call)
-        [(_, memory)] = segmenter.read(banks, index, 1, len(clip.masks), embedding)
+    for index, embedding in enumerate(embeddings, 1):
+        [(_, memory)] = segmenter.read(banks, index, 1, length, embedding)
         answer = call(_track, network, embedding, *memory)
-        yield answer, clip.masks[index] > 0.5
+        yield ClipAnswer(answer, _truth(clips, index), weights)
         _remember(segmenter, banks, index, embedding, answer.output, prompted=False)
 
 
-def clip_loss(answers: Iterator[tuple[Answer, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a clip, summed over its answers, and its parts for the log.
+def clip_loss(answers: Iterable[ClipAnswer]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The losses of clips, summed over their answers, and their parts for the log.
 
     All on the device: reading a part would wait for it.
     """
     losses: list[Tensor] = []
     sums: dict[str, Tensor] = {}
-    for answer, truth in answers:
-        found = answer_loss(answer, truth)
+    for one in answers:
+        found = answer_loss(one.answer, one.truth, one.weights)
         losses.append(torch.stack(list(found.values())).sum())
         for name, value in found.items():
             sums[name] = sums.get(name, 0.0) + value.detach()
     return torch.stack(losses).sum(), sums
 
 
-def answer_loss(answer: Answer, truth: Tensor) -> dict[str, Tensor]:
-    """Losses of one answer, each a mean over the labels.
+def answer_loss(answer: Answer, truth: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    """Losses of one answer, each a weighted sum over the labels.
 
     The mask and Dice losses use the best of the masks, the loss of the predicted overlap all masks;
     the three are 0 on slices without the object. The presence loss is that of all slices.
@@ -119,6 +165,8 @@ def answer_loss(answer: Answer, truth: Tensor) -> dict[str, Tensor]:
     ----------
     answer : Answer
     truth : Tensor of bool, shape (B, S, S)
+    weights : Tensor, shape (B,)
+        1 / B for the mean.
     """
     target = truth[:, None].float().expand_as(answer.logits)
     logits = answer.logits.float().clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
@@ -129,12 +177,15 @@ def answer_loss(answer: Answer, truth: Tensor) -> dict[str, Tensor]:
     union = (seen | truth[:, None]).sum((2, 3)).clamp(min=1)
     overlap = (seen & truth[:, None]).sum((2, 3)) / union
     there = present.float()
-    presence = F.binary_cross_entropy_with_logits(answer.output.presence_logit[:, 0], there)
+    shares = there * weights
+    presence = F.binary_cross_entropy_with_logits(
+        answer.output.presence_logit[:, 0], there, reduction="none"
+    )
     return {
-        "mask": MASK_WEIGHT * (focal.gather(1, best)[:, 0] * there).mean(),
-        "dice_loss": DICE_WEIGHT * (dice.gather(1, best)[:, 0] * there).mean(),
-        "iou": IOU_WEIGHT * ((answer.ious.float() - overlap).abs().mean(1) * there).mean(),
-        "presence": PRESENCE_WEIGHT * presence,
+        "mask": MASK_WEIGHT * (focal.gather(1, best)[:, 0] * shares).sum(),
+        "dice_loss": DICE_WEIGHT * (dice.gather(1, best)[:, 0] * shares).sum(),
+        "iou": IOU_WEIGHT * ((answer.ious.float() - overlap).abs().mean(1) * shares).sum(),
+        "presence": PRESENCE_WEIGHT * (presence * weights).sum(),
     }
 
 
@@ -163,11 +214,58 @@ def _again(function: _Call, *args: Any) -> Any:
     return checkpoint(function, *args, use_reentrant=False)
 
 
-def _encode(network: SliceNetwork, clip: Sam2Clip, index: int, call: _Call) -> ImageEmbedding:
+def _encode(
+    network: SliceNetwork, clips: Sequence[Sam2Clip], owner: Tensor, call: _Call, *, together: bool
+) -> Iterator[ImageEmbedding]:
+    """The embeddings of every slice of the sweeps, one per label; one for all labels of one clip.
+
+    Parameters
+    ----------
+    network : SliceNetwork
+    clips : sequence of Sam2Clip
+    owner : Tensor of int, shape (B,)
+        The clip of each label.
+    call : callable
+    together : bool
+        Encode all slices as one batch, not slice by slice.
+    """
+    length, count = len(clips[0].masks), len(clips)
     trained = any(p.requires_grad for p in network.image_encoder.parameters())
-    with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-        embedding: ImageEmbedding = call(network.encode_image, clip.encoder_input(index))
-    return embedding
+    step = length if together else 1
+    for start in range(0, length, step):
+        inputs = [clip.encoder_input(i) for i in range(start, start + step) for clip in clips]
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            encoded: ImageEmbedding = call(network.encode_image, torch.cat(inputs))
+        for first in range(0, step * count, count):
+            some = _narrow(encoded, first, count)
+            yield some if count == 1 else _pick(some, owner)
+
+
+def _narrow(embedding: ImageEmbedding, first: int, count: int) -> ImageEmbedding:
+    fine, middle = (one[first : first + count] for one in embedding.high_res)
+    return ImageEmbedding(embedding.feature[first : first + count], (fine, middle))
+
+
+def _pick(embedding: ImageEmbedding, members: Tensor | list[int]) -> ImageEmbedding:
+    """The embeddings of some labels; one that all labels share stays as it is."""
+    if len(embedding.feature) == 1:
+        return embedding
+    fine, middle = (one[members] for one in embedding.high_res)
+    return ImageEmbedding(embedding.feature[members], (fine, middle))
+
+
+def _truth(clips: Sequence[Sam2Clip], index: int) -> Tensor:
+    """The true masks of all labels on a slice, shape (B, S, S)."""
+    return torch.cat([clip.masks[index] for clip in clips]) > 0.5
+
+
+def _in_order(outputs: Sequence[SliceOutput], order: Sequence[int]) -> SliceOutput:
+    """Outputs of parts of a batch as one, with the labels in ascending order."""
+    if len(outputs) == 1:
+        return outputs[0]
+    places = sorted(range(len(order)), key=order.__getitem__)
+    fields = ("low_res_logits", "presence_logit", "pointer", "predicted_iou")
+    return SliceOutput(*(torch.cat([getattr(o, name) for o in outputs])[places] for name in fields))
 
 
 def _track(
@@ -177,24 +275,19 @@ def _track(
 
 
 def _click(
-    network: SliceNetwork,
-    embedding: ImageEmbedding,
-    kind: str,
-    truth: Tensor,
-    generator: torch.Generator,
-    corrections: int,
-    call: _Call,
+    network: SliceNetwork, chosen: _Prompted, corrections: int, call: _Call
 ) -> Iterator[Answer]:
-    clicks, previous = first_clicks(kind, truth, generator), None
+    truth, generators = chosen.truth, chosen.generators
+    clicks, previous = first_clicks(chosen.kind, truth, generators), None
     for number in range(corrections + 1):
-        answer: Answer = call(_prompt, network, embedding, clicks, previous)
+        answer: Answer = call(_prompt, network, chosen.embedding, clicks, previous)
         yield answer
         if number < corrections:
             size = truth.shape[-2:]
             logits = answer.output.low_res_logits.detach()
             previous = logits.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
             found = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-            clicks = clicks.and_then(correction(truth, found[:, 0] > 0, generator))
+            clicks = clicks.and_then(correction(truth, found[:, 0] > 0, generators))
 
 
 def _prompt(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,12 @@ from napari_slmsam2.training.distributed import DistributedContext
 from napari_slmsam2.training.lora import add_adapters
 from napari_slmsam2.training.optimizer import load_optimizer, make_adamw, make_schedule
 from napari_slmsam2.training.recipes import SLICE_ADAPTER_KEY, PaperRecipe
-from napari_slmsam2.training.sam2.clips import ClipSampler, DrawnAhead
+from napari_slmsam2.training.sam2.clips import ClipSampler, DrawnAhead, Sam2Clip
 from napari_slmsam2.training.sam2.rollout import clip_loss, roll_out
 
 _TRUNK = "image_encoder.trunk."
+
+_Seed = tuple[int, int, int]
 
 
 class Sam2Trainer:
@@ -43,6 +45,8 @@ class Sam2Trainer:
         Of the computation; weights stay in float32.
     save_memory : bool
         Recompute activations in the backward pass.
+    at_once : int
+        Clips that are computed as one batch, where their lengths are equal.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Sam2Trainer:
         distributed: DistributedContext,
         precision: torch.dtype = torch.float32,
         save_memory: bool = False,
+        at_once: int = 1,
     ) -> None:
         self.network = self.averaged = network.to(distributed.device)
         self.config = network.config
@@ -63,6 +68,7 @@ class Sam2Trainer:
         self.device = distributed.device
         self.precision = precision
         self.save_memory = save_memory
+        self.at_once = at_once
         self.steps, self.batch_size, self.step = steps, batch_size, 0
         self._drawn, self._distributed = DrawnAhead(clips.draw), distributed
         if recipe.trained == "adapters":
@@ -86,9 +92,10 @@ class Sam2Trainer:
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {"loss": torch.zeros((), device=self.device)}
-        for number in self._distributed.part(self.batch_size):
-            for name, value in self._learn(number).items():
-                sums[name] = sums.get(name, 0.0) + value
+        for numbers, upcoming in self._chunks():
+            for clips in self._take(numbers, upcoming):
+                for name, value in self._learn(clips).items():
+                    sums[name] = sums.get(name, 0.0) + value
         self._distributed.all_reduce_gradients(self.network.parameters())
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
         if not torch.isfinite(norm):
@@ -103,23 +110,43 @@ class Sam2Trainer:
         """Share of the highest learning rate: a cosine to a tenth."""
         return 0.55 + 0.45 * math.cos(math.pi * min(1.0, step / max(1, self.steps)))
 
-    def _learn(self, number: int) -> dict[str, Tensor]:
-        """Gradients of one clip of the batch."""
-        seed = (self.recipe.seed, self.step, number)
-        clip = self._drawn.take(seed)
-        self._draw_next(number)
-        mixed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-        generator = torch.Generator().manual_seed(mixed)
+    def _chunks(self) -> list[tuple[list[_Seed], list[_Seed]]]:
+        """Seeds of the clips that are computed at once in this step, each with those after them."""
+        mine = self._distributed.part(self.batch_size)
+        steps = [self.step, self.step + 1] if self.step + 1 < self.steps else [self.step]
+        chunks = [
+            [(self.recipe.seed, step, number) for number in mine[start : start + self.at_once]]
+            for step in steps
+            for start in range(0, len(mine), self.at_once)
+        ]
+        now = -(-len(mine) // self.at_once)
+        return list(zip(chunks, [*chunks[1:], []], strict=True))[:now]
+
+    def _take(
+        self, seeds: Sequence[_Seed], upcoming: Sequence[_Seed]
+    ) -> Iterable[list[tuple[_Seed, Sam2Clip]]]:
+        """Clips in groups of equal length; those after them are begun."""
+        clips = [(seed, self._drawn.take(seed)) for seed in seeds]
+        if upcoming:
+            self._drawn.begin(upcoming)
+        groups: dict[int, list[tuple[_Seed, Sam2Clip]]] = {}
+        for seed, clip in clips:
+            groups.setdefault(len(clip.masks), []).append((seed, clip))
+        return groups.values()
+
+    def _learn(self, clips: Sequence[tuple[_Seed, Sam2Clip]]) -> dict[str, Tensor]:
+        """Gradients of clips of equal length."""
+        mixed = [int(np.random.SeedSequence(seed).generate_state(1)[0]) for seed, _ in clips]
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(mixed)  # of dropout
+            torch.manual_seed(mixed[0])  # of dropout
             with torch.autocast(
                 self.device.type, torch.bfloat16, enabled=self.precision is torch.bfloat16
             ):
                 answers = roll_out(
                     self._segmenter,
-                    clip,
-                    generator,
+                    [clip for _, clip in clips],
+                    [torch.Generator().manual_seed(one) for one in mixed],
                     corrections=self.recipe.corrections,
                     save_memory=self.save_memory,
                 )
@@ -128,19 +155,11 @@ class Sam2Trainer:
         parts["loss"] = loss.detach()
         return {name: value / self.batch_size for name, value in parts.items()}
 
-    def _draw_next(self, number: int) -> None:
-        """Begin to draw the clip after this one, while this one is computed."""
-        mine = list(self._distributed.part(self.batch_size))
-        place, step = mine.index(number) + 1, self.step
-        if place == len(mine):
-            place, step = 0, step + 1
-        if step < self.steps:
-            self._drawn.begin((self.recipe.seed, step, mine[place]))
-
     def state(self) -> dict[str, Any]:
         """Everything that is needed to resume, not copied."""
         return {
             "step": self.step,
+            "at_once": self.at_once,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -150,6 +169,8 @@ class Sam2Trainer:
         self.network.load_state_dict(state["network"])
         load_optimizer(self.optimizer, state["optimizer"])
         self.step = state["step"]
+        # Dropout is drawn batch by batch; states of earlier versions had one clip in each.
+        self.at_once = state.get("at_once", 1)
         self._schedule = make_schedule(self.optimizer, self._rate, self.step)
 
 
