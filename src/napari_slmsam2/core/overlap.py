@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from napari_slmsam2.core.soft_masks import LogitPatch
+from napari_slmsam2.core.soft_masks import Box, LogitPatch, find_box, is_empty, unite_boxes
 
 
 def resolve_labels(
@@ -20,7 +20,8 @@ def resolve_labels(
 ) -> npt.NDArray[np.integer]:
     """Labels of one slice after a propagation step.
 
-    Work and memory grow with the boxes of the labels, not with labels times pixels.
+    Work and memory grow with the boxes of the labels, not with labels times pixels; the part of
+    the slice without any label is only copied.
 
     Parameters
     ----------
@@ -45,6 +46,33 @@ def resolve_labels(
     ndarray of int, shape (H, W)
         A new array of the dtype of ``existing``.
     """
+    resolved = existing.copy()
+    region = find_box(existing != 0)
+    for box in (*(patch.box for patch in logits.values()), *map(find_box, seeds.values())):
+        region = unite_boxes(region, box)
+    resolved[region] = _resolve_part(
+        existing[region],
+        {
+            label: LogitPatch(_within(patch.box, region), patch.logits)
+            for label, patch in logits.items()
+        },
+        running,
+        {label: mask[region] for label, mask in seeds.items()},
+        rule,
+        locked,
+    )
+    return resolved
+
+
+def _resolve_part(
+    existing: npt.NDArray[np.integer],
+    logits: Mapping[int, LogitPatch],
+    running: Collection[int],
+    seeds: Mapping[int, npt.NDArray[np.bool_]],
+    rule: str,
+    locked: Collection[int],
+) -> npt.NDArray[np.integer]:
+    """`resolve_labels` in a part of a slice that holds all labels, logits and seeds of it."""
     resolved = existing.copy()
     resolved[np.isin(resolved, [label for label in running if label not in locked])] = 0
     contenders = [
@@ -71,3 +99,14 @@ def resolve_labels(
         fixed = np.isin(existing, list(locked)) | np.isin(resolved, list(locked))
         resolved[fixed] = existing[fixed]
     return resolved
+
+
+def _within(box: Box, region: Box) -> Box:
+    """A box of the slice in the coordinates of a region around it; an empty one stays."""
+    if is_empty(box):
+        return box
+    rows, columns = (
+        slice(side.start - around.start, side.stop - around.start)
+        for side, around in zip(box, region, strict=True)
+    )
+    return rows, columns
