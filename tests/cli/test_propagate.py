@@ -13,8 +13,13 @@ import pytest
 from PIL import Image
 
 from napari_slmsam2.core.config import PropagationConfig
+from napari_slmsam2.engine.sam2 import input_size
+from napari_slmsam2.engine.sam2.network import SliceNetwork
+from napari_slmsam2.engine.weights.checkpoints import save_weights
 from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL
 from napari_slmsam2.io import read_image, read_labels
+
+from ..random_weights import TINY, randomise
 
 
 def read(path) -> np.ndarray:
@@ -135,6 +140,30 @@ def test_a_network_end_to_end(cli, scene, weights):
     assert result.code == 1
     assert "other.safetensors" in result.err
     assert not (scene.folder / "no.nii.gz").exists()
+
+
+def test_a_smaller_input_for_a_slow_cpu_is_reported_and_recorded(cli, scene, monkeypatch):
+    monkeypatch.setattr(input_size, "SMALL_INPUT", 64)
+    monkeypatch.setattr(input_size, "measure_parts", lambda *_: input_size.PartTimes(5.0, 1.0))
+    weights = scene.folder / "larger.safetensors"
+    config = TINY.replace(image_size=96)
+    network = SliceNetwork(config)
+    randomise(network, 11)
+    save_weights(weights, network.state_dict(), {"config": config.to_dict()})
+    out, report = scene.folder / "labels.nii.gz", scene.folder / "report.json"
+    session = scene.folder / "run.slmsam2"
+    job = ("propagate", scene.image, scene.seeds, "-o", out, "--model", weights, "--device", "cpu")
+    result = cli(*job, "--report", report, "--session", session)
+    assert result.code == 0, result.err
+    assert "input of 64 px: about 8 s per slice and label on this CPU" in result.flat_err
+    assert "--image-size 96, the model's own" in result.flat_err
+    assert json.loads(report.read_text())["chosen"]["image_size"] == 64
+    again = scene.folder / "again.nii.gz"
+    assert cli("replay", session, "-o", again).code == 0
+    np.testing.assert_array_equal(read(again), read(out))
+    given = cli(*job, "--force", "--image-size", "96")
+    assert given.code == 0, given.err
+    assert "per slice and label" not in given.err
 
 
 def test_another_axis_and_format(cli, scene):

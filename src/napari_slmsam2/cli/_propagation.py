@@ -109,7 +109,7 @@ def _run_to(output: LabelsOutput, options: PropagateOptions) -> SegmentationSess
     image, session = open_inputs(options, stages.done, output.make_labels)
     check_space("--out", options.out, session.labels.nbytes)
     _announce(options, image, session)
-    load_model(session)
+    load_model(session, fit_cpu=True)
     stages.done("model_s")
     _announce_model(session)
     slices = write_range(options, session.volume)
@@ -238,6 +238,8 @@ def _announce_model(session: SegmentationSession) -> None:
     model = session.load_model()
     weights = "no weights" if model.sha256 is None else f"SHA-256 {model.sha256[:12]}"
     log("Model", f"{model.name} ({weights}) on {model.device}, {model.precision}")
+    if model.chosen_size is not None:
+        show_note(model.chosen_size.describe("--image-size") + ".")
 
 
 def _write(

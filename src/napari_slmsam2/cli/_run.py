@@ -56,10 +56,17 @@ class Outcome:
         return len(self.slices) / self.seconds if self.seconds else None
 
 
-def load_model(session: SegmentationSession) -> None:
-    """Load the model, with a progress bar where it must be downloaded."""
+def load_model(session: SegmentationSession, *, fit_cpu: bool = False) -> None:
+    """Load the model, with a progress bar where it must be downloaded.
+
+    Parameters
+    ----------
+    session : SegmentationSession
+    fit_cpu : bool
+        See `napari_slmsam2.engine.loading.make_segmenter`.
+    """
     with interruptible() as should_stop, meter("downloading", is_bytes=True) as shown:
-        session.load_model(progress=shown.update, should_stop=should_stop)
+        session.load_model(progress=shown.update, should_stop=should_stop, fit_cpu=fit_cpu)
         if should_stop():
             raise KeyboardInterrupt
 

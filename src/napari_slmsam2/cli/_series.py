@@ -185,7 +185,7 @@ def _propagate(
         )  # fmt: skip
         for time, session in sessions:
             if time == 0:
-                load_model(session)
+                load_model(session, fit_cpu=True)
             outcome = Outcome(finished=True)
             if session.prompts.labels and not should_stop():
                 print_record({"event": "time", "time": time, "times": len(images)})

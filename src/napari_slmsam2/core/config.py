@@ -92,11 +92,13 @@ class PropagationConfig(Settings):
     image_size: int | None = setting(
         None,
         "Input size",
-        "Side of the network's input; none: the model's own. A smaller input is faster and shows "
-        "less detail: SAM 2.1 at 512 instead of 1024 takes about an eighth of the time.",
+        "Side of the network's input; none: the model's own, or 512 where a slice would take more "
+        "than 3 s on a CPU (a note reports it; never in a batch). A smaller input is faster and "
+        "shows less detail: SAM 2.1 at 512 instead of 1024 takes about an eighth of the time.",
         minimum=32,
         unit="px",
         advanced=True,
+        none="automatic",
     )
     memory_pooling: int = setting(
         1,

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from napari_slmsam2.core.segmenter import SliceSegmenter
     from napari_slmsam2.engine.compact.network import CompactNetwork
     from napari_slmsam2.engine.propagation.embedding_files import EmbeddingFiles
+    from napari_slmsam2.engine.sam2.input_size import ChosenSize
     from napari_slmsam2.engine.sam2.network import SliceNetwork
 
 _TRUNKS = ("tiny", "small", "base_plus", "large")
@@ -49,11 +50,14 @@ class ReadyModel:
     name : str
     sha256 : str or None
         Of the file of weights; None for a model without weights.
+    chosen_size : ChosenSize or None
+        Where the network has a smaller input than its own, because the device is slow.
     """
 
     segmenter: SliceSegmenter
     name: str
     sha256: str | None
+    chosen_size: ChosenSize | None = None
 
     @property
     def device(self) -> str:
@@ -64,6 +68,12 @@ class ReadyModel:
     def precision(self) -> str:
         """In which the model computes now, such as ``float32``."""
         return str(getattr(self.segmenter, "dtype", "float32")).removeprefix("torch.")
+
+    def fill(self, config: PropagationConfig) -> PropagationConfig:
+        """The settings of a run with this model, with the input size that was chosen for it."""
+        if self.chosen_size is None or config.image_size is not None:
+            return config
+        return config.replace(image_size=self.chosen_size.size)
 
     @property
     def captured_calls(self) -> dict[str, int]:
@@ -99,6 +109,7 @@ def make_segmenter(
     folder: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
+    fit_cpu: bool = False,
 ) -> ReadyModel:
     """Build the segmenter of a model, or return the last one, see `keep_last_model`.
 
@@ -112,6 +123,10 @@ def make_segmenter(
         Its precisions, input size and disk space for embeddings are used.
     folder, progress, should_stop : optional
         For the download, see `load_network`.
+    fit_cpu : bool
+        Whether SAM 2 may get a smaller input than its own on a slow CPU, where the settings leave
+        it open; see `napari_slmsam2.engine.sam2.input_size`. Never in a process that runs many
+        jobs: all of them are to be treated alike.
 
     Raises
     ------
@@ -120,7 +135,7 @@ def make_segmenter(
     """
     config = config or PropagationConfig()
     if _kept is None:
-        return _build_segmenter(model, device, config, folder, progress, should_stop)
+        return _build_segmenter(model, device, config, folder, progress, should_stop, fit_cpu)
     file = Path(model) if is_weights_file(model) else get_model(str(model), folder).path
     state = file.stat() if file is not None and file.is_file() else None
     changed = None if state is None else (state.st_size, state.st_mtime_ns)
@@ -138,6 +153,7 @@ def _build_segmenter(
     folder: str | os.PathLike[str] | None,
     progress: Progress | None,
     should_stop: Callable[[], bool] | None,
+    fit_cpu: bool = False,
 ) -> ReadyModel:
     if model in ("flow", "interpolation"):
         return ReadyModel(_classical(str(model)), str(model), None)
@@ -146,6 +162,7 @@ def _build_segmenter(
     from napari_slmsam2.engine.compact.network import CompactNetwork
     from napari_slmsam2.engine.compact.segmenter import CompactSegmenter
     from napari_slmsam2.engine.device import choose_device, choose_dtype, computing
+    from napari_slmsam2.engine.sam2.input_size import fit_to_cpu
     from napari_slmsam2.engine.sam2.precision import cast_weights
     from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
 
@@ -162,26 +179,28 @@ def _build_segmenter(
             loaded.network, name=loaded.name, device=torch_device, dtype=torch.float32
         )
         return ReadyModel(window_segmenter, loaded.name, loaded.sha256)
-    size = loaded.network.config.image_size
-    dtype = choose_dtype(torch_device, config.precision, image_size=size)
-    cast_weights(loaded.network, dtype)
+    network, chosen = loaded.network, None
+    if fit_cpu and config.image_size is None and torch_device.type == "cpu":
+        network, chosen = fit_to_cpu(network, config.precision)
+    dtype = choose_dtype(torch_device, config.precision, image_size=network.config.image_size)
+    cast_weights(network, dtype)
     with computing(torch_device, torch.float32):
         segmenter = NetworkSegmenter(
-            loaded.network,
+            network,
             name=loaded.name,
             device=torch_device,
             dtype=dtype,
             memory_dtype=getattr(torch, config.memory_dtype),
             memory=config.memory,
-            files=_embedding_files(loaded, config.embedding_disk),
+            files=_embedding_files(network, loaded.sha256, config.embedding_disk),
         )
-        loaded.network.pool_memory(config.memory_pooling)
+        network.pool_memory(config.memory_pooling)
     with computing(torch_device, dtype):
-        loaded.network.sam_prompt_encoder.store_constants()
-    return ReadyModel(segmenter, loaded.name, loaded.sha256)
+        network.sam_prompt_encoder.store_constants()
+    return ReadyModel(segmenter, loaded.name, loaded.sha256, chosen)
 
 
-def _embedding_files(loaded: LoadedNetwork, gibibytes: int) -> EmbeddingFiles | None:
+def _embedding_files(network: SliceNetwork, sha256: str, gibibytes: int) -> EmbeddingFiles | None:
     """Where the embeddings of a network are kept on the disk; None where they are not."""
     if not gibibytes:
         return None
@@ -192,8 +211,8 @@ def _embedding_files(loaded: LoadedNetwork, gibibytes: int) -> EmbeddingFiles | 
 
     encoder = json.dumps(
         {
-            "weights": loaded.sha256,
-            "config": loaded.network.config.to_dict(),
+            "weights": sha256,
+            "config": network.config.to_dict(),
             "versions": [napari_slmsam2.__version__, torch.__version__],
         }
     )

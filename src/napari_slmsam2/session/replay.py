@@ -28,7 +28,7 @@ def replay(session: SegmentationSession) -> Iterator[PropagationEvent]:
     """
     annotation = session.annotation
     runs, prompts, dirty = annotation.runs, annotation.prompts, annotation.dirty
-    table = annotation.table
+    table, config = annotation.table, session.config
     digests = runs[-1].digests if runs else None
     edits, _ = edits_since(annotation.slices.read, annotation.volume.n_slices, digests)
     annotation.labels[...] = 0
@@ -36,10 +36,12 @@ def replay(session: SegmentationSession) -> Iterator[PropagationEvent]:
     for record in runs:
         yield from _replay_run(session, record)
     annotation.end_replay(prompts, dirty, edits, table)
+    session.config = config
 
 
 def _replay_run(session: SegmentationSession, record: RunRecord) -> Iterator[PropagationEvent]:
     """Repeat one run, up to the step at which it ended then."""
+    session.config = record.config
     if str(session.model) != record.model:
         session.use_model(record.model)
     sha256 = session.load_model().sha256

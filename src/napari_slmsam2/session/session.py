@@ -264,6 +264,7 @@ class SegmentationSession:
         *,
         progress: Progress | None = None,
         should_stop: Callable[[], bool] | None = None,
+        fit_cpu: bool = False,
     ) -> ReadyModel:
         """Make the model ready, with a download where needed; done by `propagate` otherwise.
 
@@ -273,6 +274,8 @@ class SegmentationSession:
             ``progress(done_bytes, total_bytes)`` of the download.
         should_stop : callable, optional
             Checked during the download.
+        fit_cpu : bool
+            See `napari_slmsam2.engine.loading.make_segmenter`.
         """
         if self._ready is None:
             self._ready = make_segmenter(
@@ -282,6 +285,7 @@ class SegmentationSession:
                 folder=self._models_folder,
                 progress=progress,
                 should_stop=should_stop,
+                fit_cpu=fit_cpu,
             )
         return self._ready
 
@@ -428,7 +432,7 @@ class SegmentationSession:
         write_range : tuple of int or None
         """
         ready = self.load_model()
-        settings = config, write_range, str(self.model), ready.sha256
+        settings = ready.fill(config), write_range, str(self.model), ready.sha256
         record = new_record(self.annotation, prompts, gaps, *settings)
         self._run = Run(self.annotation, record, ready.segmenter, self.window, self._embeddings)
         return self._run

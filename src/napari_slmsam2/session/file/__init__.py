@@ -345,6 +345,7 @@ def load_session(
         scores = unpack_scores(arrays.read_any(_SCORES)) if arrays.has(_SCORES) else None
         session.annotation.restore(prompts, runs, dirty, table, scores)
         if with_state and "state" in content:
+            session.config = session.runs[-1].config  # with what was chosen for that run
             state, ready = content["state"], session.load_model()
             states = StateReader(state["nodes"], arrays, ready.device)
             session.restore_paused(states.read(state["root"]))

@@ -8,7 +8,9 @@ from napari_slmsam2.widgets.runs.task import Ready, RunRequest
 
 
 def slow_device(request: RunRequest, ready: Ready) -> str:
-    """A message where a large network found no graphics card; empty otherwise."""
+    """A message where a large network runs on the CPU; empty otherwise."""
+    if ready.chosen_size:
+        return f"{ready.model} runs with an {ready.chosen_size} (Settings, Advanced)."
     if request.device != "auto" or ready.device != "cpu":
         return ""
     try:

@@ -58,6 +58,8 @@ class Ready:
     device: str
     precision: str
     gaps_only: bool
+    chosen_size: str = ""
+    """Which input size was chosen for this computer, and why; empty where none was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,7 @@ class Models:
                     folder=request.models_folder,
                     progress=control.note_download,
                     should_stop=control.should_stop,
+                    fit_cpu=True,
                 )
                 self._key = _model_key(request)
             return self._ready
@@ -174,7 +177,12 @@ def load_model(models: Models, request: RunRequest, control: RunControl) -> Read
         ready = models.get(request, control)
     except Exception:  # noqa: BLE001 - the run that needs the model reports it
         return None
-    return Ready(ready.name, ready.device, ready.precision, gaps_only=False)
+    return _ready_event(ready, gaps_only=False)
+
+
+def _ready_event(ready: ReadyModel, *, gaps_only: bool) -> Ready:
+    chosen = "" if ready.chosen_size is None else ready.chosen_size.describe("Input size")
+    return Ready(ready.name, ready.device, ready.precision, gaps_only, chosen)
 
 
 def run_events(
@@ -211,7 +219,7 @@ def _events(
     ready = models.get(request, control)
     session = _open_session(stack, request, ready)
     if request.mode == "resume":
-        yield Ready(ready.name, ready.device, ready.precision, gaps_only=False)
+        yield _ready_event(ready, gaps_only=False)
         yield from session.resume(control.should_stop)
         return
     gaps_only = runs_gaps_only(stack.annotation, request)
@@ -221,7 +229,7 @@ def _events(
         write_range=request.write_range,
         should_stop=control.should_stop,
     )
-    yield Ready(ready.name, ready.device, ready.precision, gaps_only)
+    yield _ready_event(ready, gaps_only=gaps_only)
     yield from events
 
 
