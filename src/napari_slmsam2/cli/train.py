@@ -116,6 +116,7 @@ def train(options: TrainOptions) -> None:
                 dagger.volumes,
                 network,
                 options.presence.replace(seed=seed),
+                workers=dagger.workers,
                 progress=progress.update,
             )
             progress.log(

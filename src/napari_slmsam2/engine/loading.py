@@ -310,6 +310,10 @@ def load_network(
     network = _build(config)
     if conversion is not None:
         state = convert_state(state, conversion, network)
+    if isinstance(config, CompactConfig):
+        from napari_slmsam2.engine.compact.presence_gru import with_all_features
+
+        state = with_all_features(state, "ends.")
     load_weights(network, state, what=str(path))
     return LoadedNetwork(network, name, path, sha256)
 

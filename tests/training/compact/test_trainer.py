@@ -28,7 +28,7 @@ from napari_slmsam2.training.compact.config import LossWeights, TrainingConfig
 from napari_slmsam2.training.compact.rollout import roll_out, step_loss
 from napari_slmsam2.training.compact.trainer import Trainer, train
 from napari_slmsam2.training.compact.validation import validate
-from napari_slmsam2.training.data.batch import RIM, Batch, make_batch, sampling_weights
+from napari_slmsam2.training.data.batch import RIM, Batch, ClipStore, make_batch, sampling_weights
 from napari_slmsam2.training.data.shards import read_shards, write_shards
 from napari_slmsam2.training.data.volumes import (
     Sampling,
@@ -65,7 +65,7 @@ def test_the_same_shard_is_made_twice_alike(clips, tmp_path):
 
 
 def test_a_batch_without_augmentation_is_the_middle_of_the_clip(clips):
-    batch = make_batch(clips, np.arange(4), CONFIG, device=CPU, generator=None)
+    batch = make_batch(ClipStore.from_arrays(clips, CPU), np.arange(4), CONFIG, generator=None)
     middle = slice(12 - RIM, 60 + RIM)
     np.testing.assert_allclose(
         batch.distances, clips["distances"][:4, :, middle, middle] / 8, atol=1e-4
@@ -83,7 +83,9 @@ def test_the_flow_warps_rotated_masks_as_well(clips):
     """The images of a rotated and scaled clip match its masks as well as before."""
 
     def fit(generator):
-        batch = make_batch(clips, np.arange(32), CONFIG, device=CPU, generator=generator)
+        batch = make_batch(
+            ClipStore.from_arrays(clips, CPU), np.arange(32), CONFIG, generator=generator
+        )
         flow = optical_flow(batch.images[:, 1], batch.images[:, 0])
         moved = warp(batch.distances[:, :1], flow)[:, 0] > 0
         truth = batch.distances[:, 1] > 0
@@ -97,7 +99,7 @@ def test_the_flow_warps_rotated_masks_as_well(clips):
 def test_an_untrained_network_is_the_flow(clips):
     torch.manual_seed(0)
     network = CompactNetwork(CONFIG).eval()
-    batch = make_batch(clips, np.arange(8), CONFIG, device=CPU, generator=None)
+    batch = make_batch(ClipStore.from_arrays(clips, CPU), np.arange(8), CONFIG, generator=None)
     batch = batch._replace(seed=batch.seed._replace(ridge_strength=torch.zeros(8)))
     with torch.no_grad():
         first = next(roll_out(network, batch))
@@ -122,7 +124,9 @@ def confident(growth=1.5):
 
 def test_corrections_are_propagated_by_the_share_of_the_feedback(clips):
     network = confident()
-    batch = make_batch(clips, np.arange(8), network.config, device=CPU, generator=None)
+    batch = make_batch(
+        ClipStore.from_arrays(clips, CPU), np.arange(8), network.config, generator=None
+    )
     needed = torch.tensor([0.5, 0.0] * 4)
 
     def rolled(feedback, steps=None):
@@ -196,7 +200,7 @@ def moving_ball():
 def test_the_loss_falls(clips):
     trainer = Trainer(CONFIG, plan(steps=60, learning_rate=3e-3), clips, CPU)
     before = validate(trainer.network, clips, CPU)
-    losses = [trainer.advance()["loss"] for _ in range(60)]
+    losses = [float(trainer.advance()["loss"]) for _ in range(60)]
     after = validate(trainer.network, clips, CPU)
     assert np.mean(losses[-10:]) < 0.85 * np.mean(losses[:10])
     balanced = [s["recall_absent"] + s["recall_present"] for s in (before, after)]
@@ -245,11 +249,30 @@ def test_a_run_leaves_a_log_and_a_checkpoint_and_can_be_called_again(clips, tmp_
     assert [json.loads(line) for line in lines] == log
 
 
+def test_a_loss_that_is_not_finite_ends_the_run_before_the_checkpoint(clips, tmp_path):
+    trainer = Trainer(CONFIG, plan(steps=4, batch_size=2), clips, CPU)
+    trainer.network.out[1].bias.data.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="step 2"):
+        train(trainer, tmp_path, clips, validate_every=2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_part_of_a_loss_is_read_by_the_host_in_a_step(clips):
+    """What a step returns is on the device, and so are the clips that it draws from."""
+    trainer = Trainer(CONFIG, plan(), clips, CPU)
+    parts = trainer.advance()
+    assert {"loss", "mask", "presence"} <= parts.keys()
+    assert all(isinstance(v, torch.Tensor) and not v.requires_grad for v in parts.values())
+    store = ClipStore.from_arrays(clips, CPU)
+    assert store.fields["images"].data_ptr() == clips["images"].ctypes.data
+    assert "set_names" not in store.fields
+
+
 def test_empty_slices_count_in_the_loss_as_asked(clips):
     torch.manual_seed(0)
     network = CompactNetwork(CONFIG)
     gone = np.flatnonzero(~clips["present"][:, 0] & (clips["weights"][:, 0] > 0))[:4]
-    batch = make_batch(clips, gone, CONFIG, device=CPU, generator=None)
+    batch = make_batch(ClipStore.from_arrays(clips, CPU), gone, CONFIG, generator=None)
     result = next(roll_out(network, batch))
     _, parts = step_loss(result, LossWeights())
     assert parts["empty"] > 0
@@ -263,7 +286,7 @@ def test_empty_slices_count_in_the_loss_as_asked(clips):
 )
 def test_every_variant_trains(clips, changes):
     trainer = Trainer(CONFIG.replace(**changes), plan(), clips, CPU)
-    assert np.isfinite(trainer.advance()["loss"])
+    assert torch.isfinite(trainer.advance()["loss"])
 
 
 def test_sets_are_drawn_in_proportion_to_their_weights():

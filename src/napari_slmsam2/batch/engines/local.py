@@ -24,6 +24,7 @@ from napari_slmsam2.batch.jobs import (
     died,
     worker_name,
 )
+from napari_slmsam2.core.cores import count_cores
 
 _POLL_S = 0.1
 _STOP_S = 20.0
@@ -160,8 +161,7 @@ def threads_per_worker(workers: int) -> int:
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdecimal() and int(given) > 0:
         return int(given)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // max(1, workers))
+    return max(1, count_cores() // max(1, workers))
 
 
 def _serve(pipe: Connection, work: Work, threads: int) -> None:

@@ -226,7 +226,7 @@ class CompactNetwork(nn.Module):
 
         Parameters
         ----------
-        features : Tensor, shape (B, 21)
+        features : Tensor, shape (B, 35)
         state : Tensor, shape (B, 32)
             See `SweepPresence`.
         labels : Tensor of int, shape (B,)

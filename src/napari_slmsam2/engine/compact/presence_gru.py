@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from napari_slmsam2.engine.compact.features import N_POSITION_FEATURES
 
-N_PRESENCE_FEATURES = 3 + 9 + N_POSITION_FEATURES
-"""Joint logit, the network's logit, expected overlap; appearance features; position features."""
+N_MASK_FEATURES = 14
+
+N_PRESENCE_FEATURES = 3 + 9 + N_POSITION_FEATURES + N_MASK_FEATURES
+"""Joint logit, the network's logit, expected overlap; appearance features; position features; those
+of `napari_slmsam2.engine.compact.presence_evidence.mask_evidence`."""
 
 WIDTH = 32
 
-DROPOUT = 0.1
+DROPOUT = 0.2
 """In training, of features and state."""
 
 _LIMIT = 5.0
@@ -40,12 +46,18 @@ class SweepPresence(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *arguments: Any
+    ) -> None:
+        state_dict.update(with_all_features(state_dict, prefix))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
     def forward(self, features: Tensor, state: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """One slice of every sweep.
 
         Parameters
         ----------
-        features : Tensor, shape (B, 21)
+        features : Tensor, shape (B, 35)
             The joint logit comes first.
         state : Tensor, shape (B, 32)
             Of the slice before; zeros on the first one.
@@ -61,3 +73,23 @@ class SweepPresence(nn.Module):
         seen = ((features - self.centre) / self.scale).clamp(-_LIMIT, _LIMIT)
         state = self.cell(torch.relu(self.inside(self.dropout(seen)) + embedding), state)
         return self.joint_weight * features[:, 0] + self.out(self.dropout(state))[:, 0], state
+
+
+def with_all_features(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """A state dict with a place for every feature; those that it lacks have no effect.
+
+    Files that were written before `mask_evidence` existed lack its features.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+    prefix : str
+        Of the keys of `SweepPresence`.
+    """
+    extended = dict(state)
+    for name, value in (("centre", 0.0), ("scale", 1.0), ("inside.weight", 0.0)):
+        known = state.get(prefix + name)
+        if known is not None and known.shape[-1] == N_PRESENCE_FEATURES - N_MASK_FEATURES:
+            rest = known.new_full((*known.shape[:-1], N_MASK_FEATURES), value)
+            extended[prefix + name] = torch.cat([known, rest], -1)
+    return extended

@@ -22,6 +22,7 @@ from napari_slmsam2.engine.compact.network import (
     SeedMemory,
     apply_correction,
 )
+from napari_slmsam2.engine.compact.presence_evidence import mask_evidence
 from napari_slmsam2.engine.compact.presence_gru import N_PRESENCE_FEATURES
 from napari_slmsam2.engine.compact.presence_gru import WIDTH as STATE_WIDTH
 from napari_slmsam2.engine.compact.ridge_snapping import snap_to_ridge
@@ -93,7 +94,7 @@ class SweepState(NamedTuple):
         propagated them here from the seed.
     presence : Tensor of float32, shape (B, 32)
         State of `SweepPresence`.
-    presence_features : Tensor of float32, shape (B, 21)
+    presence_features : Tensor of float32, shape (B, 35)
         Its input on this slice.
     """
 
@@ -208,7 +209,7 @@ def sweep_step(
         output = network(inputs, memory)
     with torch.no_grad(), exact:
         found = output.logits.detach().float()
-        evidence = _presence_features(features, inputs.positions, output)
+        evidence = _presence_features(features, inputs, output, state.propagated, memory)
         logit, presence_state = network.judge_presence(evidence, state.presence, seed.labels)
         chance = torch.sigmoid(logit)
         presence = torch.where(step.certain, 0.5 + 0.5 * chance, chance)
@@ -262,15 +263,20 @@ def _network_input(
 
 
 def _presence_features(
-    features: AppearanceFeatures, positions: Tensor, output: CompactOutput
+    features: AppearanceFeatures,
+    inputs: CompactInput,
+    output: CompactOutput,
+    propagated: Tensor,
+    memory: SeedMemory,
 ) -> Tensor:
-    """Input of `SweepPresence`, shape (B, 21)."""
+    """Input of `SweepPresence`, shape (B, 35)."""
     chance = features.presence().clamp(1e-4, 1 - 1e-4)
     logit = output.presence.detach().float()
     joint = NETWORK_SHARE * logit + (1 - NETWORK_SHARE) * torch.logit(chance)
     iou = torch.sigmoid(output.iou.detach().float())
     own = torch.stack([joint, logit, iou, *features], 1)
-    return torch.cat([own, positions], 1).clamp(-10.0, 10.0)
+    masks = mask_evidence(inputs, output.logits.detach().float(), propagated, memory.ratios)
+    return torch.cat([own, inputs.positions, masks], 1).clamp(-10.0, 10.0)
 
 
 def follow(

@@ -366,13 +366,15 @@ class Adaptation:
     def _step(self, trainer: AdaptTrainer) -> tuple[str | None, float]:
         """The reason of a failure, or None; and the loss."""
         try:
-            loss = trainer.advance()["loss"]
+            loss = float(trainer.advance()["loss"])
         except FloatingPointError:
             return "nan", math.nan
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return "memory", math.nan
+        if not math.isfinite(loss):
+            return "nan", loss
         if self.recipe.l2_sp:
             decay_towards(trainer.network, self._backend.network, self.recipe.l2_sp)
         return None, loss

@@ -127,7 +127,12 @@ class PresenceCalibrator:
         whole = thinned([x for x in known if x.first < x.last], MOST_CALIBRATED)
         stacks = [x.scan.stack(x.label, x.first, x.last) for x in whole]
         each = max(1, MOST_CALIBRATED // max(1, len(stacks)))
-        self._sweeps = [(s, seed) for s in stacks for seed in _seeds_to_try(s, each)]
+        self._sweeps = [
+            (number, seed)
+            for number, stack in enumerate(stacks)
+            for seed in _seeds_to_try(stack, each)
+        ]
+        self._stacks = stacks
 
     def limit(self, most: int) -> None:
         """Use fewer objects, evenly spaced."""
@@ -138,8 +143,8 @@ class PresenceCalibrator:
         """Slices that one calibration visits; 0 where it changes nothing."""
         return sum(
             len(slices)
-            for stack, seed in self._sweeps
-            for slices in outward_slices(stack.mask, [seed])
+            for number, seed in self._sweeps
+            for slices in outward_slices(self._stacks[number].mask, [seed])
         )
 
     def calibrated(
@@ -156,8 +161,9 @@ class PresenceCalibrator:
         copy = CompactNetwork(network.config).to(self._device)
         copy.load_state_dict(network.state_dict())
         objects = []
-        for stack, seed in self._sweeps:
-            objects.append(sweep_outward(copy, stack, [seed]))
+        for number, stack in enumerate(self._stacks):
+            seedings = [[seed] for of, seed in self._sweeps if of == number]
+            objects += sweep_outward(copy, stack, seedings)
             advanced(sum(len(one.found) for found in objects for one in found))
         calibrate_presence(copy, objects)
         return copy

@@ -34,7 +34,7 @@ class AdaptTrainer(Protocol):
         """The network that is evaluated and kept."""
         ...
 
-    def advance(self) -> dict[str, float]:
+    def advance(self) -> Mapping[str, float | Tensor]:
         """One step; returns its ``loss`` and the parts of it."""
         ...
 

@@ -119,7 +119,13 @@ class DaggerConfig(Settings):
     start: str | None = setting(
         None, "Start", "Model to start from. Default: from scratch.", kind=str
     )
-    workers: int = setting(1, "Workers", "Processes that make the clips.", minimum=1)
+    workers: int | None = setting(
+        None,
+        "Workers",
+        "Processes that make clips and sweeps. Default: one for every core.",
+        minimum=1,
+        kind=int,
+    )
     minutes: float | None = setting(
         None, "Time", "Stop after this time.", minimum=0, unit="min", kind=float
     )
@@ -136,11 +142,11 @@ class PresenceTrainingConfig(Settings):
         minimum=0,
     )
     passes: int = setting(
-        30, "Passes", "Draws of every object, on average.", minimum=1, advanced=True
+        40, "Passes", "Draws of every object, on average.", minimum=1, advanced=True
     )
     batch_size: int = setting(32, "Batch", "Objects per step.", minimum=1, advanced=True)
     learning_rate: float = setting(
-        1e-3, "Learning rate", "Of AdamW, one cycle.", minimum=0, advanced=True
+        3e-3, "Learning rate", "Of AdamW, one cycle.", minimum=0, advanced=True
     )
-    weight_decay: float = setting(0.01, "Weight decay", "Of AdamW.", minimum=0, advanced=True)
+    weight_decay: float = setting(0.05, "Weight decay", "Of AdamW.", minimum=0, advanced=True)
     seed: int = setting(0, "Seed", "Random seed of objects and training.", advanced=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from napari_slmsam2.core.config import CompactConfig
+from napari_slmsam2.core.cores import count_cores
 from napari_slmsam2.training.compact.config import DaggerConfig, TrainingConfig
 from napari_slmsam2.training.compact.export import release
 from napari_slmsam2.training.compact.trainer import Trainer, train
@@ -122,8 +123,9 @@ def _cut_iteration(
     ]
     done, total = 0, sum(n for *_, n in jobs)
     for source, split, size, n in jobs:
-        for first in range(0, n, dagger.workers):
-            last, base = min(n, first + dagger.workers), number * SHARDS_PER_ITERATION
+        workers = dagger.workers or count_cores()
+        for first in range(0, n, workers):
+            last, base = min(n, first + workers), number * SHARDS_PER_ITERATION
             write_shards(
                 folder,
                 source,
@@ -131,7 +133,7 @@ def _cut_iteration(
                 split=split,
                 numbers=range(base + first, base + last),
                 seed=seed,
-                workers=dagger.workers,
+                workers=workers,
                 shard_clips=size,
                 swept_by=swept_by,
             )

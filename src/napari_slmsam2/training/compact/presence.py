@@ -122,7 +122,7 @@ def unroll(network: CompactNetwork, clues: Tensor, labels: Tensor) -> Tensor:
     Parameters
     ----------
     network : CompactNetwork
-    clues : Tensor, shape (B, S, 21)
+    clues : Tensor, shape (B, S, 35)
     labels : Tensor of int, shape (B,)
 
     Returns

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.compact.segmenter import TrackedObject
-from napari_slmsam2.training.data.sweep import never_absent, sweep
+from napari_slmsam2.training.data.sweep import never_absent, sweep_together
 from napari_slmsam2.training.synthetic.stack import LabelledStack
 
 STOP_AFTER = 3
@@ -33,7 +33,7 @@ class WholeSweep:
     Attributes
     ----------
     label : int
-    clues : ndarray of float32, shape (S, 21)
+    clues : ndarray of float32, shape (S, 35)
         See `napari_slmsam2.engine.compact.presence_gru.SweepPresence`.
     found, common, true : ndarray of int64, shape (S,)
         Pixels of the found mask, of both, and of the true one.
@@ -47,34 +47,40 @@ class WholeSweep:
 
 
 def sweep_outward(
-    network: CompactNetwork, stack: LabelledStack, seeds: Sequence[int]
-) -> list[WholeSweep]:
+    network: CompactNetwork, stack: LabelledStack, seedings: Sequence[Sequence[int]]
+) -> list[list[WholeSweep]]:
     """Propagate an object from its outermost annotated slices outward, with unknown ends.
+
+    The sweeps of all choices of annotated slices are one batch.
 
     Parameters
     ----------
     network : CompactNetwork
     stack : LabelledStack
-    seeds : sequence of int
-        Annotated slices, with the object.
+    seedings : sequence of sequence of int
+        Choices of annotated slices, with the object.
 
     Returns
     -------
-    list of WholeSweep
-        At most two; empty where there is no object.
+    list of list of WholeSweep
+        For every choice at most two; none where there is no object.
     """
     segmenter = never_absent(network)
-    sweeps = []
-    for slices in outward_slices(stack.mask, seeds):
-        clues, rows = [], []
-        for index, answer in sweep(segmenter, stack, seeds, slices):
+    found: list[list[WholeSweep]] = [[] for _ in seedings]
+    for courses in zip(*(outward_slices(stack.mask, seeds) for seeds in seedings), strict=True):
+        clues: list[list[npt.NDArray[np.float32]]] = [[] for _ in seedings]
+        rows: list[list[list[int]]] = [[] for _ in seedings]
+        sweeps = list(zip(seedings, courses, strict=True))
+        for number, index, answer in sweep_together(segmenter, stack, sweeps):
             assert isinstance(answer.content, TrackedObject)
-            clues.append(answer.content.state.presence_features[0].cpu().numpy())
+            clues[number].append(answer.content.state.presence_features[0].cpu().numpy())
             mask, truth = answer.logits > 0, stack.mask[index]
-            rows.append([mask.sum(), (mask & truth).sum(), truth.sum()])
-        if rows:
-            sweeps.append(WholeSweep(stack.label, np.stack(clues), *np.array(rows, np.int64).T))
-    return sweeps
+            rows[number].append([mask.sum(), (mask & truth).sum(), truth.sum()])
+        for own, clues_, rows_ in zip(found, clues, rows, strict=True):
+            if rows_:
+                counts = np.array(rows_, np.int64).T
+                own.append(WholeSweep(stack.label, np.stack(clues_), *counts))
+    return found
 
 
 def outward_slices(mask: npt.NDArray[np.bool_], seeds: Sequence[int]) -> tuple[range, ...]:

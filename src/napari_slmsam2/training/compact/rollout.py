@@ -116,8 +116,11 @@ def _target(batch: Batch, step: int, output: StepOutput) -> Tensor:
 
 def step_loss(
     result: StepResult, weights: LossWeights, distributed: DistributedContext | None = None
-) -> tuple[Tensor, dict[str, float]]:
-    """Loss of one step and its parts for the log; of several processes, this one's share."""
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss of one step and its parts for the log, each of shape ().
+
+    Of several processes, this one's share. The parts have no gradient.
+    """
     distributed = distributed or DistributedContext()
     logits, target, present = result.output.logits, result.target, result.present
     total_weight = distributed.total(result.weight.sum()).clamp(min=1.0)
@@ -138,7 +141,7 @@ def step_loss(
         "iou": weights.iou * mean((torch.sigmoid(result.output.iou) - true_iou(result)).abs()),
     }
     loss = torch.stack(list(parts.values())).sum()
-    return loss, {name: float(value.detach()) for name, value in parts.items()}
+    return loss, {name: value.detach() for name, value in parts.items()}
 
 
 def true_iou(result: StepResult) -> Tensor:

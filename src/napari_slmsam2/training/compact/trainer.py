@@ -22,7 +22,7 @@ from napari_slmsam2.engine.compact.sweep import select
 from napari_slmsam2.training.compact.config import TrainingConfig
 from napari_slmsam2.training.compact.rollout import roll_out, step_loss
 from napari_slmsam2.training.compact.validation import validate
-from napari_slmsam2.training.data.batch import Clips, make_batch, sampling_weights
+from napari_slmsam2.training.data.batch import Clips, ClipStore, make_batch, sampling_weights
 from napari_slmsam2.training.distributed import DistributedContext
 from napari_slmsam2.training.lora import add_adapters
 from napari_slmsam2.training.optimizer import load_optimizer, make_adamw, make_schedule
@@ -83,8 +83,8 @@ class Trainer:
         return network
 
     def use(self, clips: Clips) -> None:
-        """Draw batches from these clips."""
-        self._clips = clips
+        """Draw batches from these clips, which are kept on the device."""
+        self._clips = ClipStore.from_arrays(clips, self.device)
         self._chances = sampling_weights(clips["set_names"], self._set_weights)
         self._length = clips["positions"].shape[1]
 
@@ -106,8 +106,15 @@ class Trainer:
             {"params": others, "weight_decay": 0.0},
         ]
 
-    def advance(self) -> dict[str, float]:
-        """One optimiser step; returns the parts of the loss."""
+    def advance(self) -> dict[str, Tensor]:
+        """One optimiser step, in which the host does not wait for the device.
+
+        Returns
+        -------
+        dict of str to Tensor
+            The loss and its parts, of shape (), on the device. The loss is NaN where the gradient
+            is not finite; the weights are lost then.
+        """
         plan = self.plan
         drawn = np.random.default_rng((plan.seed, self.step))
         indices = drawn.choice(len(self._chances), plan.batch_size, p=self._chances)
@@ -117,7 +124,6 @@ class Trainer:
             self._clips,
             indices,
             self.network.config,
-            device=self.device,
             generator=generator,
             gentle=plan.gentle,
         )
@@ -125,26 +131,25 @@ class Trainer:
             batch = select(batch, self.distributed.part(plan.batch_size))
         # Only the presence unit has a mode of its own for training, and it is trained apart.
         self.network.eval()
-        total, parts = torch.zeros((), device=self.device), dict[str, float]()
+        total, parts = torch.zeros((), device=self.device), dict[str, Tensor]()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
             results = list(roll_out(self.network, batch, supervised))
         for result in results:
             loss, found = step_loss(result, plan.loss, self.distributed)
             total = total + loss / len(results)
             for name, value in found.items():
-                parts[name] = parts.get(name, 0.0) + value / len(results)
+                parts[name] = parts.get(name, torch.zeros_like(value)) + value / len(results)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(total)
         self.distributed.all_reduce_gradients(self.network.parameters())
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), plan.clip_norm)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(f"the loss of step {self.step} is not a number")
         self.optimizer.step()
         self._schedule.step()
         self.step += 1
         self._average.update_parameters(self.network)
-        shares = torch.tensor([float(total.detach()), *parts.values()], device=self.device)
-        return dict(zip(("loss", *parts), self.distributed.total(shares).tolist(), strict=True))
+        shares = self.distributed.total(torch.stack([total.detach(), *parts.values()]))
+        loss = torch.where(torch.isfinite(norm), shares[0], torch.nan)
+        return dict(zip(("loss", *parts), (loss, *shares[1:]), strict=True))
 
     def _rate(self, step: int) -> float:
         """Share of the highest learning rate: linear warm-up, then a cosine to a hundredth."""
@@ -245,27 +250,35 @@ def train(
         Called with every line of the log.
     advanced : callable, optional
         Called with the number of steps after every step.
+
+    Raises
+    ------
+    FloatingPointError
+        A loss is not finite; the checkpoint is the one before it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
         trainer.restore(checkpoint)
-    started, sums, since = time.monotonic(), dict[str, float](), 0
+    started, sums, since = time.monotonic(), dict[str, Tensor](), 0
     last = trainer.plan.steps if until is None else until
     while trainer.step < last:
         for name, value in trainer.advance().items():
-            sums[name] = sums.get(name, 0.0) + value
+            sums[name] = sums.get(name, torch.zeros_like(value)) + value
         since += 1
         if advanced is not None:
             advanced(trainer.step)
         if trainer.step % validate_every and trainer.step < last:
             continue
+        means = {name: float(total) / since for name, total in sums.items()}
+        if not math.isfinite(means["loss"]):
+            raise FloatingPointError(f"the loss of a step before step {trainer.step} is not finite")
         if trainer.distributed.is_main:
             scores = validate(trainer.averaged, held_out, trainer.device)
             line = {
                 "step": trainer.step,
                 "seconds": round(time.monotonic() - started, 1),
-                **{name: round(total / since, 4) for name, total in sums.items()},
+                **{name: round(value, 4) for name, value in means.items()},
                 **{name: round(value, 4) for name, value in scores.items()},
             }
             with (folder / "log.jsonl").open("a") as log:

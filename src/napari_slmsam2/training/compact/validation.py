@@ -12,7 +12,7 @@ from torch import Tensor
 
 from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.training.compact.rollout import StepResult, roll_out, true_iou
-from napari_slmsam2.training.data.batch import Clips, make_batch
+from napari_slmsam2.training.data.batch import Clips, ClipStore, make_batch
 
 
 @torch.no_grad()
@@ -30,11 +30,11 @@ def validate(
         pixels found without the object over true pixels; ``iou_error``; and ``dice_known/SET``.
     """
     network.eval()
-    names = clips["set_names"]
+    names, store = clips["set_names"], ClipStore.from_arrays(clips, device)
     scored: list[dict[str, npt.NDArray[Any]]] = []
     for first in range(0, len(names), batch_size):
         indices = np.arange(first, min(len(names), first + batch_size))
-        batch = make_batch(clips, indices, network.config, device=device, generator=None)
+        batch = make_batch(store, indices, network.config, generator=None)
         for result in roll_out(network, batch):
             kept = (result.weight > 0).cpu().numpy()
             found = {key: value.cpu().numpy()[kept] for key, value in _step_scores(result).items()}

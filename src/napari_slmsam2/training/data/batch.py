@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -95,12 +96,38 @@ def sampling_weights(
     return chosen
 
 
+@dataclass(frozen=True, slots=True)
+class ClipStore:
+    """Clips on the device on which they are augmented.
+
+    Attributes
+    ----------
+    fields : dict of str to Tensor
+        Of all clips along the first axis, as they are stored; on a CPU they share the memory of the
+        arrays.
+    device : torch.device
+    """
+
+    fields: dict[str, Tensor]
+    device: torch.device
+
+    @classmethod
+    def from_arrays(cls, clips: Clips, device: torch.device) -> Self:
+        """The clips of `napari_slmsam2.training.data.shards.read_shards` on a device."""
+        fields = {}
+        for name, array in clips.items():
+            if array.dtype.kind == "f":  # not all devices have double precision
+                array = array.astype(np.float32, copy=False)
+            if array.dtype.kind in "biuf":
+                fields[name] = torch.from_numpy(np.ascontiguousarray(array)).to(device)
+        return cls(fields, device)
+
+
 def make_batch(
-    clips: Clips,
+    clips: ClipStore,
     indices: npt.NDArray[np.integer],
     config: CompactConfig,
     *,
-    device: torch.device,
     generator: torch.Generator | None,
     gentle: bool = False,
 ) -> Batch:
@@ -108,19 +135,19 @@ def make_batch(
 
     Parameters
     ----------
-    clips : mapping of str to ndarray
-        From `napari_slmsam2.training.data.shards.read_shards`.
+    clips : ClipStore
     indices : ndarray of int, shape (B,)
     config : CompactConfig
-    device : torch.device
     generator : torch.Generator or None
         For the augmentation. None: the clips as they are.
     gentle : bool
         Keep about to the orientation and the contrast of the volumes.
     """
+    device = clips.device
+    chosen = torch.from_numpy(np.asarray(indices, np.int64)).to(device, non_blocking=True)
 
     def load(name: str) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(clips[name][indices])).to(device)
+        return clips.fields[name].index_select(0, chosen)
 
     size, wide = config.window_size, config.window_size + 2 * RIM
     inner = slice(RIM, -RIM)
@@ -130,7 +157,7 @@ def make_batch(
     starts = load("start").float()[:, None] / 15.0
     seed_images = load("seed_images").float() / 85.0 - 1.0
     seed_distances = load("seed_distances").float() / 8.0
-    positions, labels = load("positions").clone(), load("label")
+    positions, labels = load("positions"), load("label")
     ridges = load("ridge_strength").float()
     n = len(images)
     turn, scale, shift = _draw_view(n, generator, device, gentle)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +18,7 @@ from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.compact.segmenter import CompactSegmenter
 from napari_slmsam2.engine.loading import load_network
 from napari_slmsam2.training.data.clip import LENGTH, Clip, RolloutState, cut_clip, draw_scenario
+from napari_slmsam2.training.data.processes import map_in_processes
 from napari_slmsam2.training.data.sweep import never_absent, rollout_states
 from napari_slmsam2.training.data.volumes import (
     TrainingVolume,
@@ -45,7 +44,7 @@ def write_shards(
     split: str,
     numbers: Iterable[int],
     seed: int = 0,
-    workers: int = 1,
+    workers: int | None = 1,
     shard_clips: int = SHARD_CLIPS,
     swept_by: str | Path | None = None,
 ) -> None:
@@ -62,20 +61,16 @@ def write_shards(
     numbers : iterable of int
         Of the shards; the same number gives the same clips.
     seed : int
-    workers : int
+    workers : int or None
+        See `map_in_processes`.
     shard_clips : int
     swept_by : str or Path, optional
         Name or weights of the network whose sweeps the clips start from. Default: the optical flow.
     """
     out.mkdir(parents=True, exist_ok=True)
     make = partial(_write_shard, out, volumes, config, split, seed, shard_clips, swept_by)
-    if workers == 1:
-        for number in numbers:
-            make(number)
-        return
-    # A forked process hangs when torch has already computed with several threads.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        list(pool.map(make, numbers))
+    for _ in map_in_processes(make, numbers, workers):
+        pass
 
 
 def _write_shard(

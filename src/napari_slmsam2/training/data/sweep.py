@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -46,21 +46,59 @@ def sweep(
     extent : tuple of int, optional
         First and last slice, if marked.
     """
+    for _, index, found in sweep_together(segmenter, stack, [(tuple(seeds), slices)], extent):
+        yield index, found
+
+
+def sweep_together(
+    segmenter: CompactSegmenter,
+    stack: LabelledStack,
+    sweeps: Sequence[tuple[Sequence[int], range]],
+    extent: tuple[int, int] | None = None,
+) -> Iterator[tuple[int, int, SegmentedSlice]]:
+    """Propagate an object from several choices of annotated slices, as one batch.
+
+    Parameters
+    ----------
+    segmenter : CompactSegmenter
+    stack : LabelledStack
+    sweeps : sequence of (sequence of int, range)
+        Annotated slices, and slices to be visited, see `sweep`; all in the same direction.
+    extent : tuple of int, optional
+        First and last slice, if marked.
+
+    Yields
+    ------
+    number : int
+        Of the sweep.
+    index : int
+        Of the slice.
+    found : SegmentedSlice
+    """
     image = stack.image
     shape = (image.shape[1], image.shape[2])
     extents = {} if extent is None else {stack.label: extent}
     encode = lru_cache(maxsize=4)(lambda i: segmenter.encode_image(image[i]))
     context = SweepContext(len(image), shape, stack.spacing, extents, encode)
-    bank = MemoryBank(stack.label)
-    for seed in seeds:
+    seeds = {}
+    for seed in {seed for chosen, _ in sweeps for seed in chosen}:
         prompt = SlicePrompt.from_mask(stack.label, seed, stack.mask[seed])
         content = segmenter.encode_seed(encode(seed), prompt, shape).content
-        bank.add(MemoryEntry(seed, True, content))
-    for index in slices:
-        (found,) = segmenter.segment(encode(index), index, slices.step, [bank], context)
-        bank.add(MemoryEntry(index, False, found.content))
-        bank.retain(index + slices.step, slices.step, segmenter.reach)
-        yield index, found
+        seeds[seed] = MemoryEntry(seed, True, content)
+    banks = [MemoryBank(stack.label) for _ in sweeps]
+    for bank, (chosen, _) in zip(banks, sweeps, strict=True):
+        for seed in chosen:
+            bank.add(seeds[seed])
+    (step,) = {slices.step for _, slices in sweeps}
+    for index in sorted({i for _, slices in sweeps for i in slices}, reverse=step < 0):
+        running = [number for number, (_, slices) in enumerate(sweeps) if index in slices]
+        results = segmenter.segment(
+            encode(index), index, step, [banks[n] for n in running], context
+        )
+        for number, found in zip(running, results, strict=True):
+            banks[number].add(MemoryEntry(index, False, found.content))
+            banks[number].retain(index + step, step, segmenter.reach)
+            yield number, index, found
 
 
 def rollout_states(
