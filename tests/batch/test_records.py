@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.dicom_files import save_series
 
 from napari_slmsam2.batch.jobs import Executed, Job
 from napari_slmsam2.batch.records import check_job, fingerprint, record_path, run_recorded
@@ -128,6 +129,19 @@ def test_folders_and_files_of_two_parts_have_fingerprints(tmp_path):
     before = fingerprint(header)
     voxels.write_bytes(b"other")
     assert fingerprint(header)["sha256"] != before["sha256"]
+
+
+def test_a_slice_of_a_dicom_series_has_the_fingerprint_of_the_series(tmp_path):
+    save_series(tmp_path, shape=(4, 5, 7))
+    first, *_, last = sorted(tmp_path.iterdir())
+    before = fingerprint(first)
+    assert before["size"] == sum(file.stat().st_size for file in tmp_path.iterdir())
+    (tmp_path / "notes.txt").write_text("of no series")
+    assert fingerprint(first) == before
+    data = bytearray(last.read_bytes())
+    data[-1] ^= 1
+    last.write_bytes(data)
+    assert fingerprint(first)["sha256"] != before["sha256"]
 
 
 def test_an_unreadable_record_is_none(job, tmp_path):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -66,6 +67,19 @@ def test_another_process_made_the_file(cli, scene, at_the_end):
     (rescued,) = scene.folder.glob("rescued-*-labels.nii.gz")
     assert f"--out was rescued to {rescued}" in result.err
     np.testing.assert_array_equal(read_labels(rescued, read_image(scene.image)), wanted)
+
+
+def test_the_part_that_was_asked_for_is_rescued(cli, scene, at_the_end):
+    options = ("--axis", "2", "--roi", "2:29,0:25,2:14", "--crop")
+    assert cli(*job(scene, scene.folder / "expected.nii.gz", *options)).code == 0
+    out = scene.folder / "labels.nii.gz"
+    at_the_end(lambda: out.write_text("of another process"))
+    assert cli(*job(scene, out, *options)).code == 1
+    (rescued,) = scene.folder.glob("rescued-*-labels.nii.gz")
+    found, wanted = (nibabel.load(x) for x in (rescued, scene.folder / "expected.nii.gz"))
+    assert found.shape == (27, 25, 12)
+    np.testing.assert_array_equal(found.affine, wanted.affine)
+    np.testing.assert_array_equal(found.dataobj, wanted.dataobj)
 
 
 def test_the_folder_is_gone(cli, scene, at_the_end, elsewhere):

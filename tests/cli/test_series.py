@@ -51,6 +51,8 @@ def test_seeds_are_carried_through_time(cli, tmp_path, series):
     report = tmp_path / "report.json"
     result = run(cli, tmp_path, "--time", "all", "--carry", "--report", report)
     assert result.code == 0, result.err
+    assert result.out.count("Window   ") == result.out.count("Model    flow (no weights)") == 1
+    assert "Check    time point 3: slice " in result.out
     written = nibabel.load(tmp_path / "out.nii.gz")
     labels = np.asarray(written.dataobj)
     assert labels.shape == (*SHAPE, N_TIMES)

@@ -17,6 +17,7 @@ from napari_slmsam2.core.atomic_write import atomic_write
 from napari_slmsam2.core.errors import CheckpointError, SlmSam2Error
 from napari_slmsam2.engine.weights.checkpoints import file_sha256
 from napari_slmsam2.engine.weights.registry import get_model, is_weights_file
+from napari_slmsam2.io.formats import DICOM, format_to_read
 
 SUFFIX = ".batch.json"
 _COMPANIONS = {
@@ -173,10 +174,20 @@ def fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _companions(path: Path) -> list[Path]:
-    """Files that belong to a file of two parts."""
+    """Files that are read together with a file: its other part, or the slices of its series."""
     stem = path.with_suffix("")
     names = _COMPANIONS.get(path.suffix.lower(), ())
-    return [p for name in names if (p := stem.with_name(stem.name + name)).is_file()]
+    found = [p for name in names if (p := stem.with_name(stem.name + name)).is_file()]
+    return found or [p for p in _series(path) if p != path]
+
+
+def _series(path: Path) -> list[Path]:
+    """The files of the DICOM series that a file belongs to; empty for other files."""
+    try:
+        known = format_to_read(path)
+        return known.files(path) if known is DICOM else []
+    except SlmSam2Error:
+        return []
 
 
 def _is_same(path: Path, known: Mapping[str, Any]) -> bool:

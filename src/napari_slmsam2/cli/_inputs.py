@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from napari_slmsam2.cli._console import show_note
+from napari_slmsam2.cli._console import log, show_note
 from napari_slmsam2.cli._options import Extent, LabelSlice
 from napari_slmsam2.core.errors import ConfigError, PromptError, VolumeError
 
@@ -40,7 +40,7 @@ def open_inputs(
         Image, seeds or options cannot be used.
     """
     from napari_slmsam2.core.input_checks import check_image, check_labels
-    from napari_slmsam2.core.intensity import DEFAULT_WINDOW, check_contrast, parse_window
+    from napari_slmsam2.core.intensity import check_contrast
     from napari_slmsam2.io import (
         read_image,
         read_label_map,
@@ -82,13 +82,7 @@ def open_inputs(
     if options.axis is None:
         image = with_seed_axis(image, seeds)
     stage_done("read_s")
-    try:
-        window = parse_window(options.window or DEFAULT_WINDOW, image.volume)
-    except ConfigError as error:
-        raise ConfigError(
-            "--window", error.problem, expected=error.expected, found=error.found, hint=error.hint
-        ) from error
-    _check_window(image.volume, window)
+    window = read_window(options.window, image.volume)
     stage_done("window_s")
     if not seeds.any():
         raise VolumeError(
@@ -112,6 +106,31 @@ def open_inputs(
     _mark(session, options)
     stage_done("seeds_s")
     return image, session
+
+
+def read_window(text: str | None, volume: Volume) -> IntensityWindow:
+    """The intensity window of ``--window``, with a note where it shows nothing of the image.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be read.
+    """
+    from napari_slmsam2.core.intensity import DEFAULT_WINDOW, parse_window
+
+    try:
+        window = parse_window(text or DEFAULT_WINDOW, volume)
+    except ConfigError as error:
+        raise ConfigError(
+            "--window", error.problem, expected=error.expected, found=error.found, hint=error.hint
+        ) from error
+    _check_window(volume, window)
+    return window
+
+
+def announce_window(window: IntensityWindow) -> None:
+    """Print an intensity window."""
+    log("Window", f"{window.low:g} to {window.high:g} ({window.source})")
 
 
 def _check_window(volume: Volume, window: IntensityWindow) -> None:

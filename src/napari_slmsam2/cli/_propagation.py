@@ -18,7 +18,13 @@ from napari_slmsam2.cli._console import (
     show_note,
 )
 from napari_slmsam2.cli._errors import FAILED
-from napari_slmsam2.cli._inputs import image_source, listed, open_inputs, write_range
+from napari_slmsam2.cli._inputs import (
+    announce_window,
+    image_source,
+    listed,
+    open_inputs,
+    write_range,
+)
 from napari_slmsam2.cli._outputs import (
     check_log,
     check_outputs,
@@ -42,7 +48,7 @@ from napari_slmsam2.cli._results import (
     rescue_labels,
     write_result,
 )
-from napari_slmsam2.cli._run import Outcome, follow, load_model
+from napari_slmsam2.cli._run import Outcome, announce_model, follow, load_model
 from napari_slmsam2.cli._series import run_series
 from napari_slmsam2.cli._signals import interruptible
 from napari_slmsam2.core.errors import CheckpointError, ConfigError
@@ -111,7 +117,7 @@ def _run_to(output: LabelsOutput, options: PropagateOptions) -> SegmentationSess
     _announce(options, image, session)
     load_model(session, fit_cpu=True)
     stages.done("model_s")
-    _announce_model(session)
+    announce_model(session)
     slices = write_range(options, session.volume)
     if options.resume is not None:
         from napari_slmsam2.cli._resume import load_kept_run
@@ -211,8 +217,7 @@ def _announce(options: PropagateOptions, image: LoadedImage, session: Segmentati
     at = "" if image.n_times == 1 else f"time point {options.time} of {image.n_times}, "
     log("Image", f"{options.image} ({at}{size} voxels of {spacing} {volume.unit})")
     log("Axis", f"{volume.axis}, {volume.n_slices} slices. {image.axis_reason}")
-    window = session.window
-    log("Window", f"{window.low:g} to {window.high:g} ({window.source})")
+    announce_window(session.window)
     if image.region is not None:
         log("Region", f"{image.region} of {' x '.join(map(str, image.whole_shape))} voxels")
     first = volume.first_slice
@@ -232,14 +237,6 @@ def _announce(options: PropagateOptions, image: LoadedImage, session: Segmentati
             "annotation: the object is cut down to it there. Erase it, if it was painted by "
             "mistake."
         )
-
-
-def _announce_model(session: SegmentationSession) -> None:
-    model = session.load_model()
-    weights = "no weights" if model.sha256 is None else f"SHA-256 {model.sha256[:12]}"
-    log("Model", f"{model.name} ({weights}) on {model.device}, {model.precision}")
-    if model.chosen_size is not None:
-        show_note(model.chosen_size.describe("--image-size") + ".")
 
 
 def _write(
@@ -271,7 +268,7 @@ def _write(
     write(
         *("write_s", "--out", out),
         write=lambda: output.write(session.labels, image),
-        rescue=lambda: rescue_labels(out, session.labels, image),
+        rescue=lambda: rescue_labels(out, session.labels, image, crop=options.crop),
     )
     if saved is not None:
         write(

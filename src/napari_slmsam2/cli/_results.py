@@ -133,7 +133,7 @@ class LabelsOutput:
         return write_labels(self._path, labels, image, overwrite=self._force, crop=self._crop)
 
 
-def rescue_labels(out: Path, labels: Any, image: LoadedImage) -> Path | None:
+def rescue_labels(out: Path, labels: Any, image: LoadedImage, *, crop: bool = False) -> Path | None:
     """Write labels that cannot be written to their place to another one.
 
     Tried are the folder of the file, the current folder, the user's data folder and the folder of
@@ -155,7 +155,7 @@ def rescue_labels(out: Path, labels: Any, image: LoadedImage) -> Path | None:
     folders = (out.parent, Path.cwd(), data, Path(tempfile.gettempdir()))
 
     def in_format(folder: Path) -> Path:
-        return write_labels(folder / name, labels, image)
+        return write_labels(folder / name, labels, image, crop=crop)
 
     def as_array(folder: Path) -> Path:
         return atomic_write(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from napari_slmsam2.cli._console import meter, print_record
+from napari_slmsam2.cli._console import log, meter, print_record, show_note
 from napari_slmsam2.cli._signals import interruptible
 
 if TYPE_CHECKING:
@@ -69,6 +69,15 @@ def load_model(session: SegmentationSession, *, fit_cpu: bool = False) -> None:
         session.load_model(progress=shown.update, should_stop=should_stop, fit_cpu=fit_cpu)
         if should_stop():
             raise KeyboardInterrupt
+
+
+def announce_model(session: SegmentationSession) -> None:
+    """Print the model of a session, its weights, its device and its precision."""
+    model = session.load_model()
+    weights = "no weights" if model.sha256 is None else f"SHA-256 {model.sha256[:12]}"
+    log("Model", f"{model.name} ({weights}) on {model.device}, {model.precision}")
+    if model.chosen_size is not None:
+        show_note(model.chosen_size.describe("--image-size") + ".")
 
 
 def follow(

@@ -10,11 +10,11 @@ import typer
 
 from napari_slmsam2.cli._console import log, print_record, show_error
 from napari_slmsam2.cli._errors import FAILED
-from napari_slmsam2.cli._inputs import listed
+from napari_slmsam2.cli._inputs import announce_window, listed, read_window
 from napari_slmsam2.cli._outputs import check_space
-from napari_slmsam2.cli._report import session_report, write_json
+from napari_slmsam2.cli._report import session_report, suggestion_text, write_json
 from napari_slmsam2.cli._results import Result, rescue_labels, write_result
-from napari_slmsam2.cli._run import Outcome, follow, load_model
+from napari_slmsam2.cli._run import Outcome, announce_model, follow, load_model
 from napari_slmsam2.cli._signals import interruptible
 from napari_slmsam2.core.errors import ConfigError, VolumeError
 
@@ -170,11 +170,11 @@ def _propagate(
     options: PropagateOptions, images: list[LoadedImage], seeds: _Seeds
 ) -> tuple[Any, list[dict[str, Any]]]:
     """The labels, shape (T, I, J, K), and a report of every time point."""
-    from napari_slmsam2.core.intensity import DEFAULT_WINDOW, parse_window
     from napari_slmsam2.session.series import series_sessions
 
     volumes = [image.volume for image in images]
-    window = parse_window(options.window or DEFAULT_WINDOW, volumes[min(seeds)])
+    window = read_window(options.window, volumes[min(seeds)])
+    announce_window(window)
     slices = None if options.slices is None else (options.slices.first, options.slices.last)
     found, reports = [], []
     with interruptible() as should_stop:
@@ -186,6 +186,7 @@ def _propagate(
         for time, session in sessions:
             if time == 0:
                 load_model(session, fit_cpu=True)
+                announce_model(session)
             outcome = Outcome(finished=True)
             if session.prompts.labels and not should_stop():
                 print_record({"event": "time", "time": time, "times": len(images)})
@@ -197,6 +198,9 @@ def _propagate(
                 show_error(f"interrupted at time point {time}; nothing was written.")
                 raise typer.Exit(FAILED)
             found.append(np.array(session.labels))
+            advice = suggestion_text(session)
+            if advice is not None:
+                log("Check", f"time point {time}: {advice}")
             reports.append({"time": time, "carried": time not in seeds, **session_report(session)})
     return np.stack(found), reports
 

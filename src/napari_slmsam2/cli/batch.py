@@ -18,7 +18,6 @@ from napari_slmsam2.cli._batch_commands import COMMANDS
 from napari_slmsam2.cli._options import (
     Force,
     LogFile,
-    ProgressFormat,
     Quiet,
     SettingOptions,
     one_of,
@@ -125,7 +124,17 @@ class BatchOptions:
     force: Force = False
     quiet: Quiet = False
     log: LogFile = None
-    progress: ProgressFormat = "auto"
+    progress: Annotated[
+        str,
+        typer.Option(
+            parser=one_of(("auto", "json")),
+            metavar="auto|json",
+            help="auto: a bar on a terminal, elsewhere lines, on stderr. json: JSON lines on "
+            "stdout for the start and the end of every job (docs/batch.md), everything else on "
+            "stderr.",
+            rich_help_panel="Messages",
+        ),
+    ] = "auto"
 
 
 @with_record(BatchOptions)

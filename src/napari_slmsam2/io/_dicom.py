@@ -33,12 +33,12 @@ def read(path: Path, selection: Selection) -> RawImage:
     VolumeError
         There is no image, or its slices do not make a volume; see `_dicom_stack.arrange`.
     """
-    return read_files(_files(path), selection, str(path))
+    return read_files(files_of(path), selection, str(path))
 
 
 def images(path: Path) -> tuple[str, ...]:
     """Names of the images in a folder, or of those that a file belongs to."""
-    scanned = _Content(_files(path), str(path))
+    scanned = _Content(files_of(path), str(path))
     return scanned.names if len(scanned.names) > 1 else ("",)
 
 
@@ -115,8 +115,8 @@ def _name(frames: Sequence[Frame]) -> str:
     return f"{first.label}{echo}, {len(frames)} x {rows} x {columns}"
 
 
-def _files(path: Path) -> list[Path]:
-    """The files that belong to a path."""
+def files_of(path: Path) -> list[Path]:
+    """The files that are read for a path: of one slice those of its series in the same folder."""
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
     header = read_header(path, force=True)

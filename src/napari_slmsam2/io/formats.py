@@ -91,6 +91,11 @@ class FileFormat:
         names: tuple[str, ...] = module.images(path) if hasattr(module, "images") else ("",)
         return names
 
+    def files(self, path: Path) -> list[Path]:
+        """The files that are read for a path, where these are others than itself."""
+        module = self.load(path)
+        return list(module.files_of(path)) if hasattr(module, "files_of") else [path]
+
     def check_image(self, path: Path, template: Any) -> None:
         """Refuse an image that files of this format cannot refer to, before labels are computed.
 

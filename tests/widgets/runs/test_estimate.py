@@ -5,6 +5,7 @@ import re
 import pytest
 from tests.fakes import bright_volume, rectangle
 
+from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL
 from napari_slmsam2.session.annotation import Annotation
@@ -51,8 +52,9 @@ def test_the_last_run_tells_how_long_the_next_one_takes(annotation):
     assert speeds.describe(annotation, request()) == ("About 58 s for 29 slices (flow on cpu).")
     annotation.add_prompt(SlicePrompt.from_mask(2, 10, rectangle(9, 9)))
     assert "About 2 min" in speeds.describe(annotation, request(labels=(1, 2)))
-    other = RunRequest(model="interpolation", labels=(1,))
-    assert "shows after" in speeds.describe(annotation, other)
+    confident = PropagationConfig(memory="confident")
+    for other in ({"model": "interpolation"}, {"model": "flow", "config": confident}):
+        assert "shows after" in speeds.describe(annotation, RunRequest(labels=(1,), **other))
 
 
 def test_durations_are_told_in_words():

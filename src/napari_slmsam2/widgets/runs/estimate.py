@@ -91,6 +91,6 @@ class Speeds:
 def _key(annotation: Annotation, request: RunRequest) -> tuple[object, ...]:
     config = request.config
     return (
-        request.model, request.device, config.precision, config.image_size, config.memory_pooling,
-        annotation.volume.slice_shape,
+        request.model, request.device, config.precision, config.image_size, config.memory,
+        config.memory_pooling, annotation.volume.slice_shape,
     )  # fmt: skip
