@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+
+import nibabel
 import numpy as np
 import pytest
 import zarr
+from qtpy.QtWidgets import QFileDialog
 from tests.widgets.conftest import SHAPE, Bench, scan
 
 from napari_slmsam2.io.chunked_array import ChunkedArray
+
+WHOLE = (slice(None),) * 3
 
 
 @pytest.fixture
@@ -64,3 +70,28 @@ def test_a_label_that_does_not_fit_the_array_is_refused(
     with pytest.raises(OutputError, match="label 300 does not fit uint8"):
         space.show([3])
     assert not zarr.open_array(str(tmp_path / "labels.zarr"), mode="r")[...].any()
+
+
+def test_the_array_is_read_for_saving_outside_of_the_gui_thread(
+    make_napari_viewer, qtbot, segmenter, stored, tmp_path, monkeypatch
+):
+    bench = bench_on(make_napari_viewer(), qtbot, segmenter, stored)
+    bench.paint(3)
+    reading = []
+    read = zarr.Array.__getitem__
+
+    def noting(array, key):
+        if key == WHOLE:
+            reading.append(threading.current_thread())
+        return read(array, key)
+
+    monkeypatch.setattr(zarr.Array, "__getitem__", noting)
+    monkeypatch.setattr(zarr.Array, "__array__", lambda array, *_, **__: noting(array, WHOLE))
+    path = tmp_path / "saved.nii.gz"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, **__: (str(path), ""))
+    bench.panel.files.save_labels()
+    qtbot.waitUntil(path.exists, timeout=20_000)
+    qtbot.wait(200)
+    assert reading
+    assert threading.main_thread() not in reading
+    assert sorted(np.unique(nibabel.load(path).dataobj)) == [0, 1]

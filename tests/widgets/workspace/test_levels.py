@@ -44,8 +44,8 @@ def test_labels_of_a_level_are_run_and_saved_on_its_grid(bench, tmp_path):
     assert bench.layer.data[2].any()
     view = panel.workspace.view
     source, grid = describe_image(image, view)
-    labels, lead = all_labels(bench.layer, view)
-    path = save_labels(tmp_path / "labels.nii.gz", labels, source, grid, lead=lead)
+    read, lead = all_labels(bench.layer, view)
+    path = save_labels(tmp_path / "labels.nii.gz", read(), source, grid, lead=lead)
     saved = nibabel.load(path)
     assert sorted(saved.shape) == sorted(COARSE)
     assert sorted(saved.header.get_zooms()) == [2, 2, 3]

@@ -36,11 +36,11 @@ def save_labels_as(parent: QWidget, space: Workspace, saved: Callable[[], None])
     writable = [suffix for known in FORMATS for suffix in known.writable]
     path = ask_save_path(parent, "Save labels", name, saving.LABEL_FILTER, writable)
     if path is not None:
-        labels, lead = saving.all_labels(sink.layer, sink.view)
+        read, lead = saving.all_labels(sink.layer, sink.view)
         start(
-            saving.save_labels,
+            _save_labels,
             path,
-            labels,
+            read,
             source,
             grid,
             colours_of(sink.layer.colormap),
@@ -48,6 +48,10 @@ def save_labels_as(parent: QWidget, space: Workspace, saved: Callable[[], None])
             space.stack.annotation.table,
             returned=partial(_report, saved, ""),
         )
+
+
+def _save_labels(path: Path, read: Callable[[], Any], *how: Any) -> Path:
+    return saving.save_labels(path, read(), *how)
 
 
 def save_session_as(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -83,19 +84,23 @@ def describe_image(image: Image, view: SliceView) -> tuple[Path | None, LoadedIm
     return (None if path is None else Path(path)), grid
 
 
-def all_labels(labels: Labels, view: SliceView) -> tuple[npt.NDArray[Any], str]:
-    """A copy of all labels of a layer: of a series those of every time point and channel.
+def all_labels(
+    labels: Labels, view: SliceView
+) -> tuple[Callable[[], npt.NDArray[np.integer]], str]:
+    """All labels of a layer, to be read in another thread.
 
     Returns
     -------
-    labels : ndarray of int
-        The axes beside the three of the view come first.
+    read : callable
+        Gives the labels, of a series those of every time point and channel: as they are now, or,
+        of an array on the disk, as they are when it is called. The axes beside the three of the
+        view come first.
     lead : str
         What these are, see `write_labels`.
     """
     lead = lead_axes(grid_shape(labels), labels.axis_labels, view.axes)
-    array = with_lead_first(labels.data, view.axes, lead)
-    return array.copy(), "".join(lead.values())
+    data = labels.data.copy() if isinstance(labels.data, np.ndarray) else labels.data
+    return partial(with_lead_first, data, view.axes, lead), "".join(lead.values())
 
 
 def save_labels(
