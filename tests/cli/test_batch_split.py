@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 from tests.cli.test_batch_faults import ENGINES
+
+from napari_slmsam2.io import label_store
+from napari_slmsam2.io.label_store import LabelStore
 
 SHAPE = (60, 40, 44)
 #: Slices on which both labels are annotated. Label 2 has another seed between two of them.
@@ -80,6 +84,48 @@ def test_the_file_is_that_of_a_single_run(cli, volume, engine, monkeypatch):
     assert "1 skipped" in again.out
 
 
+class InThisProcess:
+    """An engine whose jobs the test can watch."""
+
+    def __init__(self) -> None:
+        self.working = False
+
+    def run(self, jobs, work, should_stop):
+        for job in jobs:
+            self.working = True
+            result = work.run(job)
+            self.working = False
+            yield result
+
+
+def test_workers_write_the_chunks_that_they_do_not_share(cli, volume, monkeypatch):
+    """Parts end before slices 20 and 35 here; a chunk has four slices."""
+    monkeypatch.setattr(label_store, "label_chunks", lambda shape, *_: (4, *shape[1:]))
+    single = ("propagate", volume / "image.zarr", volume / "seeds.zarr", "--axis", 0)
+    assert cli(*single, "--model", "interpolation", "-o", volume / "same.ome.zarr").code == 0
+    whole = content(volume / "same.ome.zarr")
+    (volume / "same.ome.zarr").rename(volume / "single.ome.zarr")
+    engine, written = InThisProcess(), {True: [], False: []}
+    write = LabelStore.write
+
+    def noting(store, first, labels):
+        if ".parts" not in str(store.folder):
+            written[engine.working].append(first)
+        write(store, first, labels)
+
+    monkeypatch.setattr(LabelStore, "write", noting)
+    # The package has the command under the name of its module.
+    monkeypatch.setattr(sys.modules["napari_slmsam2.cli.batch"], "_engine", lambda options: engine)
+    options = ("--split", 50, "--model", "interpolation")
+    done = cli(*command(volume, "same.ome.zarr", *options))
+    assert done.code == 0, done.err
+    assert content(volume / "same.ome.zarr") == whole
+    assert written[False] == [4, 32, 48], "those of slices 5, 35 and 50, where parts begin"
+    assert sorted(written[True]) == sorted({*range(0, 60, 4)} - {4, 32, 48})
+    left = sorted(path.name for path in volume.iterdir() if "same" in path.name)
+    assert left == ["same.ome.zarr", "same.ome.zarr.batch.json"]
+
+
 def test_parts_end_where_no_gap_is_cut(cli, volume):
     listed = cli(*command(volume, "out.ome.zarr", "--split", 50, "--dry-run"))
     assert listed.code == 0, listed.err
@@ -101,6 +147,7 @@ def test_parts_that_are_done_are_used_again(cli, volume):
     failed = cli(*command(volume, "out.ome.zarr", *options))
     assert failed.code == 1, failed.out
     assert not (volume / "out.ome.zarr").exists()
+    assert not [path for path in volume.iterdir() if path.name.startswith(".")]
     (parts / f"{broken}.ome.zarr").unlink()
     done = cli(*command(volume, "out.ome.zarr", *options))
     assert done.code == 0, done.err

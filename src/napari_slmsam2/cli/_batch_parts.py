@@ -1,9 +1,9 @@
-"""One large volume on many workers: ranges of slices as jobs, merged into one OME-Zarr."""
+"""One large volume on many workers: ranges of slices as jobs that write one OME-Zarr."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,11 @@ import typer
 from napari_slmsam2.batch.jobs import Event, Executed, Job, JobResult, Work, run_timed
 from napari_slmsam2.batch.records import Check, check_job, run_recorded
 from napari_slmsam2.batch.runner import Engine, run_jobs
-from napari_slmsam2.core.errors import ConfigError
+from napari_slmsam2.core.errors import ConfigError, SlmSam2Error
 
 if TYPE_CHECKING:
     from napari_slmsam2.io import LoadedImage
+    from napari_slmsam2.io.label_store import LabelStore
 
 _NOT_SPLIT = ("--range", "--resume", "--keep-partial", "--report", "--qc", "--session", "--roi")
 
@@ -29,7 +30,7 @@ class SplitJob:
     Attributes
     ----------
     job : Job
-        Of the whole volume; only merges what its parts have written.
+        Of the whole volume, which its parts write.
     image : LoadedImage
     highest : int
         The highest label of the seeds.
@@ -95,68 +96,161 @@ def split_job(job: Job, most: int, first_number: int) -> SplitJob:
     return SplitJob(job, image, highest, parts)
 
 
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The slices of a part in the store of the whole volume.
+
+    Attributes
+    ----------
+    store : LabelStore
+        Of the whole volume; workers write different chunks of it.
+    first, last : int
+    """
+
+    store: LabelStore
+    first: int
+    last: int
+
+    def part(self, job: Job) -> LabelStore:
+        """The store that the job of the part writes."""
+        return replace(self.store, folder=job.main_output)
+
+    @property
+    def blocks(self) -> Iterator[range]:
+        """The slices in chunks that no other part shares."""
+        for block in self.store.blocks():
+            if self.first <= block.start and block.stop <= self.last + 1:
+                yield block
+
+
+def run_part(regions: Mapping[int, Region], run: Callable[[Job], JobResult], job: Job) -> JobResult:
+    """Run the job of a part, and write its own chunks of the whole volume.
+
+    Parameters
+    ----------
+    regions : mapping of {number of a job: Region}
+    run : callable
+        Runs a job.
+    job : Job
+    """
+    result = run(job)
+    if result.status != "done":
+        return result
+
+    def copy(job: Job) -> Executed:
+        region = regions[job.number]
+        part = region.part(job)
+        for block in region.blocks:
+            region.store.write(block.start, part.read(block.start, block.stop))
+        return Executed(True)
+
+    copied = run_timed(job, copy)
+    seconds = round(result.seconds + copied.seconds, 3)
+    return replace(result, status=copied.status, error=copied.error, seconds=seconds)
+
+
+class _Volume:
+    """A volume of which the parts are running.
+
+    Attributes
+    ----------
+    split : SplitJob
+    stream : LabelStream
+        Of the whole volume; removed where it is not completed.
+    regions : dict of {number of a job: Region}
+    left : set of int
+        Jobs that have not ended.
+    """
+
+    def __init__(self, split: SplitJob) -> None:
+        from napari_slmsam2.io import LabelStream
+
+        out, overwrite = split.job.main_output, split.job.replace
+        self.split = split
+        self.stream = LabelStream(out, split.image, highest=split.highest, overwrite=overwrite)
+        store = replace(self.stream.store)
+        self.regions = {part.number: Region(store, *slices) for part, slices in split.parts}
+        self.left = set(self.regions)
+        self._written: set[int] = set()
+
+    def end(self, result: JobResult) -> JobResult | None:
+        """Take the result of a part; returns that of the volume when it is known."""
+        self.left.discard(result.number)
+        if result.status in ("failed", "cancelled"):
+            self.left.clear()
+            self.stream.discard()
+            where = next(p.where for p, _ in self.split.parts if p.number == result.number)
+            text = f"{where}: {result.error}"
+            return JobResult(self.split.job.number, result.status, error=text, attempts=0)
+        if result.status == "done":
+            self._written.update(b.start for b in self.regions[result.number].blocks)
+        return None if self.left else self._complete()
+
+    def _complete(self) -> JobResult:
+        """Write the chunks that several parts share, the coarser levels and the metadata."""
+
+        def execute(words: tuple[str, ...]) -> Executed:
+            del words
+            self._write_rest()
+            self.stream.finish()
+            return Executed(True)
+
+        result = run_timed(self.split.job, partial(run_recorded, execute=execute))
+        self.stream.discard()
+        if result.status == "done":
+            shutil.rmtree(self.split.folder, ignore_errors=True)
+        return result
+
+    def _write_rest(self) -> None:
+        """Also those of parts that an earlier batch has run."""
+        import numpy as np
+
+        store = self.stream.store
+        parts = [(self.regions[p.number].part(p), *slices) for p, slices in self.split.parts]
+        for block in store.blocks():
+            if block.start not in self._written:
+                pieces = [
+                    part.read(max(first, block.start), min(last + 1, block.stop))
+                    for part, first, last in parts
+                    if first < block.stop and last >= block.start
+                ]
+                store.write(block.start, np.concatenate(pieces, axis=store.axis))
+
+
 def run_split(
     splits: Sequence[SplitJob], engine: Engine, work: Work, should_stop: Callable[[], bool]
 ) -> Iterator[Event]:
-    """Run all parts, and merge those of a volume when the last of them is done.
+    """Run all parts, whose workers write the volumes, and complete a volume after its last part.
 
     Yields
     ------
     Event
         Of the parts, and a `JobResult` per volume.
     """
-    for split in splits:
-        split.folder.mkdir(exist_ok=True)
-    checks = [(part, _check_part(part)) for split in splits for part, _ in split.parts]
-    parts = [(replace(job, replace=check.replace), check) for job, check in checks]
-    by_number = {part.number: (part, split) for split in splits for part, _ in split.parts}
-    left = {number: split for number, (_, split) in by_number.items()}
-    for event in run_jobs(parts, engine, work, should_stop):
-        yield event
-        if not isinstance(event, JobResult) or left.pop(event.number, None) is None:
-            continue
-        part, split = by_number[event.number]
-        if event.status in ("failed", "cancelled"):
-            left = {number: other for number, other in left.items() if other is not split}
-            text = f"{part.where}: {event.error}"
-            yield JobResult(split.job.number, event.status, error=text, attempts=0)
-        elif not any(other is split for other in left.values()):
-            yield merge(split)
-
-
-def merge(split: SplitJob) -> JobResult:
-    """Write the labels of all parts into one OME-Zarr, in blocks of whole chunks."""
-
-    def execute(words: tuple[str, ...]) -> Executed:
-        _write(split, overwrite="--force" in words)
-        return Executed(True)
-
-    result = run_timed(split.job, partial(run_recorded, execute=execute))
-    if result.status == "done":
-        shutil.rmtree(split.folder, ignore_errors=True)
-    return result
-
-
-def _write(split: SplitJob, *, overwrite: bool) -> None:
-    import numpy as np
-
-    from napari_slmsam2.io import LabelStream
-
-    out = split.job.main_output
-    with LabelStream(out, split.image, highest=split.highest, overwrite=overwrite) as stream:
-        store = stream.store
-        stores = [
-            (replace(store, folder=part.main_output), first, last)
-            for part, (first, last) in split.parts
-        ]
-        for block in store.blocks():
-            pieces = [
-                part.read(max(first, block.start), min(last + 1, block.stop))
-                for part, first, last in stores
-                if first < block.stop and last >= block.start
-            ]
-            store.write(block.start, np.concatenate(pieces, axis=store.axis))
-        stream.finish()
+    volumes: list[_Volume] = []
+    try:
+        for split in splits:
+            try:
+                volumes.append(_Volume(split))
+            except SlmSam2Error as error:
+                yield JobResult(split.job.number, "failed", error=str(error), attempts=0)
+                continue
+            split.folder.mkdir(exist_ok=True)
+        checks = [(part, _check_part(part)) for v in volumes for part, _ in v.split.parts]
+        parts = [(replace(job, replace=check.replace), check) for job, check in checks]
+        of_part = {number: volume for volume in volumes for number in volume.regions}
+        regions = {number: volume.regions[number] for number, volume in of_part.items()}
+        copying = replace(work, run=partial(run_part, regions, work.run))
+        for event in run_jobs(parts, engine, copying, should_stop):
+            yield event
+            volume = of_part.get(event.number)
+            if isinstance(event, JobResult) and volume is not None and volume.left:
+                result = volume.end(event)
+                if result is not None:
+                    yield result
+    finally:
+        for volume in volumes:
+            volume.stream.discard()
 
 
 def _check(job: Job) -> None:
