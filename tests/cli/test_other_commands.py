@@ -207,7 +207,8 @@ def test_encoded_slices_are_kept_shown_and_deleted(cli, scene, weights, tmp_path
     labels = [scene.folder / f"{name}.nii.gz" for name in ("first", "second")]
     for out in labels:
         job = ("propagate", scene.image, scene.seeds, "-o", out, "--model", weights)
-        result = cli(*job, "--device", "cpu", "--embedding-disk", 1)
+        kept = ("--embedding-disk", 1, "--session", out.with_suffix(".slmsam2"))
+        result = cli(*job, "--device", "cpu", *kept)
         assert result.code == 0, result.err
     facts = json.loads(cli("embeddings", "--json").out)
     assert facts["folder"] == str(folder)
@@ -222,6 +223,10 @@ def test_encoded_slices_are_kept_shown_and_deleted(cli, scene, weights, tmp_path
     assert f"Deleted  {facts['bytes'] / 2**20:.1f} MiB" in result.out
     assert "Slices   0, 0.0 MiB" in result.out
     assert list(folder.iterdir()) == []
+    again = scene.folder / "again.nii.gz"
+    result = cli("replay", labels[0].with_suffix(".slmsam2"), "-o", again, "--device", "cpu")
+    assert result.code == 0, result.err
+    assert list(folder.iterdir()) == [], "a file does not decide what is kept on this computer"
 
 
 def test_info_describes_a_resolution_level(cli, tmp_path):

@@ -90,6 +90,7 @@ def test_settings_left_open_cover_whatever_a_run_recorded_for_them():
     ran = given.replace(batch_size=5)
     assert given.covers(ran)
     assert PropagationConfig(overlap="keep").covers(ran)
+    assert given.covers(ran.replace(embedding_disk=7))
     assert not given.covers(ran.replace(image_size=1024))
     assert not given.covers(ran.replace(overlap="highest"))
     assert not given.replace(batch_size=8).covers(ran)

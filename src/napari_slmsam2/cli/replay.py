@@ -92,6 +92,8 @@ def replay(options: ReplayOptions) -> None:
             device=options.device,
             models_folder=options.models_folder,
         )
+        # What is kept on the disk of this computer is not decided by a file.
+        again.config = again.config.replace(embedding_disk=0)
         saved = again.labels.copy()
         format_to_write(options.out).check_image(options.out, loaded.template)
         log("Session", f"{options.session} ({len(again.runs)} runs on {loaded.path})")

@@ -131,9 +131,11 @@ class PropagationConfig(Settings):
     def covers(self, recorded: PropagationConfig) -> bool:
         """Whether a recorded run has these settings.
 
-        What is None here is chosen when a run begins, and then recorded: any value fits it.
+        What is None here is chosen when a run begins, and then recorded: any value fits it. Where
+        encoded slices are kept does not matter.
         """
-        return self.replace(**self.chosen_in(recorded)) == recorded
+        disk = recorded.embedding_disk
+        return self.replace(**self.chosen_in(recorded), embedding_disk=disk) == recorded
 
     def chosen_in(self, recorded: PropagationConfig) -> dict[str, Any]:
         """What a recorded run has for the settings that are None here and chosen at its start."""

@@ -133,7 +133,9 @@ class Files(QObject):
             annotation.slices.write(index, session.annotation.plane(index))
         self._workspace.show(written)
         view = self._view
-        view.settings.set_record(session.config)
+        # What is kept on the disk of this computer is not decided by a file.
+        disk = view.settings.record.embedding_disk
+        view.settings.set_record(session.config.replace(embedding_disk=disk))
         view.settings.set_window(window_text(session.window))
         view.run_bar.direction = session.config.direction
         view.model.choose(str(session.model))
