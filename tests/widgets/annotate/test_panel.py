@@ -859,8 +859,10 @@ def test_a_saved_session_is_taken_up_again(bench, tmp_path, qtbot, monkeypatch):
     qtbot.wait(50)
     rows, first = bench.panel.seeds.rows, bench.layer
     first.data[2] = 0
+    bench.panel.settings.editors["embedding_disk"].value = 3
     bench.panel.open_session_button.click()
     qtbot.waitUntil(lambda: bench.layer is not first, timeout=10_000)
+    assert bench.panel.settings.record.embedding_disk == 3, "a setting of this computer"
     assert not first.data[2].any(), "the layer at hand is left alone"
     assert not first.visible, "its labels do not lie over those of the session"
     assert bench.panel.seeds.rows == rows
