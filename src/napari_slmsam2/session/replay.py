@@ -41,7 +41,8 @@ def replay(session: SegmentationSession) -> Iterator[PropagationEvent]:
 
 def _replay_run(session: SegmentationSession, record: RunRecord) -> Iterator[PropagationEvent]:
     """Repeat one run, up to the step at which it ended then."""
-    session.config = record.config
+    disk = session.config.embedding_disk  # a setting of this computer
+    session.config = record.config.replace(embedding_disk=disk)
     if str(session.model) != record.model:
         session.use_model(record.model)
     sha256 = session.load_model().sha256
