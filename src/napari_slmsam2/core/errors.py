@@ -6,6 +6,8 @@ None derives from ``RuntimeError``: a generator that runs in a napari worker and
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class SlmSam2Error(Exception):
     """Base of every error that this package raises on purpose."""
@@ -69,6 +71,22 @@ class PromptError(InputError):
 
 class ConfigError(InputError):
     """A setting is outside its range or contradicts another one."""
+
+
+class TimeLimitError(ConfigError):
+    """The time that was allowed is too short.
+
+    Parameters
+    ----------
+    what, problem, expected, found, hint : optional
+        See `InputError`.
+    minutes : float
+        Time that is enough.
+    """
+
+    def __init__(self, what: str, problem: str, *, minutes: float, **details: Any) -> None:
+        super().__init__(what, problem, **details)
+        self.minutes = minutes
 
 
 class OutputError(InputError):

@@ -373,6 +373,15 @@ def test_what_does_not_fit_is_refused_or_takes_longer_where_the_time_is_a_defaul
     assert "about 2.1 min instead of 1 min" in plan.notes[0]
 
 
+@pytest.mark.parametrize("factor", [1.0, 4.0, 30.0])
+def test_the_time_for_the_whole_recipe_shortens_nothing(factor):
+    slow = dataclasses.replace(MEASURED, clip_seconds=factor * 0.1, step_seconds=factor * 0.5)
+    plan = plan_schedule(PLANNED, slow, 10.0, fixed_time=False)
+    assert plan.whole_minutes > 1
+    whole = plan_schedule(PLANNED.replace(minutes=plan.whole_minutes), slow, 10.0)
+    assert (whole.steps, whole.clips, whole.notes, whole.whole_minutes) == (100, 40, (), None)
+
+
 def test_the_time_that_evaluating_the_base_model_takes_changes_the_steps():
     plan = plan_schedule(PLANNED, MEASURED, 10.0)
     assert plan_training(PLANNED, plan, 2.0, 20.0).steps == 56

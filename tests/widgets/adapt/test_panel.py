@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import shutil
 import subprocess
 import sys
@@ -219,6 +220,25 @@ def test_what_does_not_fit_into_the_time_is_refused_with_a_reason(
     assert "does not fit into 0.2 min" in adapt.status.text()
     assert "does not fit into 0.2 min" in messages[0]
     assert adapt.go_button.isEnabled()
+    assert not adapt.more_time.isHidden()
+
+
+def test_one_press_allows_the_time_that_the_whole_recipe_needs(adapt, qtbot, monkeypatch):
+    changed = recipes.RECIPES["quick"].replace(minutes=0.05, steps=60, clips=16)
+    monkeypatch.setitem(recipes.RECIPES, "quick", changed)
+    adapt.show_recipe()
+    assert adapt.more_time.isHidden()
+    adapt.estimate_button.click()
+    finish(adapt, qtbot)
+    assert "of 60 steps" in adapt.estimate.text()
+    offered = re.fullmatch(r"Allow ([\d.]+) min for all of it", adapt.more_time.text())
+    adapt.more_time.click()
+    assert adapt.form.record.minutes == float(offered[1]) > 0.05
+    assert adapt.runner.estimating
+    assert adapt.more_time.isHidden()
+    finish(adapt, qtbot)
+    assert "for 60 steps" in adapt.estimate.text()
+    assert adapt.more_time.isHidden()
 
 
 def test_pairs_of_files_and_of_layers(adapt, viewer, qtbot, tmp_path, folder, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from napari_slmsam2.core.errors import ConfigError
+from napari_slmsam2.core.errors import TimeLimitError
 from napari_slmsam2.training.adapt.measurement import Measurement
 from napari_slmsam2.training.recipes import AdaptRecipe
 
@@ -36,6 +36,8 @@ class Estimate:
         Training stops when this time has passed since the beginning.
     notes : tuple of str
         How the schedule differs from the recipe.
+    whole_minutes : float or None
+        Time in which the whole schedule of the recipe fits; None where it does already.
     """
 
     clips: int
@@ -47,6 +49,7 @@ class Estimate:
     seconds: float
     limit_seconds: float
     notes: tuple[str, ...] = ()
+    whole_minutes: float | None = None
 
 
 def plan_schedule(
@@ -68,7 +71,7 @@ def plan_schedule(
 
     Raises
     ------
-    ConfigError
+    TimeLimitError
         Not even the shortest schedule fits, and the time is fixed.
     """
     limit = 60 * recipe.minutes
@@ -85,13 +88,14 @@ def plan_schedule(
     needed = elapsed + _seconds(measured, clips, steps, evaluations)
     if needed > limit and fixed_time:
         minutes = needed / 60 * _MARGIN
-        raise ConfigError(
+        raise TimeLimitError(
             f"recipe {recipe.name}",
             f"does not fit into {recipe.minutes:g} min on this device",
             expected=f"time for at least {steps} steps, {clips} clips and two evaluations",
             found=f"about {needed / 60:.1f} min for these",
             hint=f"Allow {minutes:.1f} min, use fewer clips per step (batch), fewer labels, a "
             "smaller volume or a faster device.",
+            minutes=_whole_minutes(recipe, measured, elapsed),
         )
     estimate = Estimate(
         clips=clips,
@@ -103,7 +107,9 @@ def plan_schedule(
         seconds=_seconds(measured, clips, steps, min(evaluations, steps)),
         limit_seconds=limit if needed <= limit else _MARGIN * needed,
     )
-    return replace(estimate, notes=_differences(recipe, estimate, needed))
+    notes = _differences(recipe, estimate, needed)
+    whole = _whole_minutes(recipe, measured, elapsed) if notes else None
+    return replace(estimate, notes=notes, whole_minutes=whole)
 
 
 def plan_training(
@@ -142,6 +148,16 @@ def _fit_training(recipe: AdaptRecipe, measured: Measurement, left: float) -> tu
     one = measured.evaluation_seconds
     evaluations = _within(EVALUATION_SHARE * left, one, 1, recipe.evaluations)
     return evaluations, _within(left - evaluations * one, measured.step_seconds, 0, recipe.steps)
+
+
+def _whole_minutes(recipe: AdaptRecipe, measured: Measurement, elapsed: float) -> float:
+    """The time in which `plan_schedule` shortens nothing, in minutes."""
+    clips = recipe.clips * measured.clip_seconds
+    evaluations = min(recipe.evaluations, recipe.steps) * measured.evaluation_seconds
+    steps = recipe.steps * measured.step_seconds
+    training = max(evaluations / EVALUATION_SHARE, evaluations + steps)
+    left = max(clips / CLIPS_SHARE, clips + training)
+    return _MARGIN * (elapsed + measured.base_seconds + left) / 60
 
 
 def _within(seconds: float, each: float, fewest: int, most: int) -> int:

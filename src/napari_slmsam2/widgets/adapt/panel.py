@@ -23,6 +23,7 @@ from napari_slmsam2.widgets.adapt.task import (
     FilePair,
     OpenPair,
     Prepared,
+    TooShort,
     Unsaved,
     parse_labels,
 )
@@ -75,6 +76,8 @@ class AdaptWidget(AdaptView):
         self.name.textEdited.connect(self._on_named)
         self.go_button.clicked.connect(self.adapt)
         self.estimate_button.clicked.connect(self.prepare)
+        self.more_time.clicked.connect(self.allow_and_prepare)
+        self.form.changed.connect(lambda: self.show_estimate("", None))
         self.cancel_button.clicked.connect(self.cancel)
         self.save_button.clicked.connect(self.save_again)
         self.runner.progressed.connect(self._on_progress)
@@ -139,6 +142,12 @@ class AdaptWidget(AdaptView):
         """Estimate the time without training."""
         self._begin(only_estimate=True)
 
+    def allow_and_prepare(self) -> None:
+        """Allow the time in which the whole schedule fits, and estimate again."""
+        if not self.runner.running:
+            self.allow_more_time()
+            self.prepare()
+
     def adapt(self) -> None:
         """Train; an estimate of the same request is used, and waited for while it is made."""
         if self.runner.estimating:
@@ -184,7 +193,7 @@ class AdaptWidget(AdaptView):
             self._clear_plots()
 
     def _clear_plots(self) -> None:
-        set_text(self.estimate, "")
+        self.show_estimate("", None)
         self.curve.clear()
         self.preview.clear()
         self.show_plots()
@@ -254,7 +263,8 @@ class AdaptWidget(AdaptView):
             f"{plan.memory / 2**20:.0f} MiB of memory. Held out: {prepared.held_out}.",
             *self._about_confident(),
         ]
-        set_text(self.estimate, "\n".join([*lines, *(f"Note: {note}." for note in prepared.notes)]))
+        text = "\n".join([*lines, *(f"Note: {note}." for note in prepared.notes)])
+        self.show_estimate(text, plan.whole_minutes)
 
     def _about_confident(self) -> list[str]:
         """The number of propagated slices that are trained on, if that was chosen."""
@@ -279,9 +289,11 @@ class AdaptWidget(AdaptView):
             self._show_end(end)
         elif isinstance(end, Cancelled):
             self.show_idle("Cancelled before there was a result.")
-        elif isinstance(end, Failed):
+        elif isinstance(end, Failed | TooShort):
             self.show_idle(f"Not possible: {end.message}")
             show_error(end.message)
+            if isinstance(end, TooShort):
+                self.show_estimate("", end.minutes)
         else:
             self.show_idle("Stopped by an error in the program.")
 

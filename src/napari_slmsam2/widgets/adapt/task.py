@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_slmsam2.core.errors import ConfigError, DownloadError, SlmSam2Error
+from napari_slmsam2.core.errors import (
+    ConfigError,
+    DownloadError,
+    SlmSam2Error,
+    TimeLimitError,
+)
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.training.recipes import AdaptRecipe, get_recipe
 from napari_slmsam2.widgets.runs.task import Broken, Failed, RunControl, failure_of
@@ -156,7 +161,22 @@ class Cancelled:
     """The adaptation was cancelled before there was a result."""
 
 
-AdaptEnd = Prepared | Adapted | Unsaved | Cancelled | Failed | Broken
+@dataclass(frozen=True, slots=True)
+class TooShort:
+    """The time that was allowed is too short.
+
+    Attributes
+    ----------
+    message : str
+    minutes : float
+        Time in which the whole schedule of the recipe fits.
+    """
+
+    message: str
+    minutes: float
+
+
+AdaptEnd = Prepared | Adapted | Unsaved | Cancelled | TooShort | Failed | Broken
 OnProgress = Callable[["AdaptProgress | Prepared | tuple[int, int]"], None]
 
 
@@ -195,6 +215,8 @@ def _guarded(work: Callable[[], AdaptEnd], control: RunControl) -> AdaptEnd:
         return work()
     except DownloadError as error:
         return Cancelled() if control.should_stop() else Failed(str(error))
+    except TimeLimitError as error:
+        return TooShort(str(error), error.minutes)
     except Exception as error:  # noqa: BLE001 - a worker that raises may end without a signal
         return failure_of(error)
 

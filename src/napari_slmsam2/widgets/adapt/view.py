@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from math import ceil
 
 from magicgui.widgets import ComboBox
 from napari import Viewer
@@ -111,6 +112,7 @@ class AdaptView(ClosingWidget):
         self.save_button = button("Save again", "Write the model again.")
         self.estimate: QLabel = wrapped_label()
         self.estimate.setToolTip("Measured on this device.")
+        self.more_time = button("", "Set the time to this, and estimate again.")
         self.bar = QProgressBar()
         self.bar.setToolTip("Progress of the current stage.")
         self.bar.setTextVisible(False)
@@ -118,7 +120,7 @@ class AdaptView(ClosingWidget):
         self.status.setToolTip("Current stage.")
         self.curve, self.preview = TrainingCurve(), SlicePreview()
         self.show_plots()
-        set_text(self.estimate, "")
+        self.show_estimate("", None)
 
     def _arrange(self) -> list[QWidget]:
         layers, settings = _form(), _form()
@@ -152,6 +154,7 @@ class AdaptView(ClosingWidget):
                 first,
                 row(self.estimate_button, self.save_button),
                 self.estimate,
+                self.more_time,
                 self.bar,
                 self.status,
                 self.curve,
@@ -218,8 +221,22 @@ class AdaptView(ClosingWidget):
             box.setEnabled(not running)
         for widget in (self.go_button, self.estimate_button):
             widget.setEnabled(ready and not running)
+        self.more_time.setEnabled(not running)
         self.cancel_button.setEnabled(running)
         self.save_button.setEnabled(not running)
+
+    def show_estimate(self, text: str, minutes: float | None) -> None:
+        """Show an estimate, and offer more time where the whole recipe needs it."""
+        set_text(self.estimate, text)
+        self._offered_minutes = None if minutes is None else ceil(2 * minutes) / 2
+        self.more_time.setHidden(minutes is None)
+        if self._offered_minutes is not None:
+            self.more_time.setText(f"Allow {self._offered_minutes:g} min for all of it")
+
+    def allow_more_time(self) -> None:
+        """Set the time to the one that is offered."""
+        if self._offered_minutes is not None:
+            self.form.editors["minutes"].value = self._offered_minutes
 
     def show_progress(self, done: int, total: int, text: str) -> None:
         """Show the progress of a stage; a total of 0: unknown length."""
