@@ -5,12 +5,13 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from qtpy.QtWidgets import QFormLayout, QLabel, QWidget
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QWidget
 
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.intensity import CT_PRESETS, DEFAULT_WINDOW, WINDOW_CHOICES, parse_window
 from napari_slmsam2.core.settings import Settings, setting
 from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.session.finish import FinishRequest
 from napari_slmsam2.training.recipes import AdaptRecipe
 from napari_slmsam2.widgets.common.settings_form import (
     LAYER_LIMITS,
@@ -80,6 +81,18 @@ def test_rows_have_title_tooltip_unit_and_order(form):
     assert form.editors["word"].native.toolTip() == "One of two."
     assert form.editors["number"].native.text() == "3 slices"
     assert form.editors["size"].native.text() == "model's own"
+
+
+def test_the_title_of_a_check_box_is_shown_once(qtbot):
+    form = form_of(FinishRequest(first=0, last=0), ("labels",))
+    qtbot.addWidget(form)
+    [box] = [e for e in form.editors.values() if isinstance(e.native, QCheckBox)][-1:]
+    titles = [label.text() for label in form.findChildren(QLabel)]
+    assert box.native.text() == "Also seeds"
+    assert "Also seeds" not in titles
+    assert "First slice" in titles
+    form.set_visible(box.name, False)
+    assert box.native.isHidden()
 
 
 def test_a_change_by_hand_is_reported_once(form, qtbot):

@@ -459,3 +459,22 @@ def test_the_table_is_in_a_saved_and_reopened_session(bench, table, monkeypatch,
     table.settle()
     assert (table.row(1).name, table.row(1).locked) == ("liver", True)
     assert bench.panel.workspace.annotation.table == LabelTable({1: "liver"}, locked=frozenset({1}))
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_check_boxes_are_outlined_in_every_theme(bench, table, viewer, qtbot, theme):
+    bench.paint(5)
+    table.settle()
+    viewer.theme = theme
+    table.table.clearSelection()
+    qtbot.wait(200)
+    cell = table.table.visualRect(table.table.filter.index(0, Column.LOCKED))
+    picture = table.table.viewport().grab(cell).toImage()
+    grey = np.array(
+        [
+            [picture.pixelColor(x, y).lightness() for x in range(picture.width())]
+            for y in range(picture.height())
+        ]
+    )
+    background = np.median(grey[0])
+    assert (np.abs(grey - background) > 60).sum() > 20

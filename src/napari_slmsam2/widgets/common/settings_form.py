@@ -8,7 +8,7 @@ from dataclasses import Field
 from types import NoneType
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_type_hints
 
-from magicgui.widgets import ComboBox, FloatSpinBox, create_widget
+from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox, create_widget
 from magicgui.widgets.bases import ValueWidget
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFormLayout, QSizePolicy, QVBoxLayout, QWidget
@@ -163,7 +163,10 @@ class RecordForm(QWidget, Generic[Record]):
 
     def _add(self, rows: QFormLayout, title: str, editor: ValueWidget) -> None:
         _make_narrow(editor)
-        rows.addRow(title, editor.native)
+        if isinstance(editor, CheckBox):  # has its title beside it
+            rows.addRow(editor.native)
+        else:
+            rows.addRow(title, editor.native)
         editor.changed.connect(lambda: self.changed.emit())
 
     @property

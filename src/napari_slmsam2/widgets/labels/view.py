@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from qtpy.QtCore import QEvent, QItemSelectionModel, Qt, Signal
-from qtpy.QtGui import QKeyEvent
+from qtpy.QtGui import QKeyEvent, QPainter, QPalette
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QCheckBox,
     QHeaderView,
     QLineEdit,
     QMenu,
+    QStyle,
+    QStyledItemDelegate,
+    QStyleOptionViewItem,
     QTableView,
     QVBoxLayout,
     QWidget,
@@ -33,6 +36,29 @@ _WIDTHS = {
 }
 _NARROWEST_NAME = 76
 """In pixels; a table that is too narrow for it scrolls."""
+
+
+class _OutlinedChecks(QStyledItemDelegate):
+    """Draws check boxes with an outline in the colour of the text.
+
+    Qt's own outline is darker than the background, which in a dark theme shows nothing.
+    """
+
+    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Any) -> None:
+        """Draw a cell."""
+        super().paint(painter, option, index)
+        self.initStyleOption(option, index)
+        table = self.parent()
+        assert isinstance(table, QTableView)
+        box = table.style().subElementRect(
+            QStyle.SubElement.SE_ItemViewItemCheckIndicator, option, table
+        )
+        colour = table.palette().color(QPalette.ColorRole.ButtonText)
+        colour.setAlphaF(0.6)
+        painter.save()
+        painter.setPen(colour)
+        painter.drawRect(box.adjusted(0, 0, -1, -1))
+        painter.restore()
 
 
 class LabelView(QTableView):
@@ -66,6 +92,9 @@ class LabelView(QTableView):
         self.setAccessibleName("Labels")
         self.verticalHeader().hide()
         self.verticalHeader().setDefaultSectionSize(22)
+        self._checks = _OutlinedChecks(self)
+        for column in (Column.LOCKED, Column.DONE):
+            self.setItemDelegateForColumn(column, self._checks)
         header = self.horizontalHeader()
         header.setMinimumSectionSize(20)
         header.setHighlightSections(False)
