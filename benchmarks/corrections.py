@@ -17,7 +17,9 @@ run one at a time. Choices of the slice:
 
 Reported are the corrections (without the first slice) after which the Dice of the whole label,
 corrected slices included, reaches a target; a label that does not reach it counts as one more than
-``--most``. Means are taken over labels, then over volumes. No choice knows the true labels.
+``--most``. Also reported is the mean Dice after each correction; a label that has reached the
+highest target keeps its last one. Means are taken over labels, then over volumes. No choice knows
+the true labels.
 """
 
 from __future__ import annotations
@@ -151,8 +153,17 @@ def mean_corrections(
     return float(np.mean(means)), float(np.mean(reached))
 
 
-def print_table(records: list[dict[str, Any]], most: int) -> None:
-    """A table in Markdown."""
+def mean_dice(records: list[dict[str, Any]], choice: str, corrections: int) -> float:
+    """Mean Dice after so many corrections."""
+    volumes: dict[str, list[float]] = {}
+    for one in records:
+        if one["choice"] == choice:
+            volumes.setdefault(one["volume"], []).append(one["dice"][: corrections + 1][-1])
+    return float(np.mean([np.mean(scores) for scores in volumes.values()]))
+
+
+def print_tables(records: list[dict[str, Any]], most: int) -> None:
+    """Two tables in Markdown: corrections to the targets, and mean Dice after corrections."""
     titles = [f"corrections to {target:.2f} (reached)" for target in TARGETS]
     print("\n| choice | " + " | ".join(titles) + " |")
     print("| --- |" + " --- |" * len(titles))
@@ -162,6 +173,12 @@ def print_table(records: list[dict[str, Any]], most: int) -> None:
             mean, reached = mean_corrections(records, choice, target, most)
             cells.append(f"{mean:.2f} ({100 * reached:.0f} %)")
         print(f"| {choice} | " + " | ".join(cells) + " |")
+    counts = range(most + 1)
+    print("\n| mean Dice after | " + " | ".join(map(str, counts)) + " |")
+    print("| --- |" + " --- |" * len(counts))
+    for choice in CHOICES:
+        scores = [f"{mean_dice(records, choice, n):.3f}" for n in counts]
+        print(f"| {choice} | " + " | ".join(scores) + " |")
 
 
 def read_command_line() -> argparse.Namespace:
@@ -186,7 +203,7 @@ def main() -> None:
     records = []
     for folder in find_folders(arguments.volumes, arguments.only):
         records += measure(folder, arguments)
-    print_table(records, arguments.most)
+    print_tables(records, arguments.most)
     if arguments.json is not None:
         text = json.dumps(records, indent=1)
         atomic_write(arguments.json, lambda file: file.write_text(text), overwrite=True)

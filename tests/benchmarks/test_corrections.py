@@ -41,5 +41,9 @@ def test_every_choice_reaches_the_targets_and_the_table_counts_corrections(tmp_p
         for one in records
     }
     for choice, n in needed.items():
-        [row] = [line for line in done.stdout.splitlines() if line.startswith(f"| {choice} |")]
-        assert row.split("|")[3].strip() == f"{n:.2f} (100 %)"
+        rows = [line for line in done.stdout.splitlines() if line.startswith(f"| {choice} |")]
+        needed_row, dice_row = ([cell.strip() for cell in row.split("|")] for row in rows)
+        assert needed_row[3] == f"{n:.2f} (100 %)"
+        [scores] = [one["dice"] for one in records if one["choice"] == choice]
+        assert dice_row[2] == f"{scores[0]:.3f}"
+        assert dice_row[-2] == f"{scores[-1]:.3f}", "a label that is done keeps its Dice"

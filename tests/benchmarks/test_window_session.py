@@ -19,7 +19,7 @@ __all__ = ["pytestmark"]
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("xvfb-run") is None, reason="needs Xvfb")
-def test_a_session_ends_with_a_saved_map_of_three_labels(tmp_path):
+def test_a_session_ends_with_a_saved_label_map(tmp_path):
     out = tmp_path / "labels.nii.gz"
     command = ["xvfb-run", "-a", "-s", "-screen 0 1600x1200x24", sys.executable]
     command += ["benchmarks/window_session.py", "--rounds", "1", "--out", str(out)]
@@ -30,11 +30,11 @@ def test_a_session_ends_with_a_saved_map_of_three_labels(tmp_path):
     found = json.loads(done.stdout.splitlines()[-1])
     saved, sample = np.asarray(read_labels(out, read_image(out))), make_sample()
     assert saved.shape == sample.volume.shape
-    assert set(np.unique(saved)) == {0, 1, 2, 3}
+    assert set(np.unique(saved)) == {0, 1, 2}
     for label, score in enumerate(found["dice"], 1):
         mine, true = saved == label, sample.labels == label
         assert score == pytest.approx(2 * (mine & true).sum() / (mine.sum() + true.sum()), abs=1e-3)
         assert score > 0.8
-    assert found["checked"] == 3
-    assert found["clicks"] > 3 * 4, "polygons of three labels, and the button"
-    assert found["keys"] > 10
+    assert found["checked"] == 2
+    assert found["clicks"] > 2 * 4, "two polygons, the strip and the button"
+    assert found["keys"] >= 8, "tool, new label, ends of polygons, run, next, accept or correct"
