@@ -5,6 +5,7 @@ import sys
 import threading
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -752,8 +753,10 @@ def test_undo_and_next_are_in_sight_on_a_small_screen(bench, theme):
     bench.paint(5)
     bench.run()
     assert all(0 < bottom <= 655 for bottom in _bottoms(bench.panel))
-    bench.panel.recovery.setVisible(True)
-    assert all(0 < bottom <= 655 for bottom in _bottoms(bench.panel))
+    what = "128 seeds of 14 labels, 27 Nov 2026, 16:40"
+    bench.panel.recovery.show_offer(SimpleNamespace(describe=lambda: what))
+    assert what in bench.panel.recovery.text.text()
+    assert all(0 < bottom <= 640 for bottom in _bottoms(bench.panel))
 
 
 def test_nothing_moves_under_the_pointer_when_a_run_begins_and_ends(bench, qtbot):

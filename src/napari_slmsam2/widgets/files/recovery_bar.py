@@ -63,6 +63,4 @@ class RecoveryBar(QFrame):
             widget.setVisible(sure)
         if self._offer is not None:
             what = self._offer.describe()
-            self.text.setText(
-                f"Delete {what}?" if sure else f"Work on this image was not saved: {what}."
-            )
+            self.text.setText(f"Delete {what}?" if sure else f"Unsaved work: {what}.")
