@@ -14,6 +14,8 @@ FLAG_SCORE = 0.5
 _TRUSTED_DOUBT = 0.5
 _REACH = 2.5
 """Slices over which the share of the error that a correction repairs falls to 1 / e."""
+_RADIUS = 25
+_KERNEL = np.exp(-np.abs(np.arange(-_RADIUS, _RADIUS + 1)) / _REACH)
 _FAR = 3.0
 """Slices from a seed over which the error grows for its distance alone."""
 _REASONS = (
@@ -162,23 +164,41 @@ def _rank_label(
     doubts = np.array([_doubts(slices, index, typical) for index in free.tolist()])
     errors = _sizes(slices, free) * (doubts @ _WEIGHTS + _FAR_WEIGHT * _distances(free, seeds))
     gap = np.searchsorted(seeds, free)
-    reach = np.exp(-np.abs(free[:, None] - free) / _REACH) * (gap[:, None] == gap)
-    gains, left = reach @ errors, np.ones(len(free), bool)
-    chosen: dict[int, float] = {}
-    while left.any():
-        best = int(np.where(left, gains, -1.0).argmax())
-        if gains[best] < FLAG_SCORE:
-            break
-        chosen[best], left[best] = float(gains[best]), False
-        errors = errors * (1.0 - reach[best])
-        side = np.sign(free - free[best])
-        reach = reach * (side[:, None] == side)
-        gains = reach @ errors
-    chosen |= {which: float(gains[which]) for which in np.flatnonzero(left).tolist()}
+    scores: dict[int, float] = {}
+    for one in np.unique(gap).tolist():
+        scores |= _scores_of_gap(free[gap == one], errors[gap == one])
     return [
-        Suggestion(label, int(free[which]), score, _reason(doubts[which]))
-        for which, score in chosen.items()
+        Suggestion(label, index, scores[index], _reason(doubt))
+        for index, doubt in zip(free.tolist(), doubts, strict=True)
     ]
+
+
+def _scores_of_gap(
+    indices: npt.NDArray[np.int_], errors: npt.NDArray[np.float64]
+) -> dict[int, float]:
+    """What a correction of each slice of a gap repairs, after those with a higher score."""
+    first = int(indices[0])
+    dense = np.zeros(int(indices[-1]) - first + 1)
+    dense[indices - first] = errors
+    known = np.zeros(len(dense), bool)
+    known[indices - first] = True
+    scores: dict[int, float] = {}
+    parts = [(0, dense)]
+    while parts:
+        start, left = parts.pop()
+        free = known[start : start + len(left)]
+        if not free.any():
+            continue
+        gains = np.convolve(left, _KERNEL)[_RADIUS : _RADIUS + len(left)]
+        best = int(np.where(free, gains, -1.0).argmax())
+        if gains[best] < FLAG_SCORE:
+            scores |= {first + start + i: float(gains[i]) for i in np.flatnonzero(free).tolist()}
+            continue
+        scores[first + start + best] = float(gains[best])
+        # The correction divides the gap, and repairs a share of what is left on both sides.
+        left = left * (1.0 - np.exp(-np.abs(np.arange(len(left)) - best) / _REACH))
+        parts += [(start, left[:best]), (start + best + 1, left[best + 1 :])]
+    return scores
 
 
 def _typical_area(slices: Mapping[int, SliceQuality]) -> float:
