@@ -178,7 +178,7 @@ class SliceNetwork(SAM2Base):
         ----------
         embedding : ImageEmbedding
         masks : Tensor of float, shape (B, 1, S, S)
-            0 or 1. An empty mask says that the object is absent.
+            0 or 1. An empty mask means that the object is absent.
         """
         feature, high_res = _expand(embedding, len(masks))
         return _output(self._use_mask_as_output(feature, high_res, masks))

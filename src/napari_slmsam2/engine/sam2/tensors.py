@@ -61,7 +61,7 @@ class ImageEmbedding:
 
 @dataclass(slots=True)
 class SliceOutput:
-    """What the mask decoder says of B labels on one slice.
+    """The output of the mask decoder for B labels on one slice.
 
     Attributes
     ----------
