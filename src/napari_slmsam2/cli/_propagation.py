@@ -115,7 +115,9 @@ def _run_to(output: LabelsOutput, options: PropagateOptions) -> SegmentationSess
     image, session = open_inputs(options, stages.done, output.make_labels)
     check_space("--out", options.out, session.labels.nbytes)
     _announce(options, image, session)
-    load_model(session, fit_cpu=True)
+    # A run that is continued has its input size already.
+    is_kept = options.resume is not None and options.resume.exists()
+    load_model(session, fit_cpu=not is_kept)
     stages.done("model_s")
     announce_model(session)
     slices = write_range(options, session.volume)

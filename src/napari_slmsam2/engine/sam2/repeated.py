@@ -2,9 +2,9 @@
 
 A slice of a small batch is hundreds of short kernels, whose launches take longer than the kernels.
 A CUDA graph launches all of them at once. It needs inputs at fixed addresses, equal shapes, and a
-computation that depends on its tensors only; so calls are distinguished by a key (the structure of the
-memory) and their shapes. Memory is not padded to one shape: a mask would exclude the fast attention
-kernels. After the first slices of a sweep the structure stays the same.
+computation that depends on its tensors only; so calls are distinguished by a key (the structure of
+the memory) and their shapes. Memory is not padded to one shape: a mask would exclude the fast
+attention kernels. After the first slices of a sweep the structure stays the same.
 """
 
 from __future__ import annotations
