@@ -161,6 +161,7 @@ def test_free_memory_counts_what_the_allocator_keeps(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 700)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 300)
     assert free_memory(torch.device("cuda")) == 1400
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 900)
     monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 250)
     assert free_memory(torch.device("mps")) == 650

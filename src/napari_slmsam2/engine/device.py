@@ -143,7 +143,7 @@ def free_memory(device: torch.device) -> int:
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
     available = int(psutil.virtual_memory().available)
-    if device.type == "mps":
+    if device.type == "mps" and torch.backends.mps.is_available():
         unused = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
         return max(0, min(available, unused))
     return available
