@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QEvent, QObject
 from qtpy.QtWidgets import QWidget
+from tests.fakes import PairSegmenter
+from tests.widgets.conftest import FakeModels
 
+from napari_slmsam2.engine.propagation.compositor import Compositor
 from napari_slmsam2.widgets.runs.run_bar import RunBar
 
 
@@ -44,6 +47,26 @@ def test_the_view_moves_at_most_eight_times_a_second_and_to_the_last_slice(bench
     assert min(intervals(times[:-1]), default=1.0) > 0.12
     assert places == sorted(places)
     assert places[-1] == 11
+
+
+def test_of_two_sweeps_that_take_turns_one_is_followed(bench, monkeypatch):
+    store = Compositor.store
+
+    def slowly(*arguments):
+        time.sleep(0.2)
+        return store(*arguments)
+
+    monkeypatch.setattr(Compositor, "store", slowly)
+    pair = PairSegmenter()
+    bench.panel.runner.models = FakeModels(pair)
+    bench.paint(4)
+    bench.panel.run_bar.follow.setChecked(True)
+    places = []
+    bench.panel.workspace.slice_changed.connect(places.append)
+    bench.run()
+    assert max(len(together) for together in pair.together) == 2
+    turns = np.diff([place for place in places if place != 4])
+    assert np.count_nonzero(np.diff(np.sign(turns[turns != 0]))) <= 1
 
 
 def test_where_drawing_takes_long_it_is_done_less_often(bench, qtbot):

@@ -46,6 +46,8 @@ class Runner(QObject):
     ----------
     models : Models
         Where models come from.
+    latest : tuple of int
+        The two slices that were written last: models may run a sweep of each direction in turn.
     """
 
     started = Signal()
@@ -66,7 +68,7 @@ class Runner(QObject):
         self.control = RunControl()
         self.request: RunRequest | None = None
         self.stack: Stack | None = None
-        self.latest: int | None = None
+        self.latest: tuple[int, ...] = ()
         self.done = self.total = 0
         self.seconds_left: float | None = None
         self._worker: GeneratorWorker[Any, Any, Any] | None = None
@@ -115,7 +117,8 @@ class Runner(QObject):
         self.request, self.stack = request, stack
         self._layer = stack.sink.layer  # held until the run ends, even if it is removed
         self.done = self.total = 0
-        self.latest = self._first = self.outcome = self.seconds_left = None
+        self.latest = ()
+        self._first = self.outcome = self.seconds_left = None
         self._paused_s = 0.0
         worker = create_worker(
             run_events,
@@ -158,7 +161,7 @@ class Runner(QObject):
         if isinstance(event, SliceSegmented | Progressed):
             self.done, self.total, self.seconds_left = event.done, event.total, event.seconds_left
         if isinstance(event, SliceSegmented):
-            self.latest = event.index
+            self.latest = (*self.latest[-1:], event.index)
             if self._first is None:
                 self._first = time.perf_counter(), event.done
             if not isinstance(self.outcome, Failed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_error, show_info, show_warning
@@ -219,8 +220,8 @@ class Runs(QObject):
         if self._workspace.annotation is runner.annotation:
             strip.set_progress(self.scores.visited)
             strip.set_quality(self.scores.lowest(runner.annotation))
-            if bar.follow.isChecked() and runner.latest is not None and not runner.paused:
-                self._workspace.go_to(runner.latest)
+            if bar.follow.isChecked() and runner.latest and not runner.paused:
+                self._workspace.go_to(_slice_to_follow(runner.latest, self._workspace.index))
 
     def _on_ended(self, outcome: FinishReason | Failed | NotLoaded | None) -> None:
         runner = self.runner
@@ -247,3 +248,9 @@ class Runs(QObject):
             except SlmSam2Error:  # nothing is drawn yet
                 text = ""
         self._view.run_bar.show_cost(text)
+
+
+def _slice_to_follow(latest: Sequence[int], shown: int) -> int:
+    """The slice written last; where two sweeps alternate, that of the one which is shown."""
+    alternate = abs(latest[-1] - latest[0]) > 1
+    return min(latest, key=lambda index: abs(index - shown)) if alternate else latest[-1]
