@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from napari_slmsam2.core.label_table import LabelEntry
 from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
+from napari_slmsam2.core.quality import SliceQuality
 from napari_slmsam2.engine.propagation.result import PropagationResult
 from napari_slmsam2.session.run_records import RunRecord, SliceStates
 
@@ -70,6 +71,8 @@ class EditStep:
         Pixels to restore.
     entries : mapping of label to LabelEntry
         Names, colours and states to set.
+    scores : mapping of (label, index) to SliceQuality or None
+        Scores of propagated slices to set, or (None) to remove.
     word : str
         What the user interface calls it, for example ``mark``, ``click`` or ``merge``.
     """
@@ -78,6 +81,7 @@ class EditStep:
     seeds: Mapping[tuple[int, int], SlicePrompt | None] = field(default_factory=dict)
     pixels: Mapping[int, Change] = field(default_factory=dict)
     entries: Mapping[int, LabelEntry] = field(default_factory=dict)
+    scores: Mapping[tuple[int, int], SliceQuality | None] = field(default_factory=dict)
     word: str = "mark"
 
 
@@ -224,6 +228,7 @@ class History:
         seeds: Mapping[tuple[int, int], SlicePrompt | None] | None = None,
         planes: Mapping[int, npt.NDArray[np.integer]] | None = None,
         entries: Mapping[int, LabelEntry] | None = None,
+        scores: Mapping[tuple[int, int], SliceQuality | None] | None = None,
         removed: Iterable[int] = (),
     ) -> tuple[int, ...]:
         """Edit several labels as one step that `undo` takes back.
@@ -240,6 +245,8 @@ class History:
             The slices as they are to be.
         entries : mapping of label to LabelEntry
             Names, colours and states to set.
+        scores : mapping of (label, index) to SliceQuality or None
+            Scores of propagated slices; not during a run.
         removed : iterable of int
             Labels that the edit removes: their results are void.
 
@@ -262,7 +269,7 @@ class History:
                 # What restores this change makes it.
                 if (change := Change.between(plane, annotation.slices.read(index))) is not None
             }
-            step = EditStep(extents or {}, seeds or {}, pixels, entries or {}, word)
+            step = EditStep(extents or {}, seeds or {}, pixels, entries or {}, scores or {}, word)
             inverse = self._apply(step)
             self._add(inverse)
             annotation.propagated.drop_labels(removed)
@@ -338,7 +345,8 @@ class History:
                 changes[index] = change
                 if index in step.pixels:
                     annotation.propagated.void_masks(index, before, plane)
-        return EditStep(extents, seeds, changes, entries, step.word)
+        scores = annotation.propagated.set_scores(step.scores)
+        return EditStep(extents, seeds, changes, entries, scores, step.word)
 
     @staticmethod
     def _is_inside(extent: tuple[int, int] | None, index: int) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -208,6 +208,27 @@ class Propagated:
         changed = before != after
         labels = np.union1d(before[changed], after[changed]).tolist()
         self.void = self.void | {(label, index) for label in labels if label > 0}
+
+    def set_scores(
+        self, scores: Mapping[Key, SliceQuality | None]
+    ) -> dict[Key, SliceQuality | None]:
+        """Set (or remove) scores of propagated slices; not during a run, if there are any.
+
+        Returns
+        -------
+        dict of (label, index) to SliceQuality or None
+            The scores before.
+        """
+        if not scores:
+            return {}
+        known = self.quality
+        self.drop_stale()
+        for (label, index), one in scores.items():
+            for stored in (self.result.scores, self.saved_scores):
+                stored.get(label, {}).pop(index, None)
+            if one is not None:
+                self.result.scores.setdefault(label, {})[index] = one
+        return {(label, index): known.get(label, {}).get(index) for label, index in scores}
 
     def drop_labels(self, labels: Iterable[int]) -> None:
         """Declare all results of some labels void."""

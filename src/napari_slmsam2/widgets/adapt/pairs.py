@@ -18,6 +18,7 @@ from napari_slmsam2.core.errors import ConfigError, SlmSam2Error
 from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.widgets.adapt.task import FilePair, OpenPair
 from napari_slmsam2.widgets.annotate.panel import AnnotateWidget
+from napari_slmsam2.widgets.common.own_layers import is_own
 from napari_slmsam2.widgets.runs.quality import confident_slices
 from napari_slmsam2.widgets.workspace.grid import (
     SliceView,
@@ -232,7 +233,9 @@ def read_pairs(
 def first_pair(viewer: Viewer) -> LayerPair | None:
     """The topmost labels with a label in them, and their image."""
     for labels in reversed(viewer.layers):
-        if not isinstance(labels, Labels) or labels.multiscale or not np.any(labels.data):
+        if not isinstance(labels, Labels) or labels.multiscale or is_own(labels):
+            continue
+        if not np.any(labels.data):
             continue
         for image in reversed(viewer.layers):
             if isinstance(image, Image):

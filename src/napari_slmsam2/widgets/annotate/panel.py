@@ -60,7 +60,7 @@ class AnnotateWidget(PanelView):
             self.prompt_bar,
             self.workspace,
             self.tracker,
-            lambda: self.runner.models,
+            self.runner,
             self._request_for_clicks,
         )
         self.look_alike_finder = LookAlikes(
@@ -136,6 +136,7 @@ class AnnotateWidget(PanelView):
         self.strip.slice_clicked.connect(space.go_to)
         self.next_button.clicked.connect(self.next_to_fix)
         self.accept_button.clicked.connect(self.accept)
+        self.prompt_bar.take.clicked.connect(self.accept)
         self.undo_button.clicked.connect(self.undo)
         self.redo_button.clicked.connect(self.redo)
         self.label_table.clicked.connect(lambda: self._open_dock("Label table"))
@@ -149,13 +150,14 @@ class AnnotateWidget(PanelView):
         space.label_changed.connect(self._show_strip)
         self.one_label.toggled.connect(lambda: self._show_strip())
         self.runs.changed.connect(self._show_seeds)
+        self.runs.changed.connect(self._drop_preview)
 
     def _wanted_shortcuts(self) -> list[Shortcut]:
         return [
             Shortcut("G", "Propagate, or stop", self.runs.propagate_or_stop),
             Shortcut("H", "Pause, or resume", self.runs.pause_or_resume),
             Shortcut("N", "Next slice to fix", self.next_to_fix),
-            Shortcut("K", "Accept the label on this slice", self.accept),
+            Shortcut("K", "Accept the label on this slice, or the 3D preview", self.accept),
             Shortcut("Shift+K", "Accept all labels on this slice", self.accept_all),
             Shortcut("Shift+C", "Click points, or paint", self.click_points),
             Shortcut("Shift+B", "Draw a box, or paint", self.draw_box),
@@ -303,6 +305,11 @@ class AnnotateWidget(PanelView):
         """Drags on the canvas are boxes around the object; again: paint."""
         self.prompting.toggle(BOX)
 
+    def _drop_preview(self) -> None:
+        """A run fills the slices that are previewed."""
+        if self.runner.running:
+            self.prompting.preview.drop()
+
     def _request_for_clicks(self) -> RunRequest | str:
         image = self.workspace.image
         assert image is not None
@@ -375,6 +382,10 @@ class AnnotateWidget(PanelView):
     def _accept(self, *, all_labels: bool) -> None:
         space = self.workspace
         if space.annotation is None:
+            return
+        if self.prompting.take_preview():
+            self.scores.take_over(space.annotation)
+            self._show_seeds()
             return
         self.tracker.flush()
         try:

@@ -24,6 +24,7 @@ from napari_slmsam2.core.errors import ConfigError
 from napari_slmsam2.engine.weights.registry import DEFAULT_MODEL, ModelCard, get_model, list_models
 from napari_slmsam2.widgets.common.layout import form
 from napari_slmsam2.widgets.common.model_events import model_events
+from napari_slmsam2.widgets.common.own_layers import is_own
 
 _FILE = "A file of weights ..."
 _PADDING = 10
@@ -114,7 +115,8 @@ class LayerChooser(NarrowCombo):
         for layer in self._layers:
             layer.events.name.disconnect(self._on_layers)
         # The top layer first, as in the layer list.
-        self._layers = [x for x in reversed(self._viewer.layers) if isinstance(x, self._kind)]
+        layers = reversed(self._viewer.layers)
+        self._layers = [x for x in layers if isinstance(x, self._kind) and not is_own(x)]
         for layer in self._layers:
             layer.events.name.connect(self._on_layers)
         with QSignalBlocker(self):

@@ -27,6 +27,7 @@ from napari_slmsam2.session.finish import (
 from napari_slmsam2.widgets.common.choosers import wrapped_label
 from napari_slmsam2.widgets.common.closing import ClosingWidget
 from napari_slmsam2.widgets.common.layout import button, row, set_text
+from napari_slmsam2.widgets.common.own_layers import add_own_layer, remove_layer
 from napari_slmsam2.widgets.common.settings_form import form_of
 from napari_slmsam2.widgets.files.saving import attempt
 from napari_slmsam2.widgets.runs.open_panels import OpenPanel, PanelFollower
@@ -144,8 +145,7 @@ class FinishWidget(ClosingWidget):
         """Remove the preview."""
         self._asked += 1
         self._found = None
-        if self._layer is not None and self._layer in self.viewer.layers:
-            self.viewer.layers.remove(self._layer)
+        remove_layer(self.viewer, self._layer)
         self._layer = None
         self._show_state("")
 
@@ -200,7 +200,6 @@ class FinishWidget(ClosingWidget):
         if panel is None or panel.workspace.labels is None or panel.workspace.view is None:
             return
         labels, space = panel.workspace.labels, panel.workspace
-        active = self.viewer.layers.selection.active
         layer = Labels(
             _difference(found, labels, panel.workspace.view),
             name=f"Preview: {_TITLES[found.request.tool].lower()}",
@@ -209,9 +208,7 @@ class FinishWidget(ClosingWidget):
             **transform_of(labels),
         )
         layer.editable = False
-        self.viewer.add_layer(layer)
-        # The layer that is painted in stays the active one.
-        self.viewer.layers.selection.active = active
+        add_own_layer(self.viewer, layer)
         self._found, self._layer = found, layer
         if space.index not in found.slices:
             space.go_to(min(found.slices, key=lambda index: abs(index - space.index)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QCheckBox, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QPushButton, QSizePolicy, QSpinBox, QVBoxLayout, QWidget
 
 from napari_slmsam2.widgets.common.choosers import wrapped_label
 from napari_slmsam2.widgets.common.layout import button, row, set_text
@@ -11,6 +11,9 @@ from napari_slmsam2.widgets.common.layout import button, row, set_text
 PAINT, POINTS, BOX, REMOVE = "paint", "points", "box", "remove"
 OFF = "off"
 """The mouse belongs to napari's own tools."""
+
+REACH, MOST_REACH = 5, 100
+"""Slices to each side of the 3D preview: at first, and at most."""
 
 _HINTS = {
     OFF: "",
@@ -46,6 +49,14 @@ class PromptBar(QWidget):
         )
         self.outside = QCheckBox("Click where the object is not")
         self.outside.setToolTip("Clicks are outside of the object, as with Shift.")
+        self.reach = _reach_box()
+        self.take = button("Accept all", "Fill the previewed slices; they are no seeds. Key: K")
+        self.drop = button("Drop", "Remove the preview; the mask of this slice stays. Key: Escape")
+        self._preview = wrapped_label()
+        self._preview.setToolTip("What the object would be on the next slices.")
+        self._buttons = QWidget()
+        self._buttons.setLayout(row(self.take, self.drop))
+        self._buttons.layout().setContentsMargins(0, 0, 0, 0)
         self._hint = wrapped_label()
         self._hint.setToolTip("What the mouse does on the canvas.")
         layout = QVBoxLayout(self)
@@ -53,20 +64,36 @@ class PromptBar(QWidget):
         layout.setSpacing(3)
         layout.addLayout(row(self.paint, self.points, self.box, self.remove))
         layout.addWidget(self.outside)
+        layout.addWidget(self.reach)
         layout.addWidget(self._hint)
+        layout.addWidget(self._preview)
+        layout.addWidget(self._buttons)
+        self.show_preview("", False)
         self.set_mode(OFF)
 
     def set_mode(self, mode: str) -> None:
         """Show ``paint``, ``points``, ``box``, ``remove`` or ``off``, without a signal."""
         self._check(mode)
         self.outside.setChecked(False)
-        self.outside.setHidden(mode not in (POINTS, BOX))
+        for widget in (self.outside, self.reach):
+            widget.setHidden(mode not in (POINTS, BOX))
         self._mode = mode
         self.set_hint("")
 
     def set_hint(self, text: str) -> None:
         """Show a text in place of the description of the mode."""
         set_text(self._hint, text or _HINTS[self._mode])
+
+    def show_preview(self, text: str, ready: bool) -> None:
+        """Show the state of the 3D preview, and the buttons where it has slices."""
+        set_text(self._preview, text)
+        self._buttons.setHidden(not text)
+        self.take.setEnabled(ready)
+
+    @property
+    def preview_text(self) -> str:
+        """The state of the 3D preview that is shown."""
+        return self._preview.text()
 
     @property
     def hint(self) -> str:
@@ -90,3 +117,15 @@ class PromptBar(QWidget):
         }  # fmt: skip
         for name, one in buttons.items():
             one.setChecked(name == mode)
+
+
+def _reach_box() -> QSpinBox:
+    box = QSpinBox()
+    box.setRange(0, MOST_REACH)
+    box.setValue(REACH)
+    box.setPrefix("3D preview: ")
+    box.setSuffix(" slices to each side")
+    box.setSpecialValueText("No 3D preview")
+    box.setToolTip("How far a mask is followed at once, as a preview that changes no label.")
+    box.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+    return box

@@ -11,6 +11,7 @@ from napari import Viewer
 from napari.layers import Image, Layer, Points, Vectors
 
 from napari_slmsam2.core.prompts import SlicePrompt
+from napari_slmsam2.widgets.common.own_layers import add_own_layer, remove_layer
 from napari_slmsam2.widgets.workspace.grid import SliceView
 from napari_slmsam2.widgets.workspace.slicing import (
     composed_transform,
@@ -66,8 +67,7 @@ class PromptMarks:
     def clear(self) -> None:
         """Remove the layers."""
         for layer in self._layers:
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
+            remove_layer(self._viewer, layer)
         self._layers.clear()
 
     def _layer(self, image: Image, kind: type[Layer], data: list[Any]) -> Layer | None:
@@ -95,12 +95,8 @@ class PromptMarks:
             layer = Vectors(
                 np.array(data), ndim=image.ndim, name="boxes", vector_style="line", **grid
             )
-        chosen = set(self._viewer.layers.selection)
-        active = self._viewer.layers.selection.active
-        self._viewer.add_layer(layer)
+        add_own_layer(self._viewer, layer)
         layer.editable = False
-        self._viewer.layers.selection = chosen
-        self._viewer.layers.selection.active = active
         self._layers.append(layer)
         return layer
 

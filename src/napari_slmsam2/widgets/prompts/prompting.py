@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from napari.layers import Labels
-from napari.qt.threading import create_worker
-from napari.utils.notifications import notification_manager
-from qtpy.QtCore import QObject, QThreadPool
+from qtpy.QtCore import QObject
 
 from napari_slmsam2.core.errors import SlmSam2Error
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
-from napari_slmsam2.session.annotation import Annotation
+from napari_slmsam2.widgets.prompts.asking import Asking
 from napari_slmsam2.widgets.prompts.bar import BOX, OFF, PAINT, REMOVE, PromptBar
 from napari_slmsam2.widgets.prompts.marks import PromptMarks
-from napari_slmsam2.widgets.prompts.task import Finder
-from napari_slmsam2.widgets.runs.task import Broken, Failed, Models, RunControl, RunRequest
+from napari_slmsam2.widgets.prompts.preview import SweepPreview, describe_preview
+from napari_slmsam2.widgets.runs.runner import Runner
+from napari_slmsam2.widgets.runs.task import RunRequest
 from napari_slmsam2.widgets.workspace.grid import place_on_slice
 from napari_slmsam2.widgets.workspace.seeds import SeedTracker
 from napari_slmsam2.widgets.workspace.workspace import Workspace
@@ -38,6 +35,11 @@ class _CanvasPrompt:
     inside: bool | None
     start: Place
     end: Place
+
+    @property
+    def needs_object(self) -> bool:
+        """Whether this is a click outside of the object."""
+        return self.inside is False
 
     @property
     def empty(self) -> bool:
@@ -64,8 +66,8 @@ class Prompting(QObject):
     bar : PromptBar
     workspace : Workspace
     tracker : SeedTracker
-    models : callable
-        Gives the `Models` to ask.
+    runner : Runner
+        Has the model to ask.
     request : callable
         Gives the `RunRequest` that the controls stand for, or a text why there is none.
     """
@@ -75,25 +77,26 @@ class Prompting(QObject):
         bar: PromptBar,
         workspace: Workspace,
         tracker: SeedTracker,
-        models: Callable[[], Models],
+        runner: Runner,
         request: Callable[[], RunRequest | str],
     ) -> None:
         super().__init__(bar)
         self._bar, self._workspace, self._tracker = bar, workspace, tracker
-        self._models, self._request = models, request
         self._viewer = workspace.viewer
         self._marks = PromptMarks(workspace.viewer)
-        self._finder, self._control = Finder(), RunControl()
+        self._asking = Asking(workspace, tracker, runner, request, lambda: bar.reach.value())
         self._mode = OFF
         self._layer: Labels | None = None
         self._watched: Labels | None = None
         self._mode_before = "pan_zoom"
         self._double_clicks: list[Callable[..., None]] = []
-        self._pending: deque[_CanvasPrompt] = deque()
-        self._current: object | None = None
-        self._working = False
         self._closed = False
         bar.chosen.connect(self.set_mode)
+        bar.drop.clicked.connect(self.preview.drop)
+        self._asking.began.connect(self._show)
+        self._asking.refused.connect(self._show)
+        self._asking.hint.connect(bar.set_hint)
+        self.preview.changed.connect(self._show_preview)
         workspace.target_changed.connect(self._on_target)
         workspace.slice_changed.connect(self._drop)
         workspace.label_changed.connect(self._drop)
@@ -104,7 +107,7 @@ class Prompting(QObject):
     def close_connections(self) -> None:
         """Disconnect from viewer and layers."""
         self._closed = True
-        self._control.stop()
+        self._asking.close_connections()
         self.set_mode(OFF)
         self._viewer.layers.selection.events.active.disconnect(self._on_active)
         if self._watched is not None:
@@ -118,7 +121,36 @@ class Prompting(QObject):
     @property
     def busy(self) -> bool:
         """Whether the model is computing a mask."""
-        return self._working
+        return self._asking.busy
+
+    @property
+    def preview(self) -> SweepPreview:
+        """What the last answer becomes on the next slices."""
+        return self._asking.preview
+
+    def take_preview(self) -> bool:
+        """Make results of the slices that are previewed.
+
+        Returns
+        -------
+        bool
+            Whether there was a preview.
+        """
+        if not self.preview.slices:
+            return False
+        self._tracker.flush()
+        try:
+            taken = self.preview.take()
+        except SlmSam2Error as error:
+            self._bar.set_hint(str(error))
+            return True
+        if taken:
+            self._bar.set_hint(f"Slices {taken[0]} to {taken[-1]} are filled; Undo removes them.")
+        return True
+
+    def _show_preview(self) -> None:
+        if not self._closed:
+            self._bar.show_preview(describe_preview(self.preview), bool(self.preview.slices))
 
     def toggle(self, mode: str) -> None:
         """Choose points or box, or napari's own tools where that is chosen already."""
@@ -187,6 +219,7 @@ class Prompting(QObject):
 
     def _leave(self) -> None:
         self._drop()
+        self.preview.drop()
         layer, self._layer = self._layer, None
         if layer is None:
             return
@@ -202,7 +235,11 @@ class Prompting(QObject):
         self._marks.clear()
 
     def _on_escape(self, layer: Labels) -> None:
-        self.set_mode(OFF)
+        """Drop the preview; without one, return to napari's own tools."""
+        if self.preview.active:
+            self.preview.drop()
+        else:
+            self.set_mode(OFF)
 
     def _on_layer_mode(self, event: Any = None) -> None:
         """The user took the brush, or another tool of napari."""
@@ -268,17 +305,13 @@ class Prompting(QObject):
             return None
         return float(row), float(column)
 
-    # -- one prompt at a time
+    # -- prompts
 
     def _enqueue(self, pointed: _CanvasPrompt) -> None:
         if self._mode == REMOVE:
             self._remove(*pointed.start)
-            return
-        if pointed.empty:
-            return
-        self._pending.append(pointed)
-        if not self._working:
-            self._solve_next()
+        elif not pointed.empty:
+            self._asking.ask(pointed)
 
     def _remove(self, row: float, column: float) -> None:
         """Remove the seed at a place of the slice on screen."""
@@ -290,91 +323,9 @@ class Prompting(QObject):
         else:
             self._bar.set_hint("" if found else "There is no label.")
 
-    def _solve_next(self) -> None:
-        stack = self._workspace.stack
-        if not self._pending or stack is None or self._closed:
-            return
-        pointed = self._pending.popleft()
-        self._tracker.flush()
-        annotation, label, index = stack.annotation, self._workspace.label, self._workspace.index
-        seed = annotation.prompts.get(label, index)
-        if seed is not None and seed.kind is PromptKind.MASK:
-            self._refuse(
-                f"Label {label} is painted on this slice. Delete that seed in the list to click "
-                "instead; its pixels stay until then."
-            )
-            return
-        clicked = seed if seed is not None and seed.kind is PromptKind.POINTS else None
-        if clicked is None and pointed.inside is False:
-            self._refuse("Click on the object first.")
-            return
-        request = self._request()
-        if isinstance(request, str):
-            self._refuse(request)
-            return
-        prompt = pointed.added_to(clicked, label, index)
-        token = self._current = object()
-        self._working = True
-        self._show(pointed)
-        self._bar.set_hint(f"Asking {request.model} ...")
-        worker = create_worker(
-            self._finder.find,
-            self._models(),
-            self._control,
-            annotation,
-            request,
-            prompt,
-            _start_thread=False,
-        )
-        worker.returned.connect(partial(self._on_answer, token, annotation, seed))
-        # One thread more than the pool has: a run may hold the only one of a small machine.
-        QThreadPool.globalInstance().releaseThread()
-        worker.start()
-
-    def _refuse(self, why: str) -> None:
-        self._pending.clear()
-        self._show()
-        self._bar.set_hint(why)
-
-    def _on_answer(
-        self,
-        token: object,
-        annotation: Annotation,
-        seed: SlicePrompt | None,
-        found: SlicePrompt | Failed | Broken,
-    ) -> None:
-        QThreadPool.globalInstance().reserveThread()
-        self._working = False
-        if self._closed:
-            return
-        if token is self._current:
-            self._current = None
-            self._tracker.flush()
-            self._bar.set_hint("")
-            if isinstance(found, Failed):
-                self._refuse(found.message)
-            elif isinstance(found, Broken):
-                # napari shows it with its traceback.
-                error = found.error
-                notification_manager.receive_error(type(error), error, error.__traceback__)
-                self._refuse("No mask could be computed for this click.")
-            elif annotation.prompts.get(found.label, found.index) is seed:
-                self._take(found)
-        self._solve_next()
-
-    def _take(self, found: SlicePrompt) -> None:
-        try:
-            self._workspace.set_clicks(found)
-        except SlmSam2Error as error:
-            self._refuse(str(error))
-
     def _drop(self, *_: object) -> None:
         """Discard pending clicks: they are of another slice or label."""
-        self._pending.clear()
-        if self._current is not None:
-            self._current = None
-            if not self._closed:
-                self._bar.set_hint("")
+        self._asking.discard()
         if self._mode != OFF:
             self._show()
 

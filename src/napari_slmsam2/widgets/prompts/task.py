@@ -1,7 +1,8 @@
-"""Finding the mask of clicks in a worker thread."""
+"""Finding the mask of clicks, and what it becomes on the next slices, in a worker thread."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from napari_slmsam2.core.intensity import check_contrast
@@ -18,6 +19,7 @@ from napari_slmsam2.widgets.runs.task import (
 
 if TYPE_CHECKING:
     from napari_slmsam2.engine.clicks.prompt_solver import PromptSolver
+    from napari_slmsam2.session.preview import PreviewSlice
 
 
 class Finder:
@@ -27,7 +29,7 @@ class Finder:
     """
 
     def __init__(self) -> None:
-        self._answers: PromptSolver | None = None
+        self._last: PromptSolver | None = None
 
     def find(
         self,
@@ -42,29 +44,54 @@ class Finder:
         Nothing is raised, as in `run_events`.
         """
         try:
-            return self._find(models, control, annotation, request, prompt)
+            check_contrast(annotation.volume)
+            return self._solver(models, control, annotation, request).find(prompt)
         except Exception as error:  # noqa: BLE001 - a worker that raises may end without a signal
             return failure_of(error)
 
-    def _find(
+    def sweep(
         self,
         models: Models,
         control: RunControl,
         annotation: Annotation,
         request: RunRequest,
-        prompt: SlicePrompt,
-    ) -> SlicePrompt:
+        seed: SlicePrompt,
+        reach: int,
+    ) -> Iterator[PreviewSlice | Failed | Broken]:
+        """What the seed becomes on the next slices, see `preview_sweep`, or why it ended early.
+
+        Nothing is raised, as in `run_events`.
+        """
+        from napari_slmsam2.session.preview import preview_sweep
+
+        try:
+            solver = self._solver(models, control, annotation, request)
+            yield from preview_sweep(
+                annotation,
+                seed,
+                solver.segmenter,
+                solver.window,
+                request.config,
+                reach,
+                embeddings=solver.embeddings,
+                should_stop=control.should_stop,
+            )
+        except Exception as error:  # noqa: BLE001 - a worker that raises may end without a signal
+            yield failure_of(error)
+
+    def _solver(
+        self, models: Models, control: RunControl, annotation: Annotation, request: RunRequest
+    ) -> PromptSolver:
         from napari_slmsam2.engine.clicks.prompt_solver import PromptSolver
 
-        check_contrast(annotation.volume)
         segmenter = models.get(request, control).segmenter
         window = annotation.intensity_window(request.window)
-        last = self._answers
+        last = self._last
         if (
             last is None
             or last.segmenter is not segmenter
             or last.volume is not annotation.volume
             or last.window != window
         ):
-            last = self._answers = PromptSolver(segmenter, annotation.volume, window)
-        return last.find(prompt)
+            last = self._last = PromptSolver(segmenter, annotation.volume, window)
+        return last

@@ -18,6 +18,7 @@ from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.session.checking import accept_slice
 from napari_slmsam2.session.look_alikes import add_objects, remove_object
+from napari_slmsam2.widgets.common.own_layers import is_own
 from napari_slmsam2.widgets.workspace.grid import (
     SliceView,
     StackArray,
@@ -105,8 +106,8 @@ class Workspace(QObject):
         """
         if self.image is None:
             return None
-        layers = reversed(self.viewer.layers)
-        fitting = [x for x in layers if isinstance(x, Labels) and is_same_grid(self.image, x)]
+        layers = [x for x in reversed(self.viewer.layers) if isinstance(x, Labels)]
+        fitting = [x for x in layers if not is_own(x) and is_same_grid(self.image, x)]
         return max(fitting, key=partial(is_made_for, self.image), default=None)
 
     def set_labels(self, labels: Labels | None) -> None:
