@@ -93,8 +93,8 @@ class Asking(QObject):
 
     @property
     def busy(self) -> bool:
-        """Whether the model is computing a mask."""
-        return self._working
+        """Whether a mask is being computed, or waits for a preview to end."""
+        return self._working or bool(self._pending)
 
     def ask(self, pointed: CanvasPrompt) -> None:
         """Have a prompt answered after those before it; a preview in progress is dropped."""

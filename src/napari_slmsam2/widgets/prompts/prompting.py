@@ -120,7 +120,7 @@ class Prompting(QObject):
 
     @property
     def busy(self) -> bool:
-        """Whether the model is computing a mask."""
+        """Whether a mask is being computed, or waits for its turn."""
         return self._asking.busy
 
     @property
