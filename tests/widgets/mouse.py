@@ -175,7 +175,12 @@ def click(person: Person) -> dict[str, Any]:
     told["boxed"] = [row for row in person.state(6)["seeds"] if row[0] == 6]
     told["box"] = np.round(panel.workspace.annotation.prompts.get(3, 6).box).tolist()
     told["the picture stays"] = person.viewer.scene.camera.center == centre
+    preview = panel.prompting.preview
+    person.live(lambda: preview.active and not preview.running, seconds=60)
+    told["previewed"] = list(preview.slices)
     told["layers while clicking"] = [x.name for x in person.viewer.layers]
+    person.press(Qt.Key.Key_Escape)
+    told["after one escape"] = [panel.prompting.mode, preview.active]
     person.press(Qt.Key.Key_Escape)
     told["after escape"] = [panel.prompting.mode, *(x.name for x in person.viewer.layers)]
     layer.mode = "pan_zoom"

@@ -86,5 +86,9 @@ def test_clicks_and_a_box_become_seeds_and_are_corrected(told):
 
 
 def test_escape_leaves_no_trace_of_clicking(told):
-    assert set(told["layers while clicking"]) == {"scan", "scan labels", "clicks", "boxes"}
+    # To both sides up to the seeds on the slices 4 and 7.
+    assert told["previewed"] == [5]
+    shown = {"scan", "scan labels", "clicks", "boxes", "3D preview of label 3"}
+    assert set(told["layers while clicking"]) == shown
+    assert told["after one escape"] == ["box", False]
     assert told["after escape"] == ["off", "scan", "scan labels"]
