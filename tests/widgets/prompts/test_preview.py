@@ -214,7 +214,6 @@ def test_a_painted_slice_inside_it_stays(clicker):
     clicker.paint(7, at=(12, 20), size=3)
     painted = clicker.layer.data[7].copy()
     clicker.show(5)
-    clicker.panel.click_points()
     clicker.click(7, 10)
     wait_for_preview(clicker)
     assert clicker.panel.prompting.preview.slices == (2, 3, 4, 6)
