@@ -56,6 +56,7 @@ class SweepPreview(QObject):
         self._stack: Stack | None = None
         self._found: dict[int, PreviewSlice] = {}
         self._layer: Labels | None = None
+        self._unseen: Labels | None = None
         self._first = 0
         self.problem = ""
 
@@ -83,11 +84,14 @@ class SweepPreview(QObject):
         """Sweep from a seed, which has a mask, to both sides; none may be running."""
         assert self._worker is None
         stack = self._workspace.stack
-        if stack is None:
+        labels, view = self._workspace.labels, self._workspace.view
+        if stack is None or labels is None or view is None:
             return
         self.drop()
         self._seed, self._stack, self.problem = seed, stack, ""
         self._first = max(0, seed.index - reach)
+        # Before the worker: napari ignores warnings meanwhile, which is not safe among threads.
+        self._unseen = _outline_layer(labels, view, seed.label, self._first, 2 * reach + 1)
         control = self._control = RunControl()
         worker = create_worker(
             self._finder.sweep,
@@ -103,7 +107,7 @@ class SweepPreview(QObject):
         assert isinstance(worker, GeneratorWorker)
         # napari stops workers by their own flag when the viewer closes.
         control.aborted = lambda: bool(worker.abort_requested)
-        worker.yielded.connect(lambda found: self._on_found(control, reach, found))
+        worker.yielded.connect(lambda found: self._on_found(control, found))
         worker.finished.connect(self._on_finished)
         self._worker = worker
         # One thread more than the pool has: a run may hold the only one of a small machine.
@@ -154,9 +158,7 @@ class SweepPreview(QObject):
         if not same or known is not seed:
             self.drop()
 
-    def _on_found(
-        self, control: RunControl, reach: int, found: PreviewSlice | Failed | Broken
-    ) -> None:
+    def _on_found(self, control: RunControl, found: PreviewSlice | Failed | Broken) -> None:
         if isinstance(found, Broken):
             error = found.error
             notification_manager.receive_error(type(error), error, error.__traceback__)
@@ -170,7 +172,7 @@ class SweepPreview(QObject):
             self.drop()  # a person has removed it
         else:
             self._found[found.index] = found
-            self._show(found, 2 * reach + 1)
+            self._show(found)
         self.changed.emit()
 
     def _on_finished(self) -> None:
@@ -179,12 +181,12 @@ class SweepPreview(QObject):
         self.changed.emit()
         self.stopped.emit()
 
-    def _show(self, found: PreviewSlice, n_slices: int) -> None:
-        labels, view = self._workspace.labels, self._workspace.view
-        if labels is None or view is None:
+    def _show(self, found: PreviewSlice) -> None:
+        view = self._workspace.view
+        if view is None or self._unseen is None:
             return
         if self._layer is None:
-            self._layer = _outline_layer(labels, view, found.label, self._first, n_slices)
+            self._layer = self._unseen
             add_own_layer(self._workspace.viewer, self._layer)
             self._layer.editable = False
         layer = self._layer
