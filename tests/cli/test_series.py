@@ -8,6 +8,12 @@ import nibabel
 import numpy as np
 import pytest
 
+from napari_slmsam2.engine.sam2 import input_size
+from napari_slmsam2.engine.sam2.network import SliceNetwork
+from napari_slmsam2.engine.weights.checkpoints import save_weights
+
+from ..random_weights import TINY, randomise
+
 SHAPE = (24, 20, 9)
 N_TIMES = 4
 MIDDLE = 4
@@ -156,3 +162,23 @@ def test_a_series_in_python(tmp_path, series):
     again = open_series(path)
     for t in range(N_TIMES):
         np.testing.assert_array_equal(again.labels(t, images[t]).array, labels[t])
+
+
+def test_a_smaller_input_for_a_slow_cpu_is_used_at_every_time_point(
+    cli, tmp_path, series, monkeypatch
+):
+    monkeypatch.setattr(input_size, "SMALL_INPUT", 64)
+    monkeypatch.setattr(input_size, "measure_parts", lambda *_: input_size.PartTimes(5.0, 1.0))
+    config = TINY.replace(image_size=96)
+    network = SliceNetwork(config)
+    randomise(network, 11)
+    weights, report = tmp_path / "larger.safetensors", tmp_path / "report.json"
+    save_weights(weights, network.state_dict(), {"config": config.to_dict()})
+    model = ("--device", "cpu", "--report", report)
+    result = run(cli, tmp_path, "--time", "all", "--carry", *model, model=weights)
+    assert result.code == 0, result.err
+    assert result.flat_err.count("input of 64 px: about 8 s per slice and label on this CPU") == 1
+    times = json.loads(report.read_text())["times"]
+    sizes = [time["chosen"]["image_size"] for time in times if time["chosen"]]
+    assert sizes
+    assert set(sizes) == {64}

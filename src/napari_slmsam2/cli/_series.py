@@ -166,6 +166,11 @@ def _announce(options: PropagateOptions, series: Series, image: LoadedImage, see
         log("Carried", f"to time points {listed(carried)}")
 
 
+def _load_model(session: SegmentationSession) -> None:
+    load_model(session, fit_cpu=True)
+    announce_model(session)
+
+
 def _propagate(
     options: PropagateOptions, images: list[LoadedImage], seeds: _Seeds
 ) -> tuple[Any, list[dict[str, Any]]]:
@@ -181,12 +186,9 @@ def _propagate(
         sessions = series_sessions(
             volumes, seeds, carry=options.carry, should_stop=should_stop, window=window,
             model=options.model, device=options.device, config=options.config,
-            models_folder=options.models_folder,
+            models_folder=options.models_folder, load=_load_model,
         )  # fmt: skip
         for time, session in sessions:
-            if time == 0:
-                load_model(session, fit_cpu=True)
-                announce_model(session)
             outcome = Outcome(finished=True)
             if session.prompts.labels and not should_stop():
                 print_record({"event": "time", "time": time, "times": len(images)})

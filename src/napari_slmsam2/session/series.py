@@ -118,6 +118,7 @@ def series_sessions(
     *,
     carry: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
+    load: Callable[[SegmentationSession], object] = SegmentationSession.load_model,
     **options: Any,
 ) -> Iterator[tuple[int, SegmentationSession]]:
     """A session of every time point, with its seeds; one model and one intensity window for all.
@@ -132,6 +133,8 @@ def series_sessions(
         Whether time points without seeds get them from the other ones, see `carry_seeds`.
     should_stop : callable
         Checked while seeds are carried.
+    load : callable
+        ``load(session)`` makes the model of a session ready; it is then used for all.
     **options
         Of `SegmentationSession`. The default window is that of the first time point with seeds.
 
@@ -155,6 +158,7 @@ def series_sessions(
             found=f"none at {', '.join(map(str, missing[:12]))}" + ", ..." * (len(missing) > 12),
         )  # fmt: skip
     first = SegmentationSession(volumes[min(seeds)], **options)
+    load(first)
     options = {**options, "window": first.window}
 
     def new_session(volume: Volume) -> SegmentationSession:
