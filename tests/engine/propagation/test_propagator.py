@@ -88,6 +88,23 @@ def test_many_labels_on_a_slice_count_as_many_and_are_reported_batch_by_batch():
     assert done[-1] == 4 + 4 * 7 * VISIT_UNITS + 7
 
 
+@pytest.mark.parametrize("model", [FakeSegmenter, PairSegmenter])
+def test_labels_of_a_slice_that_were_segmented_before_a_stop_are_not_counted_again(model):
+    volume = bright_volume(9)
+    prompts = prompts_of(seed(4), seed(4, 2, rectangle(1, 1)), seed(4, 3, rectangle(10, 12)))
+    drive = Drive(model(), volume, prompts, config=PropagationConfig(batch_size=1)).plan()
+    drive.go(stop_after(4))
+    state = drive.propagator.state
+    assert state.visit is not None
+    assert len(state.visit[1]) == 1
+    drive.plan()
+    drive.propagator.restore(state)
+    drive.events.clear()
+    drive.go()
+    last = progress(drive)[-1]
+    assert last.done == last.total
+
+
 def test_what_is_left_of_an_ended_sweep_is_taken_off_the_total():
     drive = run(FakeSegmenter(), bright_volume(100, dark=range(10, 100)), prompts_of(seed(4)))
     last = progress(drive)[-1]

@@ -194,7 +194,9 @@ class Propagator:
         self._pending_seeds = [p for p in self._task.prompts if (p.label, p.index) in pending]
         self._seeds, self._states = state.seeds, state.sweeps
         self._compositor.seed_masks = state.seed_masks
+        segmented = 0
         if state.visit is not None:
+            segmented = len(state.visit[1])
             steps = self._next_steps()
             embeddings = [self._embedding(step.index) for step in steps]
             self._visit = Visit(steps, state.visit[0], embeddings, state.visit[1])
@@ -204,7 +206,7 @@ class Propagator:
         self._schedule.plan(Work.SEED, len(self._pending_seeds))
         rest = [Sweep(g, s.direction) for s in self._steps[self._next_step :] for g in s.gaps]
         ended = {sweep for sweep, one in self._states.items() if one.ended}
-        self._schedule.plan(Work.VISIT, sum(sweep not in ended for sweep in rest))
+        self._schedule.plan(Work.VISIT, sum(sweep not in ended for sweep in rest) - segmented)
         if self._takeover is not None:
             self._schedule.plan(Work.CHECK, self._takeover.left)
 
