@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from napari_slmsam2.cli.propagate import PropagateOptions
     from napari_slmsam2.core.label_table import LabelTable
     from napari_slmsam2.io import LoadedImage, Series
+    from napari_slmsam2.session.session import SegmentationSession
 
 _Seeds = dict[int, Any]
 
