@@ -151,10 +151,10 @@ class FinishRequest(Settings):
     )
     smallest: int = setting(
         0,
-        "Keep parts from",
+        "Parts to keep",
         "Connected parts with fewer voxels are removed. 0 keeps the largest part only.",
         minimum=0,
-        unit="voxels",
+        unit="voxels or more",
     )
     largest: int = setting(
         0, "Fill holes up to", "Larger holes stay. 0 fills all.", minimum=0, unit="voxels"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QApplication, QDockWidget
+from qtpy.QtWidgets import QApplication, QDockWidget, QTabBar
 
 from napari_slmsam2.widgets import AdaptWidget
 
@@ -23,6 +23,31 @@ def test_adapt_is_a_tab_beside_annotate_where_both_are_docked_on_one_side(bench,
     sides = Qt.DockWidgetArea
     expected = sides.RightDockWidgetArea if shared else sides.LeftDockWidgetArea
     assert window.dockWidgetArea(other) == expected
+
+
+@pytest.mark.parametrize(
+    ("button", "title"), [("label_table", "Label table"), ("finish", "Finish")]
+)
+def test_a_button_brings_an_open_panel_to_the_front(bench, button, title):
+    def settle():
+        for _ in range(3):
+            QApplication.processEvents()
+
+    def in_front():
+        [tabs] = [t for t in window.findChildren(QTabBar) if t.parent() is window and t.count()]
+        return tabs.tabText(tabs.currentIndex())
+
+    annotate = _dock_of(bench.panel)
+    window = annotate.parentWidget()
+    getattr(bench.panel, button).click()
+    settle()
+    assert in_front().startswith(title)
+    annotate.raise_()
+    settle()
+    assert not in_front().startswith(title)
+    getattr(bench.panel, button).click()
+    settle()
+    assert in_front().startswith(title)
 
 
 def _dock_of(widget):

@@ -67,6 +67,9 @@ def test_a_preview_changes_nothing_and_is_removed_by_apply(bench, finish):
     assert bench.panel.workspace.labels is bench.layer
     finish.press("apply")
     assert not finish.previews
+    assert finish.widget.message.text() == (
+        "Done. Label 1: 6 voxels removed, 0 added on 6 slices."
+    ), "there are no colours any more"
     np.testing.assert_array_equal(bench.layer.data, np.where(island, 0, before))
     assert bench.panel.undo_button.text() == "Undo islands"
     bench.panel.undo_button.click()
@@ -172,3 +175,11 @@ def test_an_unexpected_error_is_reported_and_the_tools_stay_usable(finish, monke
     finish.choose(ISLANDS)
     finish.press("preview")
     assert len(finish.previews) == 1
+
+
+def test_the_sizes_state_what_zero_stands_for(finish):
+    editors = finish.widget.form.editors
+    assert editors["smallest"].native.text() == "the largest only"
+    assert editors["largest"].native.text() == "any size"
+    editors["smallest"].value = 20
+    assert editors["smallest"].native.text() == "20 voxels or more"

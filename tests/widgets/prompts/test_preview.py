@@ -98,6 +98,7 @@ def test_the_key_that_accepts_a_slice_takes_it_as_one_undo_step(clicker):
     assert clicker.told == "Slices 2 to 8 are filled; Undo removes them."
     assert clicker.panel.undo_button.text() == "Undo 3D result"
     clicker.panel.undo()
+    assert "are filled" not in clicker.told
     assert not clicker.layer.data[BESIDE].any()
     assert clicker.seeds == {(5, 1)}
     assert scores(clicker) == {}

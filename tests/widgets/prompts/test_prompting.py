@@ -138,6 +138,28 @@ def test_a_click_is_a_mask_and_a_seed_at_once(clicker):
     assert not clicker.layer.data[[4, 6]].any()
 
 
+def test_a_slice_without_clicks_shows_no_point(clicker):
+    clicker.panel.prompt_bar.points.click()
+    clicker.click(7, 10)
+    [points] = clicker.marks
+    smallest, largest = points.canvas_size_limits
+    assert smallest == largest > 5
+    clicker.show(6)
+    # napari draws a point of no size at the first voxel there.
+    assert points.canvas_size_limits == (0, largest)
+    clicker.show(5)
+    assert points.canvas_size_limits == (largest, largest)
+
+
+def test_a_message_about_a_slice_ends_with_it(clicker):
+    clicker.paint(5)
+    clicker.panel.prompt_bar.points.click()
+    clicker.click(7, 10)
+    assert "is painted on this slice" in clicker.told
+    clicker.show(6)
+    assert "is painted on this slice" not in clicker.told
+
+
 def test_a_box_and_its_correction(clicker):
     clicker.panel.prompt_bar.box.click()
     clicker.press((3, 5), (8, 11), (11, 16))

@@ -43,7 +43,7 @@ def test_the_plan_is_that_of_the_run(annotation):
 
 def test_before_any_run_nothing_is_promised(annotation):
     text = Speeds().describe(annotation, request())
-    assert text == "29 slices to fill; how long it takes shows after the first 5."
+    assert text == "29 slices to fill; the time is estimated after the first 5 of a run."
 
 
 def test_the_last_run_tells_how_long_the_next_one_takes(annotation):
@@ -54,7 +54,7 @@ def test_the_last_run_tells_how_long_the_next_one_takes(annotation):
     assert "About 2 min" in speeds.describe(annotation, request(labels=(1, 2)))
     confident = PropagationConfig(memory="confident")
     for other in ({"model": "interpolation"}, {"model": "flow", "config": confident}):
-        assert "shows after" in speeds.describe(annotation, RunRequest(labels=(1,), **other))
+        assert "is estimated after" in speeds.describe(annotation, RunRequest(labels=(1,), **other))
 
 
 def test_durations_are_told_in_words():

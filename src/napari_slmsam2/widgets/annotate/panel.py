@@ -14,6 +14,7 @@ from napari_slmsam2.core.input_checks import StraySeed, find_stray_seeds
 from napari_slmsam2.widgets.annotate.checked import describe_checked
 from napari_slmsam2.widgets.annotate.seed_list import BEGINS, ENDS, describe_stray, rows_of
 from napari_slmsam2.widgets.annotate.view import PanelView
+from napari_slmsam2.widgets.common.docking import open_panel
 from napari_slmsam2.widgets.common.keys import Shortcut, Shortcuts, show_keys
 from napari_slmsam2.widgets.common.layout import set_text
 from napari_slmsam2.widgets.common.preferences import read_preferences
@@ -139,8 +140,8 @@ class AnnotateWidget(PanelView):
         self.prompt_bar.take.clicked.connect(self.accept)
         self.undo_button.clicked.connect(self.undo)
         self.redo_button.clicked.connect(self.redo)
-        self.label_table.clicked.connect(lambda: self._open_dock("Label table"))
-        self.finish.clicked.connect(lambda: self._open_dock("Finish"))
+        self.label_table.clicked.connect(lambda: open_panel(self.viewer, "Label table"))
+        self.finish.clicked.connect(lambda: open_panel(self.viewer, "Finish"))
         self.three_views.clicked.connect(
             lambda: self._attempt(lambda: toggle_three_views(self.viewer))
         )
@@ -290,10 +291,6 @@ class AnnotateWidget(PanelView):
         annotation = self.workspace.annotation
         self.strip.set_quality(self.scores.lowest(annotation))
         self.checked.setText("" if annotation is None else describe_checked(annotation, label))
-
-    def _open_dock(self, name: str) -> None:
-        """Open another dock widget of the plugin as a tab beside this one, or show it."""
-        self.viewer.window.add_plugin_dock_widget("napari-slmsam2", name, tabify=True)
 
     # -- clicks and boxes
 

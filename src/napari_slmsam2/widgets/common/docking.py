@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+from napari import Viewer
 from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
+
+_PLUGIN = "napari-slmsam2"
+
+
+def open_panel(viewer: Viewer, name: str) -> None:
+    """Open a dock widget of this plugin, or bring the one that is open to the front.
+
+    Parameters
+    ----------
+    viewer : Viewer
+    name : str
+        As in the menu of plugins.
+    """
+    # napari returns a dock that is hidden, or behind another tab, as it is.
+    dock, _ = viewer.window.add_plugin_dock_widget(_PLUGIN, name)
+    dock.show()
+    dock.raise_()
 
 
 def tabify(panel: QWidget, kind: type[QWidget]) -> None:

@@ -36,6 +36,8 @@ from napari_slmsam2.widgets.workspace.slicing import transform_of
 
 _FIELDS = {"smallest": ISLANDS, "largest": HOLES, "per_slice": HOLES, "sigma": SMOOTH}
 """Fields that belong to one tool."""
+_AT_ZERO = {"smallest": "the largest only", "largest": "any size"}
+"""What 0 stands for."""
 _TITLES = {ISLANDS: "Remove islands", HOLES: "Fill holes", SMOOTH: "Smooth between slices"}
 _REMOVED, _ADDED = 1, 2
 _COLOURS = {None: "transparent", _REMOVED: "#ff3030", _ADDED: "#30e050"}
@@ -55,6 +57,8 @@ class FinishWidget(ClosingWidget):
         self.viewer: Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
         self.form = form_of(FinishRequest(first=0, last=0), ("labels",))
         self.form.editors["tool"].choices = [(title, tool) for tool, title in _TITLES.items()]
+        for name, text in _AT_ZERO.items():
+            self.form.editors[name].native.setSpecialValueText(text)
         self.all_labels = QCheckBox("All labels")
         self.all_labels.setToolTip("All labels that are not locked; else the selected one.")
         self.preview_button = button("Preview", "Show what would change, and change nothing.")
@@ -212,7 +216,7 @@ class FinishWidget(ClosingWidget):
         self._found, self._layer = found, layer
         if space.index not in found.slices:
             space.go_to(min(found.slices, key=lambda index: abs(index - space.index)))
-        self._show_state(_describe(found))
+        self._show_state(_describe(found, " (red)", " (green)"))
 
     def _apply(self, found: FinishChanges) -> None:
         annotation, panel = self.annotation, self._panel
@@ -239,10 +243,10 @@ def _difference(found: FinishChanges, layer: Labels, view: SliceView) -> Any:
     return shown
 
 
-def _describe(found: FinishChanges) -> str:
+def _describe(found: FinishChanges, red: str = "", green: str = "") -> str:
     labels = ", ".join(map(str, found.labels[:6])) + (" ..." if len(found.labels) > 6 else "")
     one = len(found.labels) == 1
     return (
-        f"Label{'' if one else 's'} {labels}: {found.removed} voxels removed (red), "
-        f"{found.added} added (green) on {len(found.slices)} slices."
+        f"Label{'' if one else 's'} {labels}: {found.removed} voxels removed{red}, "
+        f"{found.added} added{green} on {len(found.slices)} slices."
     )

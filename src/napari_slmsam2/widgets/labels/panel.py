@@ -30,6 +30,7 @@ from napari_slmsam2.session.label_edits import (
 )
 from napari_slmsam2.session.label_rows import LabelRow, write_csv
 from napari_slmsam2.widgets.common.closing import ClosingWidget
+from napari_slmsam2.widgets.common.docking import open_panel
 from napari_slmsam2.widgets.common.file_dialogs import ask_save_path
 from napari_slmsam2.widgets.common.layout import set_text
 from napari_slmsam2.widgets.common.wording import LIMITS
@@ -39,8 +40,6 @@ from napari_slmsam2.widgets.labels.look import Look
 from napari_slmsam2.widgets.labels.view import LabelTableView
 from napari_slmsam2.widgets.runs.open_panels import OpenPanel, PanelFollower
 from napari_slmsam2.widgets.workspace.grid import voxel_volume
-
-_PLUGIN = "napari-slmsam2"
 
 
 class LabelTableWidget(ClosingWidget):
@@ -164,7 +163,7 @@ class LabelTableWidget(ClosingWidget):
         self.view.model.set_rows(self.view.model.rows, self._colours(self.view.model.rows))
 
     def _open_panel(self) -> None:
-        self.viewer.window.add_plugin_dock_widget(_PLUGIN, "Annotate")
+        open_panel(self.viewer, "Annotate")
 
     # -- rows
 

@@ -40,10 +40,12 @@ class PromptMarks:
         self,
         image: Image,
         view: SliceView,
+        index: int,
         prompts: Iterable[SlicePrompt],
         drawn: SlicePrompt | None = None,
     ) -> None:
-        """Show the clicks and boxes of prompts, and of one that is being drawn."""
+        """Show the clicks and boxes of prompts, and of one that is being drawn on a slice."""
+        here = False
         clicks: list[npt.NDArray[np.float64]] = []
         signs: list[int] = []
         lines: list[npt.NDArray[np.float64]] = []
@@ -51,6 +53,7 @@ class PromptMarks:
             if prompt.points is not None and prompt.point_labels is not None:
                 clicks += [in_layer(view, image.ndim, prompt.index, p) for p in prompt.points]
                 signs += prompt.point_labels.tolist()
+                here = here or prompt.index == index
             if prompt.box is not None:
                 lines += _outline(view, image.ndim, prompt)
         points = self._layer(image, Points, clicks)
@@ -58,6 +61,10 @@ class PromptMarks:
             colours = [_INSIDE if sign else _OUTSIDE for sign in signs]
             points.face_color = points.border_color = colours
             points.symbol = ["disc" if sign else "x" for sign in signs]
+        if points is not None:
+            # On a slice without points napari draws one of no size at the first voxel, which a
+            # smallest size on the canvas would show.
+            points.canvas_size_limits = (_SIZE_ON_SCREEN if here else 0, _SIZE_ON_SCREEN)
         boxes = self._layer(image, Vectors, lines)
         if boxes is not None and lines:
             boxes.edge_color = _BOX

@@ -100,7 +100,7 @@ class Prompting(QObject):
         workspace.target_changed.connect(self._on_target)
         workspace.slice_changed.connect(self._drop)
         workspace.label_changed.connect(self._drop)
-        workspace.seeds_changed.connect(self._show)
+        workspace.seeds_changed.connect(self._on_seeds)
         self._viewer.layers.selection.events.active.connect(self._on_active)
         self._watch()
 
@@ -324,10 +324,17 @@ class Prompting(QObject):
             self._bar.set_hint("" if found else "There is no label.")
 
     def _drop(self, *_: object) -> None:
-        """Discard pending clicks: they are of another slice or label."""
+        """Discard pending clicks and messages: they are of another slice or label."""
         self._asking.discard()
+        self._bar.set_hint("")
         if self._mode != OFF:
             self._show()
+
+    def _on_seeds(self) -> None:
+        """A message was about the labels before the change."""
+        if not self._asking.busy:
+            self._bar.set_hint("")
+        self._show()
 
     def _show(self, pointed: _CanvasPrompt | None = None) -> None:
         """Show all clicks of the stack, and the pending one."""
@@ -339,4 +346,4 @@ class Prompting(QObject):
         if pointed is not None and not pointed.empty:
             drawn = pointed.added_to(None, space.label, space.index)
         prompts = [p for p in annotation.prompts if p.kind is PromptKind.POINTS]
-        self._marks.show(image, view, prompts, drawn)
+        self._marks.show(image, view, space.index, prompts, drawn)

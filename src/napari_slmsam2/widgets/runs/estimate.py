@@ -73,7 +73,7 @@ class Speeds:
             what += " beside changed seeds"
         seconds = self._seconds(annotation, request)
         if seconds is None:
-            return f"{what} to fill; how long it takes shows after the first {ENOUGH_STEPS}."
+            return f"{what} to fill; the time is estimated after the first {ENOUGH_STEPS} of a run."
         model = Path(request.model).name
         visits = sum(len(step.gaps) for step in steps)
         return f"About {duration(visits * seconds[0])} for {what} ({model} on {seconds[1]})."
