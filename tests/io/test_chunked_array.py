@@ -78,6 +78,24 @@ def test_slices_in_order_decode_every_chunk_once_and_few_stay_in_memory():
     assert len(reads) == 64 // 4 * 4
 
 
+def test_slices_from_both_ends_decode_large_slabs_once():
+    """Two sweeps side by side read slabs of 136 MiB in turn."""
+    reads = []
+
+    class Slabs:
+        ndim, shape, chunks, dtype = 3, (68, 2048, 2048), (34, 2048, 2048), np.dtype(np.uint8)
+
+        def __getitem__(self, key):
+            reads.append(key[0].start)
+            return np.broadcast_to(np.uint8(1), self.chunks)
+
+    array = ChunkedArray(Slabs())
+    for index in range(3):
+        array[index, ...]
+        array[67 - index, ...]
+    assert reads == [0, 34]
+
+
 @pytest.mark.parametrize("key", [7, (0, 6), (slice(None), slice(None), -6)])
 def test_an_index_beyond_the_end_is_refused(key):
     with pytest.raises(IndexError):

@@ -17,8 +17,9 @@ import numpy.typing as npt
 from napari_slmsam2.core.errors import OutputError
 from napari_slmsam2.io.lazy_array import LazyArray
 
-LIMIT = 2**28
-"""Bytes of chunks that one array holds in memory at most."""
+LIMIT = 2**29
+"""Bytes of chunks that one array holds in memory at most: two sweeps that run side by side read a
+slab of half of it each."""
 
 _SLAB = 2**23
 _CHUNK = 2**21

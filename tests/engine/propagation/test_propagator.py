@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +24,8 @@ from napari_slmsam2.core.events import (
 )
 from napari_slmsam2.core.plan import BACKWARD, FORWARD, find_gaps, gaps_beside
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
+from napari_slmsam2.engine.classical.flow import FlowSegmenter
+from napari_slmsam2.engine.compact.segmenter import CompactSegmenter
 from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
 
 from ...fakes import (
@@ -406,6 +409,30 @@ def test_embeddings_stay_within_their_budget():
     plentiful = run(FakeSegmenter(), volume, prompts_of(seed(3), seed(20)))
     np.testing.assert_array_equal(drive.labels, plentiful.labels)
     assert plentiful.store.encoded == 30 < store.encoded
+
+
+def test_two_sweeps_side_by_side_read_each_slice_once_each():
+    """Of large slices: of one sweep at a time, three fit into what is stored."""
+    read = Counter()
+
+    class LargeSlice(np.ndarray):
+        nbytes = FlowSegmenter.most_stored // 3
+
+    class NeighboursToo(PairSegmenter):
+        most_stored = CompactSegmenter.most_stored
+
+        def encode_image(self, image):
+            read[image.tobytes()] += 1
+            return image.view(LargeSlice)
+
+        def segment(self, embedding, index, direction, banks, context):
+            for neighbour in (index - direction, index + direction):
+                context.embedding_of(neighbour)
+            return super().segment(embedding, index, direction, banks, context)
+
+    run(NeighboursToo(), bright_volume(16), prompts_of(seed(0), seed(15)))
+    assert len(read) == 16
+    assert max(read.values()) == 2
 
 
 def test_without_a_budget_every_visit_encodes():

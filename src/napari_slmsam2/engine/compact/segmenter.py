@@ -133,6 +133,9 @@ class CompactSegmenter(RawSliceSegmenter):
     reach = 1
     bidirectional = True
     default_merge = "sweeps"
+    most_stored = 5 * 2**25
+    """Seven slices where a model with one sweep at a time stores three: then two sweeps side by
+    side read each slice once."""
 
     def __init__(
         self,
