@@ -364,6 +364,17 @@ def test_a_thousand_labels_stay_fast(viewer, qtbot, segmenter):
     assert time.perf_counter() - started < 0.5
 
 
+def test_the_colour_of_a_label_is_exact_in_a_selected_row(bench, table):
+    bench.paint(5)
+    table.settle()
+    for select in (table.table.clearSelection, lambda: table.table.select(1)):
+        select()
+        picture = table.table.viewport().grab(table.table.visualRect(table.cell(1, Column.LABEL)))
+        shown = picture.toImage().pixelColor(10, picture.height() // 2)
+        expected = np.array(bench.layer.get_color(1)[:3]) * 255
+        np.testing.assert_allclose(shown.getRgb()[:3], expected, atol=2)
+
+
 def test_the_panel_has_a_button_for_the_table(bench, qtbot):
     bench.panel.label_table.click()
     QApplication.processEvents()

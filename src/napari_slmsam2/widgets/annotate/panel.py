@@ -160,8 +160,8 @@ class AnnotateWidget(PanelView):
             Shortcut("N", "Next slice to fix", self.next_to_fix),
             Shortcut("K", "Accept the label on this slice, or the 3D preview", self.accept),
             Shortcut("Shift+K", "Accept all labels on this slice", self.accept_all),
-            Shortcut("Shift+C", "Click points, or paint", self.click_points),
-            Shortcut("Shift+B", "Draw a box, or paint", self.draw_box),
+            Shortcut("Shift+C", "Click points; again: napari's own tools", self.click_points),
+            Shortcut("Shift+B", "Draw a box; again: napari's own tools", self.draw_box),
             Shortcut("Shift+S", "Starts here", self.mark_start),
             Shortcut("Shift+E", "Ends here", self.mark_end),
             Shortcut("Shift+X", "Absent here", self.mark_absent),
@@ -295,11 +295,11 @@ class AnnotateWidget(PanelView):
     # -- clicks and boxes
 
     def click_points(self) -> None:
-        """Clicks on the canvas are points of the object; again: paint."""
+        """Clicks on the canvas are points of the object; again: napari's own tools."""
         self.prompting.toggle(POINTS)
 
     def draw_box(self) -> None:
-        """Drags on the canvas are boxes around the object; again: paint."""
+        """Drags on the canvas are boxes around the object; again: napari's own tools."""
         self.prompting.toggle(BOX)
 
     def _drop_preview(self) -> None:

@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import Any
 
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSortFilterProxyModel, Qt, Signal
-from qtpy.QtGui import QColor, QIcon
+from qtpy.QtGui import QColor, QIcon, QPixmap
 
 from napari_slmsam2.core.label_table import RGBA
 from napari_slmsam2.session.label_rows import LabelRow, describe_volume
@@ -15,6 +15,8 @@ from napari_slmsam2.session.label_rows import LabelRow, describe_volume
 _Role = Qt.ItemDataRole
 SORT_ROLE = _Role.UserRole
 LABEL_ROLE = int(_Role.UserRole) + 1
+_SWATCH = 16
+"""Width and height of the colour of a label, in pixels."""
 
 
 class Column(IntEnum):
@@ -41,6 +43,15 @@ _TITLES = {
     Column.DONE: ("", "Done: you consider this label finished."),
 }
 _CHECKED = (Column.LOCKED, Column.DONE)
+
+
+def _swatch(colour: RGBA) -> QIcon:
+    """The colour of a label; Qt would tint it in a row that is selected."""
+    drawn = QPixmap(_SWATCH, _SWATCH)
+    drawn.fill(QColor.fromRgbF(*colour[:3]))
+    icon = QIcon(drawn)
+    icon.addPixmap(drawn, QIcon.Mode.Selected)
+    return icon
 
 
 class LabelTableModel(QAbstractTableModel):
@@ -135,7 +146,7 @@ class LabelTableModel(QAbstractTableModel):
         if role in (_Role.DisplayRole, _Role.EditRole):
             return _text(row, column)
         if role == _Role.DecorationRole and column == Column.LABEL and row.label in self._colours:
-            return QColor.fromRgbF(*self._colours[row.label][:3])
+            return _swatch(self._colours[row.label])
         if role == _Role.CheckStateRole and column in _CHECKED:
             checked = row.locked if column == Column.LOCKED else row.done
             return Qt.CheckState.Checked if checked else Qt.CheckState.Unchecked
