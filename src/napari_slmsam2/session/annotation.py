@@ -6,7 +6,7 @@ The command line, Python and the window share this one model. It imports neither
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -193,12 +193,12 @@ class Annotation:
         for label, (first, last) in self._prompts.extents.items():
             if not first <= index <= last:
                 plane[plane == label] = 0
+        crossing = self.crossing_seeds(index)
+        plane[crossing] = self.plane(index)[crossing]
         for seed in seeds:
             plane[plane == seed.label] = 0
             if seed.mask is not None:
                 plane[seed.mask] = seed.label
-        crossing = self.crossing_seeds(index)
-        plane[crossing] = self.plane(index)[crossing]
         if self.table.locked:
             accepted, locked = self.plane(index), sorted(self.table.locked)
             fixed = np.isin(accepted, locked) | np.isin(plane, locked)
@@ -248,7 +248,7 @@ class Annotation:
 
         Every label whose pixels changed becomes a seed with the pixels that it has now; a label
         that is no longer on the slice is absent. Strokes that were undone remove their seed, see
-        `Strokes`.
+        `Strokes`. Seeds of slices along another axis that the changed pixels cross adopt them.
 
         Parameters
         ----------
@@ -273,6 +273,11 @@ class Annotation:
                 prompts = self.strokes.take(prompts, label, index, known == label, plane == label)
             self.set_prompts(prompts)
             self.slices.accept(index, plane, changed)
+            rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+            plane_axes = [a for a in range(3) if a != self.volume.axis]
+            for other in self._crossing():
+                crossed = rows if other.volume.axis == plane_axes[0] else columns
+                other.set_prompts(other._with_pixels(crossed.tolist()))
         return labels
 
     def adopt(self, labels: Any) -> None:
@@ -283,17 +288,24 @@ class Annotation:
         labels : array_like of int, shape of the volume
         """
         changed = self.slices.replace(labels)
+        with self.lock:
+            self.set_prompts(self._with_pixels(range(self.volume.n_slices)))
+            self.propagated.stale |= changed
+
+    def _with_pixels(self, indices: Container[int]) -> PromptSet:
+        """The seeds, those of some slices with the pixels that their label has there now."""
         prompts = self._prompts
         for prompt in list(prompts):
+            if prompt.is_open or prompt.index not in indices:
+                continue
             now = self.plane(prompt.index) == prompt.label
             mask = np.zeros_like(now) if prompt.mask is None else prompt.mask
-            if not prompt.is_open and not np.array_equal(now, mask):
+            first, last = prompts.extents.get(prompt.label, (prompt.index, prompt.index))
+            if not np.array_equal(now, mask) and first <= prompt.index <= last:
                 prompts = prompts.with_prompt(
                     SlicePrompt.from_mask(prompt.label, prompt.index, now)
                 )
-        with self.lock:
-            self.set_prompts(prompts)
-            self.propagated.stale |= changed
+        return prompts
 
     # -- seeds and extents
 

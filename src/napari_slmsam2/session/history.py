@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -75,6 +75,11 @@ class EditStep:
         Scores of propagated slices to set, or (None) to remove.
     word : str
         What the user interface calls it, for example ``mark``, ``click`` or ``merge``.
+    beside : tuple of (Annotation, EditStep)
+        Edits of annotations of the same labels along other axes.
+    beside_last : bool
+        Whether they are applied after this one, not before. What takes an edit back is in the
+        opposite order.
     """
 
     extents: Mapping[int, tuple[int, int] | None] = field(default_factory=dict)
@@ -83,6 +88,8 @@ class EditStep:
     entries: Mapping[int, LabelEntry] = field(default_factory=dict)
     scores: Mapping[tuple[int, int], SliceQuality | None] = field(default_factory=dict)
     word: str = "mark"
+    beside: tuple[tuple[Annotation, EditStep], ...] = ()
+    beside_last: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -230,6 +237,7 @@ class History:
         entries: Mapping[int, LabelEntry] | None = None,
         scores: Mapping[tuple[int, int], SliceQuality | None] | None = None,
         removed: Iterable[int] = (),
+        beside: tuple[tuple[Annotation, EditStep], ...] = (),
     ) -> tuple[int, ...]:
         """Edit several labels as one step that `undo` takes back.
 
@@ -249,6 +257,8 @@ class History:
             Scores of propagated slices; not during a run.
         removed : iterable of int
             Labels that the edit removes: their results are void.
+        beside : tuple of (Annotation, EditStep)
+            See `EditStep`.
 
         Returns
         -------
@@ -269,7 +279,9 @@ class History:
                 # What restores this change makes it.
                 if (change := Change.between(plane, annotation.slices.read(index))) is not None
             }
-            step = EditStep(extents or {}, seeds or {}, pixels, entries or {}, scores or {}, word)
+            step = EditStep(
+                extents or {}, seeds or {}, pixels, entries or {}, scores or {}, word, beside
+            )
             inverse = self._apply(step)
             self._add(inverse)
             annotation.propagated.drop_labels(removed)
@@ -315,6 +327,14 @@ class History:
 
     def _apply(self, step: EditStep) -> EditStep:
         """Apply an edit; returns the edit that takes it back."""
+        if step.beside_last:
+            inverse = self._apply_here(step)
+        beside = tuple((other, other.history._apply(part)) for other, part in step.beside)
+        if not step.beside_last:
+            inverse = self._apply_here(step)
+        return replace(inverse, beside=beside, beside_last=not step.beside_last)
+
+    def _apply_here(self, step: EditStep) -> EditStep:
         annotation, slices = self._annotation, self._annotation.slices
         prompts, n_slices = annotation.prompts, annotation.volume.n_slices
         extents = {label: prompts.extents.get(label) for label in step.extents}

@@ -213,6 +213,12 @@ class SliceLabels:
             if other is not self and other._key == self._key:
                 other.uncounted.update(range(other._n_slices))
 
+    @property
+    def waiting(self) -> tuple[int, ...]:
+        """The slices with labels that wait for `commit`."""
+        with self._shared.lock:
+            return tuple(self._pending)
+
     def labelled_slices(self) -> tuple[int, ...]:
         """The slices that hold a label."""
         n_slices = self.array.shape[self._axis]

@@ -373,3 +373,22 @@ def test_a_killed_program_leaves_its_work(bench, recovery, repository):
     again.qtbot.waitUntil(lambda: again.seeds == {(5, 1)}, timeout=90_000)
     assert again.layer.data.shape == SHAPE
     assert again.layer.data[5].any()
+
+
+def test_strokes_across_the_slices_come_back_as_seeds_of_their_plane(bench):
+    bench.paint(2)
+    bench.layer.data[4:9, 4:9, 10] = 2  # as a linked view writes it
+    bench.layer.refresh()
+    bench.qtbot.waitUntil(lambda: not bench.panel.plane_bar.isHidden(), timeout=10_000)
+    labels = bench.layer.data.copy()
+    again = reopened(bench)
+    wait_for_offer(again)
+    again.panel.recovery.go_button.click()
+    again.qtbot.waitUntil(lambda: bool(again.seeds), timeout=90_000)
+    np.testing.assert_array_equal(again.layer.data, labels)
+    again.viewer.dims.order = (2, 0, 1)
+    assert again.seeds == {(10, 2)}
+    again.viewer.dims.order = (0, 1, 2)
+    assert again.seeds == {(2, 1)}
+    again.run()
+    np.testing.assert_array_equal(again.layer.data[:, :, 10] == 2, labels[:, :, 10] == 2)

@@ -130,6 +130,7 @@ class AnnotateWidget(PanelView):
         self.ends.clicked.connect(self.mark_end)
         self.absent.clicked.connect(self.mark_absent)
         self.take_labels.clicked.connect(lambda: self._attempt(space.take_labelled_slices))
+        self.plane_bar.follow(self.tracker.across)
         self.seeds.jump.connect(space.go_to)
         self.seeds.delete.connect(self._delete_seed)
         self.delete_seed.clicked.connect(self.seeds.delete_selected)
@@ -280,6 +281,7 @@ class AnnotateWidget(PanelView):
         self.open_session_button.setEnabled(not running and self.workspace.view is not None)
         self.run_bar.set_running(running, paused=self.runner.paused, resumable=self.runs.resumable)
         self.run_bar.go_button.setEnabled(idle)
+        self.plane_bar.show_question(self.tracker.across.question, running=running)
 
     def _show_strip(self) -> None:
         """Show seeds and confidence of all labels, or of the selected one."""

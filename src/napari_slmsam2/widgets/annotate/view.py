@@ -6,6 +6,7 @@ from napari import Viewer
 from napari.layers import Image, Labels
 from qtpy.QtWidgets import QCheckBox, QWidget
 
+from napari_slmsam2.widgets.annotate.plane_bar import PlaneBar
 from napari_slmsam2.widgets.annotate.seed_list import SeedList
 from napari_slmsam2.widgets.common.choosers import (
     LayerChooser,
@@ -47,7 +48,7 @@ class PanelView(ClosingWidget):
         self.setMinimumWidth(240)
 
     def _make_parts(self, viewer: Viewer, preferences: Preferences) -> None:
-        self.recovery = RecoveryBar()
+        self.recovery, self.plane_bar = RecoveryBar(), PlaneBar()
         self.images, self.labels = LayerChooser(viewer, Image), LayerChooser(viewer, Labels)
         self.images.setToolTip("The image that is segmented.")
         self.levels = NarrowCombo()
@@ -153,6 +154,7 @@ class PanelView(ClosingWidget):
         settings = column(form(("Device", self.model.devices)), self.settings)
         return [
             self.recovery,
+            self.plane_bar,
             group(
                 "Layers",
                 layers,

@@ -13,7 +13,9 @@ from napari.utils.notifications import show_error, show_warning
 from qtpy.QtCore import QObject, Signal
 
 from napari_slmsam2.core.errors import SlmSam2Error
+from napari_slmsam2.core.prompts import PromptSet
 from napari_slmsam2.core.volume import Volume
+from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.widgets.common.wording import window_text
 from napari_slmsam2.widgets.files.autosave import Autosave
 from napari_slmsam2.widgets.files.recovery import Recovered
@@ -56,6 +58,7 @@ class Files(QObject):
         self._runner, self._tracker = runner, tracker
         self._offers: WeakKeyDictionary[Image, list[Recovered]] = WeakKeyDictionary()
         self._run_image: Image | None = None
+        self._kept: WeakKeyDictionary[Annotation, PromptSet] = WeakKeyDictionary()
         self._closed = False
         self.autosave = Autosave(self)
         self.autosave.found.connect(self._on_found)
@@ -144,8 +147,15 @@ class Files(QObject):
 
     def _keep(self) -> None:
         stack, image = self._workspace.stack, self._workspace.image
-        if stack is not None and image is not None:
-            self.autosave.touch(stack, image, self._view.read_request(image))
+        if stack is None or image is None:
+            return
+        request = self._view.read_request(image)
+        self.autosave.touch(stack, image, request)
+        for other in self._workspace.stacks:  # painted in another view, or changed by an undo
+            prompts, before = other.annotation.prompts, self._kept.get(other.annotation)
+            if other is not stack and prompts is not before and (before or prompts):
+                self.autosave.touch(other, image, request)
+            self._kept[other.annotation] = prompts
 
     def _on_started(self) -> None:
         self._run_image = self._workspace.image

@@ -9,6 +9,7 @@ from napari.layers import Labels
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer
 
+from napari_slmsam2.widgets.workspace.across import PaintedAcross, find_plane_across, is_line
 from napari_slmsam2.widgets.workspace.grid import StackArray
 from napari_slmsam2.widgets.workspace.workspace import Workspace
 
@@ -31,11 +32,13 @@ class SeedTracker(QObject):
         super().__init__(workspace)
         self._workspace = workspace
         self._layer: Labels | None = None
+        self._array: Any = None
         self._drawn_index = -1
         self._compare_all = False
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self.flush)
+        self.across = PaintedAcross(workspace)
         workspace.target_changed.connect(self._follow)
         self._follow()
 
@@ -57,8 +60,11 @@ class SeedTracker(QObject):
         stack, index = self._workspace.stack, self._workspace.index
         if stack is None:
             return False
-        annotation, sink = stack.annotation, stack.sink
-        if not annotation.take_edit(index, sink.read(index)):
+        plane = stack.sink.read(index)
+        changed = plane != stack.annotation.plane(index)
+        if is_line(changed):  # perhaps a part of a stroke across the slices
+            return self.scan_all()
+        if not self.across.take(stack, index, plane):
             return False
         self._workspace.seeds_changed.emit()
         return True
@@ -74,7 +80,12 @@ class SeedTracker(QObject):
             indices = annotation.slices.changed_slices(StackArray(sink.layer.data, sink.view))
         else:
             indices = tuple({p.index for p in annotation.prompts} | {self._workspace.index})
-        changed = [bool(annotation.take_edit(i, sink.read(i))) for i in indices]
+        if len(indices) > 1 and sink.layer.n_edit_dimensions < 3:
+            found = find_plane_across(stack, indices)
+            other = None if found is None else self._workspace.stack_across(found.axis)
+            if found is not None and other is not None:
+                stack, indices = other, (found.index,)
+        changed = [bool(self.across.take(stack, i, stack.sink.read(i))) for i in indices]
         if any(changed):
             self._workspace.seeds_changed.emit()
         return any(changed)
@@ -93,6 +104,7 @@ class SeedTracker(QObject):
             events.data.disconnect(self._on_data)
             events.selected_label.disconnect(self._on_label)
         self._layer = layer
+        self._array = None if layer is None else layer.data
         if layer is not None:
             layer.events.paint.connect(self._on_paint)
             layer.events.set_data.connect(self._on_drawn)
@@ -119,8 +131,14 @@ class SeedTracker(QObject):
             self._timer.start(_DEBOUNCE_MS)
 
     def _on_data(self, event: Any = None) -> None:
-        if self._layer is not None:
-            self._workspace.replaced(self._layer)
+        if self._layer is None or self._workspace.writing:
+            return
+        if self._layer.data is self._array:  # a linked view announces what it wrote
+            self._compare_all = True
+            self._timer.start(_DEBOUNCE_MS)
+            return
+        self._array = self._layer.data
+        self._workspace.replaced(self._layer)
 
     def _on_label(self, event: Any = None) -> None:
         """Make room for the next label where the last one that the array can hold is chosen.

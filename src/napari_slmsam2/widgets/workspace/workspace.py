@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from types import EllipsisType
 from typing import Any
@@ -29,6 +30,7 @@ from napari_slmsam2.widgets.workspace.grid import (
     make_labels_layer,
     make_volume,
     show_slice,
+    show_view,
     slice_on_screen,
     view_on_screen,
 )
@@ -197,6 +199,17 @@ class Workspace(QObject):
     def stacks(self) -> tuple[Stack, ...]:
         """All stacks of slices of the Labels layer that were on screen: planes, time points."""
         return self._stacks.of(self.labels)
+
+    def stack_across(self, axis: int) -> Stack | None:
+        """The voxels of the stack on screen, with slices along another of its three axes."""
+        if self._view is None or self.image is None or self.labels is None:
+            return None
+        return self._stacks.at(self.image, self.labels, replace(self._view, axis=axis))
+
+    def show_stack(self, stack: Stack) -> None:
+        """Order the axes so that the sliders move through a stack."""
+        if self.image is not None and stack.sink.view != self._view:
+            show_view(self.image, stack.sink.view, self.viewer.dims)
 
     @property
     def annotation(self) -> Annotation | None:
@@ -407,6 +420,8 @@ class Workspace(QObject):
         try:
             if self.stack is not None:
                 self.stack.sink.show(indices)
+                for other in self.stacks:  # an edit may have changed slices along another axis
+                    other.sink.show(other.annotation.slices.waiting)
                 self.stack.sink.show_table()
                 self.stack.sink.flush()
         finally:
