@@ -126,6 +126,32 @@ def test_workers_write_the_chunks_that_they_do_not_share(cli, volume, monkeypatc
     assert left == ["same.ome.zarr", "same.ome.zarr.batch.json"]
 
 
+def test_a_part_that_cannot_be_copied_fails_alone(cli, volume, monkeypatch):
+    monkeypatch.setattr(label_store, "label_chunks", lambda shape, *_: (4, *shape[1:]))
+    engine, write = InThisProcess(), LabelStore.write
+    errors = [OSError(28, "No space left on device")]
+
+    def failing_once(store, first, labels):
+        write(store, first, labels)
+        if engine.working and ".parts" not in str(store.folder) and errors:
+            raise errors.pop()
+
+    monkeypatch.setattr(LabelStore, "write", failing_once)
+    monkeypatch.setattr(sys.modules["napari_slmsam2.cli.batch"], "_engine", lambda options: engine)
+    report = volume / "jobs.jsonl"
+    options = ("--split", 50, "--model", "interpolation", "--report", report)
+    failed = cli(*command(volume, "out.ome.zarr", *options))
+    assert failed.code == 1
+    lines = [json.loads(line) for line in report.read_text().splitlines()]
+    ends = [(line["status"], "No space left" in (line["error"] or "")) for line in lines]
+    assert sorted(ends) == [("done", False)] * 4 + [("failed", True)] * 2
+    assert not [path for path in volume.iterdir() if path.name.startswith(".")]
+    assert not (volume / "out.ome.zarr").exists()
+    again = cli(*command(volume, "out.ome.zarr", *options))
+    assert again.code == 0, again.err
+    assert "5 skipped" in again.out
+
+
 def test_parts_end_where_no_gap_is_cut(cli, volume):
     listed = cli(*command(volume, "out.ome.zarr", "--split", 50, "--dry-run"))
     assert listed.code == 0, listed.err

@@ -177,8 +177,7 @@ class _Volume:
         """Take the result of a part; returns that of the volume when it is known."""
         self.left.discard(result.number)
         if result.status in ("failed", "cancelled"):
-            self.left.clear()
-            self.stream.discard()
+            self.left.clear()  # other parts may still write the file: `run_split` discards it
             where = next(p.where for p, _ in self.split.parts if p.number == result.number)
             text = f"{where}: {result.error}"
             return JobResult(self.split.job.number, result.status, error=text, attempts=0)
