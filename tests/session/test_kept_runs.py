@@ -98,3 +98,27 @@ def test_the_state_holds_data_only(scan, tmp_path):
                 target.writestr(member, data)
         with pytest.raises(SessionFileError, match="is damaged"):
             load_session(evil, image=session.volume, with_state=True)
+
+
+def test_a_run_of_another_version_is_not_continued(scan, tmp_path):
+    """Its visits had another order; seeds, settings and labels are read as ever."""
+    import json
+    import zipfile
+
+    session, path = new_session(scan, "flow"), tmp_path / "run.slmsam2"
+    list(session.propagate(should_stop=lambda: session.labels.any(axis=(0, 1)).sum() > 4))
+    save_session(session, path, with_state=True)
+    older = tmp_path / "older.slmsam2"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(older, "w") as target:
+        for member in source.namelist():
+            data = source.read(member)
+            if member == "session.json":
+                content = json.loads(data)
+                del content["state"]["version"]
+                data = json.dumps(content).encode()
+            target.writestr(member, data)
+    with pytest.raises(SessionFileError, match="interrupted run of another version"):
+        load_session(older, image=session.volume, with_state=True)
+    again = load_session(older, image=session.volume)
+    np.testing.assert_array_equal(again.labels, session.labels)
+    assert again.prompts.prompts.keys() == session.prompts.prompts.keys()

@@ -40,7 +40,7 @@ from napari_slmsam2.session.file.records import (
     unpack_scores,
     unpack_table,
 )
-from napari_slmsam2.session.file.run_state import StatePacker, StateReader
+from napari_slmsam2.session.file.run_state import STATE_VERSION, StatePacker, StateReader
 from napari_slmsam2.session.label_array import LabelArray
 from napari_slmsam2.session.replay import replay
 from napari_slmsam2.session.run_records import RunRecord
@@ -177,7 +177,8 @@ def save_session(
     state = session.paused_state if with_state else None
     if state is not None:
         packer = StatePacker(arrays)
-        content["state"] = {"root": packer.pack(state), "nodes": packer.nodes}
+        root = packer.pack(state)
+        content["state"] = {"version": STATE_VERSION, "root": root, "nodes": packer.nodes}
 
     def write(target: Path) -> None:
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=3) as file:
@@ -314,7 +315,7 @@ def load_session(
     ------
     SessionFileError
         The file is missing, is no session, is damaged or of a newer version, or does not
-        belong to the image.
+        belong to the image; or the state is one of another version.
     """
     path = Path(path)
     content, arrays = read_archive(path)
@@ -345,6 +346,11 @@ def load_session(
         scores = unpack_scores(arrays.read_any(_SCORES)) if arrays.has(_SCORES) else None
         session.annotation.restore(prompts, runs, dirty, table, scores)
         if with_state and "state" in content:
+            if content["state"].get("version") != STATE_VERSION:
+                raise SessionFileError(
+                    str(path), "holds an interrupted run of another version of napari-slmsam2",
+                    hint="Continue it with that version, or start the run again.",
+                )  # fmt: skip
             session.config = session.runs[-1].config  # with what was chosen for that run
             state, ready = content["state"], session.load_model()
             states = StateReader(state["nodes"], arrays, ready.device)

@@ -16,6 +16,10 @@ import numpy as np
 from napari_slmsam2.core.soft_masks import SoftMasks
 from napari_slmsam2.session.file.arrays import Arrays, Members
 
+STATE_VERSION = 2
+"""Increased where an interrupted run of an older version would continue differently: 2 since the
+forward and the backward steps of `compact` alternate."""
+
 _PACKAGE = "napari_slmsam2."
 _FOLDER = "state"
 
