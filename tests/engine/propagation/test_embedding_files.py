@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from napari_slmsam2.core.atomic_write import AtomicTarget
 from napari_slmsam2.core.errors import SlmSam2Warning
 from napari_slmsam2.engine.propagation.embedding_files import (
     EmbeddingFiles,
@@ -163,3 +164,18 @@ def test_processes_share_a_folder(tmp_path):
     files = stored_files(tmp_path)
     assert 1 <= len(files) <= 4 + 2, "each further process may exceed the size by one file"
     assert len(list(tmp_path.iterdir())) == len(files), "no temporary file is left"
+
+
+def write_and_die(folder) -> None:
+    target = AtomicTarget(folder / "key.embedding")
+    target.place.write_bytes(b"half of it")
+    os._exit(1)
+
+
+def test_clearing_deletes_what_a_killed_process_left(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=write_and_die, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert len(list(tmp_path.iterdir())) == 1
+    assert clear_embeddings(tmp_path) == 0
+    assert not list(tmp_path.iterdir())

@@ -435,6 +435,22 @@ def test_two_sweeps_side_by_side_read_each_slice_once_each():
     assert max(read.values()) == 2
 
 
+@pytest.mark.parametrize(("most", "reserved"), [(None, 2**31), (2**26, 2**26)])
+def test_memory_is_reserved_for_what_is_stored_of_slices_only(most, reserved):
+    asked = []
+
+    class Measured(FakeSegmenter):
+        most_stored = most
+
+        def labels_at_once(self, shape, *, seeds, reserved):
+            asked.append((shape, seeds, reserved))
+            return 1
+
+    store = EmbeddingCache(2**31)
+    run(Measured(), bright_volume(5), prompts_of(seed(0), seed(4)), store=store)
+    assert asked == [(SLICE, 2, reserved)]
+
+
 def test_without_a_budget_every_visit_encodes():
     store = EmbeddingCache(0)
     run(FakeSegmenter(), bright_volume(10), prompts_of(seed(3)), store=store)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import platformdirs
 
-from napari_slmsam2.core.atomic_write import AtomicTarget
+from napari_slmsam2.core.atomic_write import AtomicTarget, clear_abandoned
 from napari_slmsam2.core.errors import OutputError, SlmSam2Warning
 
 if TYPE_CHECKING:
@@ -70,7 +70,15 @@ def stored_files(folder: str | os.PathLike[str]) -> list[StoredFile]:
 
 
 def clear_embeddings(folder: str | os.PathLike[str]) -> int:
-    """Delete all encoded slices in a folder; returns the bytes that were freed."""
+    """Delete all encoded slices in a folder; returns the bytes that were freed.
+
+    What killed processes have left there is deleted as well, and not counted.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.listdir(folder):
+            if entry.startswith(".") and _SUFFIX in entry:
+                key = entry[1:].partition(_SUFFIX)[0]
+                clear_abandoned(Path(folder) / f"{key}{_SUFFIX}")
     return sum(file.nbytes for file in stored_files(folder) if _remove(file.path))
 
 

@@ -387,7 +387,10 @@ class Propagator:
         if measure is None:
             return LABELS_AT_ONCE
         seeds = Counter(p.label for p in self._task.prompts if p.label in running)
-        reserved = self._embeddings.budget - self._embeddings.nbytes
+        budget = self._embeddings.budget
+        most = getattr(self._segmenter, "most_stored", None)
+        stored = budget if most is None else min(most, budget)
+        reserved = max(0, stored - self._embeddings.nbytes)
         shape = self._task.volume.slice_shape
         return int(measure(shape, seeds=max(seeds.values(), default=1), reserved=reserved))
 
