@@ -50,6 +50,17 @@ def test_a_button_brings_an_open_panel_to_the_front(bench, button, title):
     assert in_front().startswith(title)
 
 
+@pytest.mark.parametrize("panel", ["annotate", "adapt"])
+def test_a_panel_is_not_narrower_than_its_content(bench, panel):
+    widget = bench.panel if panel == "annotate" else AdaptWidget(bench.viewer)
+    if panel == "adapt":
+        bench.viewer.window.add_dock_widget(widget, name="Adapt")
+    QApplication.processEvents()
+    area = widget.layout().itemAt(0).widget()
+    needed = area.widget().minimumSizeHint().width() + area.verticalScrollBar().sizeHint().width()
+    assert (widget.minimumWidth() or widget.minimumSizeHint().width()) >= needed
+
+
 def _dock_of(widget):
     while not isinstance(widget, QDockWidget):
         widget = widget.parentWidget()

@@ -57,7 +57,6 @@ class AdaptView(ClosingWidget):
         self.result.setToolTip("Comparison of the adapted model with its base model.")
         self.manager = ModelManager(self.folder)
         scrolled(self, *self._arrange())
-        self.setMinimumWidth(240)
         self.show_recipe()
         self.show_result("")
 

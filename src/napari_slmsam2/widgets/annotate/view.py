@@ -45,7 +45,6 @@ class PanelView(ClosingWidget):
         super().__init__()
         self._make_parts(viewer, preferences)
         scrolled(self, *self._arrange())
-        self.setMinimumWidth(240)
 
     def _make_parts(self, viewer: Viewer, preferences: Preferences) -> None:
         self.recovery, self.plane_bar = RecoveryBar(), PlaneBar()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QSize, Qt
 from qtpy.QtWidgets import (
     QFormLayout,
     QFrame,
@@ -87,6 +87,15 @@ def _fill(layout: QVBoxLayout, parts: Iterable[QWidget | QLayout]) -> None:
             layout.addWidget(part)
 
 
+class _Column(QScrollArea):
+    """Scrolls its content vertically, and is never narrower than it."""
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802 - Qt's name
+        """The width of the content beside the scroll bar."""
+        content, bar = self.widget().minimumSizeHint(), self.verticalScrollBar().sizeHint()
+        return QSize(content.width() + bar.width(), super().minimumSizeHint().height())
+
+
 def scrolled(parent: QWidget, *parts: QWidget) -> None:
     """Fill a widget with a column of parts that scrolls if the window is too low."""
     inner = QWidget()
@@ -96,7 +105,7 @@ def scrolled(parent: QWidget, *parts: QWidget) -> None:
     for part in parts:
         layout.addWidget(part)
     layout.addStretch()
-    area = QScrollArea()
+    area = _Column()
     area.setWidgetResizable(True)
     area.setFrameShape(QFrame.Shape.NoFrame)
     area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
