@@ -47,6 +47,14 @@ def test_a_job_runs_once(job):
     assert not check_job(job).done
 
 
+def test_only_a_result_of_another_batch_is_noted(job):
+    """A worker of the same batch that dies after the job is started again."""
+    run_recorded(job, writes(job, "--out"))
+    assert run_recorded(job, writes(job, "--out")).notes == ()
+    (note,) = run_recorded(replace(job, batch="second"), writes(job, "--out")).notes
+    assert "another batch" in note
+
+
 def test_files_of_others_are_not_replaced(job):
     job.outputs["--out"].write_bytes(b"mine")
     execute = writes(job, "--out")

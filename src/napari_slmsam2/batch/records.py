@@ -20,6 +20,7 @@ from napari_slmsam2.engine.weights.registry import get_model, is_weights_file
 from napari_slmsam2.io.formats import DICOM, format_to_read
 
 SUFFIX = ".batch.json"
+_DONE_MEANWHILE = "was done by another batch in the meantime"
 _COMPANIONS = {
     ".hdr": (".img", ".img.gz"),
     ".img": (".hdr",),
@@ -106,7 +107,9 @@ def run_recorded(job: Job, execute: Callable[[tuple[str, ...]], Executed]) -> Ex
     """
     check = check_job(job)
     if check.done:
-        return Executed(True, notes=("was done by another batch in the meantime",))
+        # The worker of this batch may have died after the job, while it copied a part.
+        is_own = _read(record_path(job)).get("batch") == job.batch
+        return Executed(True, notes=() if is_own else (_DONE_MEANWHILE,))
     if check.problem is not None:
         return Executed(False, (f"{check.problem}; --force replaces it.",))
     path = record_path(job)
