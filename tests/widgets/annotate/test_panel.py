@@ -759,6 +759,15 @@ def test_undo_and_next_are_in_sight_on_a_small_screen(bench, theme):
     assert all(0 < bottom <= 640 for bottom in _bottoms(bench.panel))
 
 
+def test_undo_and_next_are_in_sight_beside_the_question_of_strokes_across(bench, qtbot):
+    bench.paint(2)
+    bench.run()
+    bench.layer.data[4:9, 3, 4:9] = 1
+    bench.layer.refresh()
+    qtbot.waitUntil(lambda: not bench.panel.plane_bar.isHidden(), timeout=10_000)
+    assert all(0 < bottom <= 655 for bottom in _bottoms(bench.panel))
+
+
 def test_nothing_moves_under_the_pointer_when_a_run_begins_and_ends(bench, qtbot):
     bench.paint(5)
     qtbot.wait(20)

@@ -103,6 +103,21 @@ def test_a_stroke_that_is_undone_is_not_asked_about(bench, sagittal):
     np.testing.assert_array_equal(bench.layer.data, before)
     assert not asked(bench)
     assert bench.seeds == {(2, 1)}
+    sagittal.layer.redo()
+    sagittal.settle()
+    assert asked(bench)
+
+
+def test_a_seed_that_a_redone_stroke_crosses_can_be_corrected(bench, sagittal):
+    bench.paint(6)
+    sagittal.paint(6, 2, 20)
+    assert bench.panel.plane_bar.correct_button.isEnabled()
+    sagittal.undo()
+    sagittal.layer.redo()
+    sagittal.settle()
+    assert bench.panel.plane_bar.correct_button.isEnabled()
+    paint(bench, 6, 12, 3, label=2, size=4)
+    assert bench.panel.plane_bar.correct_button.isEnabled()
 
 
 def test_a_stroke_across_a_seed_belongs_to_the_seed_too(bench, sagittal):

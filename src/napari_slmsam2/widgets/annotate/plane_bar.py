@@ -23,8 +23,8 @@ class PlaneBar(QFrame):
         self._question: Question | None = None
         self.text = wrapped_label()
         self.text.setToolTip("Until you choose, no run writes on the planes that you painted.")
-        self.correct_button = button("Use as corrections", "The crossed slices become seeds.")
-        self.along_button = button("Run along this plane", "It is the plane of slices from now on.")
+        self.correct_button = button("Correct slices", "The crossed slices become seeds.")
+        self.along_button = button("Run along it", "It is the plane of slices from now on.")
         self.remove_button = button(
             "Remove", "Restore the labels from before these strokes; Undo brings them back."
         )
@@ -32,9 +32,9 @@ class PlaneBar(QFrame):
         layout.setContentsMargins(6, 2, 6, 2)
         layout.setSpacing(3)
         layout.addWidget(self.text)
-        layout.addWidget(self.correct_button)
-        answers = row(self.along_button, self.remove_button)
-        answers.setStretch(0, 2)
+        answers = row(self.correct_button, self.along_button, self.remove_button)
+        for place, stretch in enumerate((5, 4, 3)):
+            answers.setStretch(place, stretch)
         layout.addLayout(answers)
         self.setFrameShape(QFrame.Shape.StyledPanel)
         self.hide()
@@ -56,7 +56,7 @@ class PlaneBar(QFrame):
         self.text.setText(f"Painted on a plane of axis {painted}; slices run along axis {slices}.")
         self.correct_button.setEnabled(corrected > 0)
         self.correct_button.setToolTip(
-            f"{corrected} of {crossed} crossed slices become seeds, with their masks as they are "
+            f"{corrected} of {crossed} crossed slices are seeds then, with their masks as they are "
             "now. On a slice without a mask of the label a stroke is only a line: it makes no seed "
             "there, and the next run may replace it."
         )

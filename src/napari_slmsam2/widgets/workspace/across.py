@@ -104,11 +104,11 @@ class PaintedAcross(QObject):
 
     @property
     def question(self) -> Question | None:
-        """The first open question about the voxels on screen."""
+        """The latest open question about the voxels on screen."""
         here, labels = self._workspace.stack, self._workspace.labels
         if here is None or labels is None:
             return None
-        for found in self._questions.get(labels, ()):
+        for found in reversed(self._questions.get(labels, [])):
             same = found.painted.annotation.key == here.annotation.key
             if same and found.painted in self._workspace.stacks and found.strokes.planes:
                 return found
@@ -128,12 +128,16 @@ class PaintedAcross(QObject):
         if np.array_equal(plane, stack.annotation.plane(index)):
             return ()
         questions = self._questions.setdefault(stack.sink.layer, [])
-        found = next((x for x in questions if x.painted is stack and x.strokes.planes), None)
+        found = next(
+            (x for x in reversed(questions) if x.painted is stack and x.strokes.planes), None
+        )
         if found is None:
             slices = self._slices_beside(stack)
             if slices is None:
                 return stack.annotation.take_edit(index, plane)
             found = Question(StrokesAcross(slices.annotation, stack.annotation), slices, stack)
+            # Strokes that were undone are those of the new series where they are redone.
+            questions[:] = [x for x in questions if x.strokes.count_crossed()[0]]
             questions.append(found)
         return found.strokes.take(index, plane)
 
@@ -157,7 +161,9 @@ class PaintedAcross(QObject):
 
     def run_along(self, question: Question) -> None:
         """The painted planes are the slices from now on."""
-        question.strokes.settled = True
+        for one in self._questions.get(question.painted.sink.layer, ()):
+            if one.painted is question.painted:
+                one.strokes.settled = True
         self._workspace.show_stack(question.painted)
         self._workspace.seeds_changed.emit()
 
