@@ -239,6 +239,26 @@ def test_clicks_come_back_with_what_was_found_for_them(tmp_path, volume):
     assert (session.labels[6] == 2).any(), "the run has found it"
 
 
+def test_lassos_and_scribbles_come_back_and_replay(tmp_path, volume):
+    session = SegmentationSession(volume, model="flow")
+    corners = [(13, 9), (13, 23), (25, 23), (25, 9)]
+    session.add_prompt(session.answer(SlicePrompt.from_lasso(2, 6, corners)))
+    scribble = SlicePrompt.from_scribble(1, 6, [(10, 8), (10, 9), (25, 3)], [1, 1, 0])
+    session.add_prompt(scribble.refine([(11, 9)], [1]))
+    run(session)
+    again = check_replay(session, tmp_path / "a.slmsam2")
+    lasso, scribble = again.prompts.get(2, 6), again.prompts.get(1, 6)
+    np.testing.assert_array_equal(lasso.lasso, corners)
+    np.testing.assert_array_equal(lasso.mask, session.prompts.get(2, 6).mask)
+    assert scribble.is_open
+    np.testing.assert_array_equal(scribble.scribble, [(10, 8), (10, 9), (25, 3)])
+    np.testing.assert_array_equal(scribble.scribble_labels, [1, 1, 0])
+    np.testing.assert_array_equal(scribble.points, [(11, 9)])
+    assert scribble.previous.scribble is not None
+    assert not len(scribble.previous.points)
+    assert (session.labels[6] == 1).any(), "the run has found it"
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A tiny random SLM-SAM 2 network in a file."""

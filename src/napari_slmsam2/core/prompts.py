@@ -11,6 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_slmsam2.core.errors import PromptError
+from napari_slmsam2.core.prompt_checks import (
+    check_inside,
+    check_reaches,
+    checked_box,
+    checked_outline,
+    checked_places,
+    checked_signs,
+    frozen,
+)
 
 
 class PromptKind(Enum):
@@ -21,17 +30,12 @@ class PromptKind(Enum):
     ABSENT = "absent"
 
 
-def _frozen(array: npt.ArrayLike, dtype: npt.DTypeLike) -> np.ndarray:
-    copy = np.array(array, dtype=dtype, order="C")
-    copy.setflags(write=False)
-    return copy
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class SlicePrompt:
     """One annotated slice of one label (SAM 2: a conditioning frame with its prompt).
 
-    Make one with `from_mask`, `from_points`, `from_box` or `absent_at`.
+    Make one with `from_mask`, `from_points`, `from_box`, `from_lasso`, `from_scribble` or
+    `absent_at`. Points, box, lasso and scribble may come together.
 
     Attributes
     ----------
@@ -48,6 +52,12 @@ class SlicePrompt:
         1 inside the object, 0 outside.
     box : tuple of float, or None
         ``(row_min, column_min, row_max, column_max)`` in slice pixels.
+    lasso : ndarray of float, shape (N, 2), or None
+        Corners of a polygon, ``(row, column)``, whose interior is roughly the object.
+    scribble : ndarray of int, shape (N, 2), or None
+        Pixels under strokes, ``(row, column)``.
+    scribble_labels : ndarray of int, shape (N,), or None
+        1 inside the object, 0 outside.
     previous : SlicePrompt or None
         The prompt that these points refine: its mask logits are fed back to the network.
     """
@@ -59,6 +69,9 @@ class SlicePrompt:
     points: npt.NDArray[np.float64] | None = None
     point_labels: npt.NDArray[np.int32] | None = None
     box: tuple[float, float, float, float] | None = None
+    lasso: npt.NDArray[np.float64] | None = None
+    scribble: npt.NDArray[np.int64] | None = None
+    scribble_labels: npt.NDArray[np.int32] | None = None
     previous: SlicePrompt | None = None
 
     def __post_init__(self) -> None:
@@ -91,9 +104,9 @@ class SlicePrompt:
                 expected="2 dimensions",
                 found=f"shape {array.shape}",
             )
-        frozen = _frozen(array != 0, bool)
-        kind = PromptKind.MASK if frozen.any() else PromptKind.ABSENT
-        return cls(int(label), int(index), kind, mask=frozen if kind is PromptKind.MASK else None)
+        drawn = frozen(array != 0, bool)
+        kind = PromptKind.MASK if drawn.any() else PromptKind.ABSENT
+        return cls(int(label), int(index), kind, mask=drawn if kind is PromptKind.MASK else None)
 
     @classmethod
     def of_labels(cls, plane: npt.NDArray[np.integer], index: int) -> tuple[SlicePrompt, ...]:
@@ -140,57 +153,16 @@ class SlicePrompt:
             The arrays do not fit each other, a point label is neither 0 nor 1, or the box is empty.
         """
         where = f"prompt of label {label} on slice {index}"
-        coordinates = _frozen(points, np.float64)
-        if coordinates.size == 0:
-            coordinates = coordinates.reshape(0, 2)
-        if coordinates.ndim != 2 or coordinates.shape[1] != 2:
-            raise PromptError(
-                where,
-                "the points are not a list of (row, column)",
-                expected="shape (N, 2)",
-                found=f"shape {coordinates.shape}",
-            )
-        signs = (
-            np.ones(len(coordinates))
-            if point_labels is None
-            else np.asarray(point_labels).reshape(-1)
-        )
-        if len(signs) != len(coordinates):
-            raise PromptError(
-                where,
-                "points and point labels differ in number",
-                expected=f"{len(coordinates)} point labels",
-                found=len(signs),
-            )
-        if not np.isin(signs, (0, 1)).all():
-            raise PromptError(
-                where,
-                "a point label is neither 0 (outside) nor 1 (inside)",
-                found=sorted(set(np.asarray(signs).tolist())),
-            )
+        coordinates = checked_places(where, points)
         if box is None and len(coordinates) == 0:
             raise PromptError(where, "has neither a point nor a box")
-        if not np.isfinite(coordinates).all():
-            raise PromptError(where, "a point is not finite")
-        if box is not None:
-            row_min, column_min, row_max, column_max = (float(v) for v in box)
-            if not (row_min < row_max and column_min < column_max):
-                raise PromptError(
-                    where,
-                    "the box is empty",
-                    expected="(row_min, column_min, row_max, column_max)",
-                    found=box,
-                )
-            box = (row_min, column_min, row_max, column_max)
-            if not np.isfinite(box).all():
-                raise PromptError(where, "the box is not finite", found=box)
         return cls(
             int(label),
             int(index),
             PromptKind.POINTS,
             points=coordinates,
-            point_labels=_frozen(signs, np.int32),
-            box=box,
+            point_labels=checked_signs(where, coordinates, point_labels),
+            box=None if box is None else checked_box(where, box),
         )
 
     @classmethod
@@ -200,9 +172,53 @@ class SlicePrompt:
         """A box ``(row_min, column_min, row_max, column_max)`` round the object."""
         return cls.from_points(label, index, np.empty((0, 2)), box=box)
 
+    @classmethod
+    def from_lasso(cls, label: int, index: int, outline: npt.ArrayLike) -> SlicePrompt:
+        """A polygon drawn around the object, roughly.
+
+        Parameters
+        ----------
+        label, index : int
+        outline : array_like of float, shape (N, 2)
+            Its corners, ``(row, column)``.
+
+        Raises
+        ------
+        PromptError
+            It has fewer than three corners, or encloses nothing.
+        """
+        nothing = cls(int(label), int(index), PromptKind.POINTS, *_no_clicks())
+        return nothing.with_lasso(outline)
+
+    @classmethod
+    def from_scribble(
+        cls,
+        label: int,
+        index: int,
+        pixels: npt.ArrayLike,
+        pixel_labels: npt.ArrayLike | None = None,
+    ) -> SlicePrompt:
+        """Strokes through the object, and through what it is not.
+
+        Parameters
+        ----------
+        label, index : int
+        pixels : array_like of int, shape (N, 2)
+            Pixels under the strokes, ``(row, column)``.
+        pixel_labels : array_like of int, shape (N,), optional
+            1 inside, 0 outside the object. Default: all inside.
+
+        Raises
+        ------
+        PromptError
+            The arrays do not fit each other, or there is no pixel.
+        """
+        nothing = cls(int(label), int(index), PromptKind.POINTS, *_no_clicks())
+        return nothing.with_scribble(pixels, pixel_labels)
+
     @property
     def is_open(self) -> bool:
-        """Whether these are points or a box for which no mask is known yet."""
+        """Whether these are points or a drawing for which no mask is known yet."""
         return self.kind is PromptKind.POINTS and self.mask is None
 
     def answered(self, mask: npt.ArrayLike) -> SlicePrompt:
@@ -212,11 +228,44 @@ class SlicePrompt:
         ----------
         mask : array_like of bool, shape (H, W)
         """
-        return replace(self, mask=_frozen(np.asarray(mask) != 0, bool))
+        return replace(self, mask=frozen(np.asarray(mask) != 0, bool))
 
     def unanswered(self) -> SlicePrompt:
         """These points and box without a mask, see `answered`."""
         return self if self.mask is None else replace(self, mask=None)
+
+    def with_lasso(self, outline: npt.ArrayLike) -> SlicePrompt:
+        """The same points and drawings with another lasso, and no mask; see `from_lasso`."""
+        corners = checked_outline(self._described(), outline)
+        return replace(self._refined(), lasso=corners)
+
+    def with_scribble(
+        self, pixels: npt.ArrayLike, pixel_labels: npt.ArrayLike | None = None
+    ) -> SlicePrompt:
+        """The same points and drawings with another scribble, and no mask; see `from_scribble`."""
+        where = self._described()
+        places = checked_places(where, pixels)
+        if not len(places):
+            raise PromptError(where, "the scribble has no pixel")
+        signs = checked_signs(where, places, pixel_labels)
+        scribble = frozen(np.rint(places), np.int64)
+        return replace(self._refined(), scribble=scribble, scribble_labels=signs)
+
+    def _described(self) -> str:
+        return f"prompt of label {self.label} on slice {self.index}"
+
+    def _refined(self) -> SlicePrompt:
+        """The start of a prompt that refines this one; a network is fed back what it found."""
+        if self.kind is not PromptKind.POINTS:
+            raise PromptError(
+                self._described(),
+                "only points and boxes, lassos and scribbles can be refined",
+                found=self.kind.value,
+                hint="Replace the seed instead.",
+            )
+        drawn = (self.points is not None and len(self.points)) or self.box is not None
+        drawn = drawn or self.lasso is not None or self.scribble is not None
+        return replace(self, mask=None, previous=self.unanswered() if drawn else None)
 
     def refine(
         self, points: npt.ArrayLike, point_labels: npt.ArrayLike | None = None
@@ -225,46 +274,22 @@ class SlicePrompt:
 
         The new prompt holds all points so far, as SAM 2 repeats the earlier ones, and no mask.
         """
-        if self.kind is not PromptKind.POINTS:
-            raise PromptError(
-                f"prompt of label {self.label} on slice {self.index}",
-                "only points and boxes can be refined by clicks",
-                found=self.kind.value,
-                hint="Replace the seed instead.",
-            )
+        refined = self._refined()
         more = self.from_points(self.label, self.index, points, point_labels)
         assert self.points is not None
         assert self.point_labels is not None
         assert more.points is not None
         assert more.point_labels is not None
         return replace(
-            more,
-            points=_frozen(np.concatenate([self.points, more.points]), np.float64),
-            point_labels=_frozen(np.concatenate([self.point_labels, more.point_labels]), np.int32),
-            box=self.box,
-            previous=self.unanswered(),
+            refined,
+            points=frozen(np.concatenate([self.points, more.points]), np.float64),
+            point_labels=frozen(np.concatenate([self.point_labels, more.point_labels]), np.int32),
         )
 
 
-def _check_points(prompt: SlicePrompt, where: str, slice_shape: tuple[int, int]) -> None:
-    """Raise `PromptError` where a point, or the whole box, lies outside the slice."""
-    rim = np.asarray(slice_shape) - 0.5
-    if prompt.points is not None and ((prompt.points < -0.5) | (prompt.points > rim)).any():
-        raise PromptError(
-            where,
-            "a point lies outside the slice",
-            expected=f"(row, column) within a slice of {tuple(slice_shape)}",
-            found=prompt.points.tolist(),
-        )
-    if prompt.box is not None:
-        low, high = np.array(prompt.box).reshape(2, 2)
-        if (high < -0.5).any() or (low > rim).any():
-            raise PromptError(
-                where,
-                "the box lies outside the slice",
-                expected=f"a box that meets a slice of {tuple(slice_shape)}",
-                found=prompt.box,
-            )
+def _no_clicks() -> tuple[None, npt.NDArray[np.float64], npt.NDArray[np.int32]]:
+    """Mask, points and point labels of a prompt that is only drawn."""
+    return None, frozen(np.empty((0, 2)), np.float64), frozen(np.empty(0), np.int32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -375,7 +400,12 @@ class PromptSet:
                     expected=tuple(slice_shape),
                     found=prompt.mask.shape,
                 )
-            _check_points(prompt, where, slice_shape)
+            places = prompt.points, prompt.scribble
+            check_inside(where, [x for x in places if x is not None], slice_shape)
+            if prompt.box is not None:
+                check_reaches(where, "box", np.array(prompt.box).reshape(2, 2), slice_shape)
+            if prompt.lasso is not None:
+                check_reaches(where, "lasso", prompt.lasso, slice_shape)
         for label, (first, last) in self.extents.items():
             if last >= n_slices:
                 raise PromptError(

@@ -170,9 +170,11 @@ POINT = SlicePrompt.from_points(1, 5, [(18, 15), (2, 2)], [1, 0])
         SlicePrompt.from_box(1, 5, (9, 8, 28, 22)),
         SlicePrompt.from_points(1, 5, [(18, 15)], box=(9, 8, 28, 22)),
         POINT.refine([(25, 15)], [1]),
+        SlicePrompt.from_lasso(1, 5, [(9, 8), (9, 22), (28, 22), (28, 8)]),
+        SlicePrompt.from_scribble(1, 5, [(18, 14), (18, 15), (2, 2)], [1, 1, 0]),
     ],
 )
-def test_points_and_boxes_give_a_mask_on_their_slice(make_segmenter, textured, prompt):
+def test_points_boxes_and_drawings_give_a_mask_on_their_slice(make_segmenter, textured, prompt):
     drive = run(make_segmenter(), cut(textured, 10), prompts_of(prompt))
     answer = drive.result.seed_masks[1, 5]
     assert answer.any()

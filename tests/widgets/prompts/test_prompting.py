@@ -273,7 +273,7 @@ def test_the_checkbox_turns_clicks_around(clicker):
 def test_what_cannot_be_asked_is_told(clicker, model):
     clicker.panel.prompt_bar.points.click()
     clicker.click(7, 10, modifiers=("Shift",))
-    assert clicker.told == "Click on the object first."
+    assert clicker.told == "Mark the object first."
     model.problem = PromptError("clicks", "cannot be read today")
     clicker.click(7, 10)
     assert "cannot be read today" in clicker.told

@@ -16,6 +16,9 @@ SMOOTHING = 0.7
 STEP, EDGE, UNLIKE = 0.02, 1.0, 0.5
 """Weights of the cost of a pixel: constant, gradient, difference from the clicked intensities."""
 
+MOST_KNOWN = 16
+"""Clicked intensities that are compared at most; those of strokes are represented by quantiles."""
+
 CONTRAST_REACH = 32
 """Half the side of the square whose contrast is the unit of intensity, in pixels."""
 
@@ -57,6 +60,8 @@ def intensity_cost(smooth: Field, pixels: Pixels) -> Field:
         np.median(smooth[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3])
         for row, column in pixels
     ]
+    if len(known) > MOST_KNOWN:  # of strokes
+        known = np.quantile(known, np.linspace(0, 1, MOST_KNOWN)).tolist()
     return UNLIKE * np.asarray(np.min([np.abs(smooth - value) for value in known], axis=0))
 
 

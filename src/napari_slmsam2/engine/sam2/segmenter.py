@@ -15,6 +15,7 @@ from napari_slmsam2.core.errors import DeviceMemoryError
 from napari_slmsam2.core.memory import MemoryBank
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.core.segmenter import SegmentedSlice, SweepContext
+from napari_slmsam2.engine.clicks.as_clicks import as_clicks
 from napari_slmsam2.engine.device import (
     computing,
     free_cached_memory,
@@ -295,7 +296,7 @@ class NetworkSegmenter:
         if previous_logits is None and prompt.previous is not None:
             earlier = self.answer(embedding, prompt.previous, shape, memory)
             previous_logits = earlier.low_res_logits
-        coordinates, labels = self.preprocessor.points(prompt, shape)
+        coordinates, labels = self.preprocessor.points(as_clicks(prompt, shape), shape)
         return self.network.prompt_points(embedding, coordinates, labels, previous_logits, memory)
 
     def remember(

@@ -68,6 +68,7 @@ class Packed:
                 "signs": None if prompt.point_labels is None else prompt.point_labels.tolist(),
                 "box": prompt.box,
                 "previous": previous,
+                **_drawn(prompt),
             }
         )
         return number
@@ -98,6 +99,36 @@ class Packed:
         }
 
 
+def _drawn(prompt: SlicePrompt) -> dict[str, Any]:
+    """The lasso and the scribble of a prompt, where it has them, as values for JSON."""
+    values: dict[str, Any] = {}
+    if prompt.lasso is not None:
+        values["lasso"] = prompt.lasso.tolist()
+    if prompt.scribble is not None and prompt.scribble_labels is not None:
+        values["scribble"] = prompt.scribble.tolist()
+        values["scribble_signs"] = prompt.scribble_labels.tolist()
+    return values
+
+
+def _pointed(label: int, index: int, values: Mapping[str, Any]) -> SlicePrompt:
+    """Points, box, lasso and scribble from the values of a prompt, without a mask."""
+    points = np.array(values["points"], float).reshape(-1, 2)
+    box = None if values["box"] is None else tuple(values["box"])
+    # Files of earlier versions have neither of them.
+    lasso, scribble = values.get("lasso"), values.get("scribble")
+    if len(points) or box is not None:
+        prompt = SlicePrompt.from_points(label, index, points, values["signs"], box)
+        prompt = prompt if lasso is None else prompt.with_lasso(lasso)
+    elif lasso is not None:
+        prompt = SlicePrompt.from_lasso(label, index, lasso)
+    else:
+        signs = values.get("scribble_signs")
+        return SlicePrompt.from_scribble(label, index, scribble or [], signs)
+    if scribble is not None:
+        prompt = prompt.with_scribble(scribble, values["scribble_signs"])
+    return dataclasses.replace(prompt, previous=None)
+
+
 class Unpacked:
     """The inverse of `Packed`."""
 
@@ -126,9 +157,7 @@ class Unpacked:
         if kind is PromptKind.MASK:
             mask = self._arrays.read(values["mask"], self._volume.slice_shape)
             return SlicePrompt.from_mask(label, index, mask)
-        points = np.array(values["points"], float).reshape(-1, 2)
-        box = None if values["box"] is None else tuple(values["box"])
-        prompt = SlicePrompt.from_points(label, index, points, values["signs"], box)
+        prompt = _pointed(label, index, values)
         if values["mask"] is not None:
             mask = self._arrays.read(values["mask"], self._volume.slice_shape)
             prompt = prompt.answered(mask)

@@ -19,7 +19,7 @@ from napari_slmsam2.widgets.common.keys import Shortcut, Shortcuts, show_keys
 from napari_slmsam2.widgets.common.layout import set_text
 from napari_slmsam2.widgets.common.preferences import read_preferences
 from napari_slmsam2.widgets.files.files import Files
-from napari_slmsam2.widgets.prompts.bar import BOX, POINTS
+from napari_slmsam2.widgets.prompts.bar import BOX, LASSO, POINTS, SCRIBBLE
 from napari_slmsam2.widgets.prompts.look_alikes import LookAlikes
 from napari_slmsam2.widgets.prompts.prompting import Prompting
 from napari_slmsam2.widgets.runs.next_time import NextTime
@@ -84,6 +84,8 @@ class AnnotateWidget(PanelView):
                 self.accept_button: self.accept,
                 self.prompt_bar.points: self.click_points,
                 self.prompt_bar.box: self.draw_box,
+                self.prompt_bar.lasso: self.draw_lasso,
+                self.prompt_bar.scribble: self.draw_scribble,
                 self.starts: self.mark_start,
                 self.ends: self.mark_end,
                 self.absent: self.mark_absent,
@@ -163,6 +165,8 @@ class AnnotateWidget(PanelView):
             Shortcut("Shift+K", "Accept all labels on this slice", self.accept_all),
             Shortcut("Shift+C", "Click points; again: napari's own tools", self.click_points),
             Shortcut("Shift+B", "Draw a box; again: napari's own tools", self.draw_box),
+            Shortcut("Shift+O", "Draw a lasso; again: napari's own tools", self.draw_lasso),
+            Shortcut("Shift+D", "Draw a scribble; again: napari's own tools", self.draw_scribble),
             Shortcut("Shift+S", "Starts here", self.mark_start),
             Shortcut("Shift+E", "Ends here", self.mark_end),
             Shortcut("Shift+X", "Absent here", self.mark_absent),
@@ -303,6 +307,14 @@ class AnnotateWidget(PanelView):
     def draw_box(self) -> None:
         """Drags on the canvas are boxes around the object; again: napari's own tools."""
         self.prompting.toggle(BOX)
+
+    def draw_lasso(self) -> None:
+        """A polygon on the canvas is a rough outline of the object; again: napari's own tools."""
+        self.prompting.toggle(LASSO)
+
+    def draw_scribble(self) -> None:
+        """Strokes on the canvas mark the object; again: napari's own tools."""
+        self.prompting.toggle(SCRIBBLE)
 
     def _drop_preview(self) -> None:
         """A run fills the slices that are previewed."""

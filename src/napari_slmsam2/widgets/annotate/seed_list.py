@@ -11,7 +11,6 @@ from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
 
 BEGINS, ENDS = "begins here", "ends here"
 _WORDS = {PromptKind.MASK: "painted", PromptKind.POINTS: "points", PromptKind.ABSENT: "absent"}
-_BOX = "box"
 
 Row = tuple[int, int, str]
 
@@ -47,8 +46,11 @@ def _voxels(stray: StraySeed) -> str:
 
 
 def _word(prompt: SlicePrompt) -> str:
-    only_box = prompt.points is not None and not len(prompt.points)
-    return _BOX if only_box else _WORDS[prompt.kind]
+    if prompt.points is None or len(prompt.points):
+        return _WORDS[prompt.kind]
+    if prompt.scribble is not None:
+        return "scribble"
+    return "box" if prompt.lasso is None else "lasso"
 
 
 class SeedList(QTableWidget):

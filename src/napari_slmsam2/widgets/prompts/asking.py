@@ -128,7 +128,7 @@ class Asking(QObject):
             return
         clicked = seed if seed is not None and seed.kind is PromptKind.POINTS else None
         if clicked is None and pointed.needs_object:
-            self._refuse("Click on the object first.")
+            self._refuse("Mark the object first.")
             return
         request = self._request()
         if isinstance(request, str):

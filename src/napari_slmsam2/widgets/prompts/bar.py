@@ -1,4 +1,4 @@
-"""Paint, points, box or removal: what the mouse does on the canvas."""
+"""Paint, points, box, lasso, scribble or removal: what the mouse does on the canvas."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from napari_slmsam2.widgets.common.choosers import wrapped_label
 from napari_slmsam2.widgets.common.layout import button, row, set_text
 
 PAINT, POINTS, BOX, REMOVE = "paint", "points", "box", "remove"
+LASSO, SCRIBBLE = "lasso", "scribble"
 OFF = "off"
 """The mouse belongs to napari's own tools."""
 
@@ -21,17 +22,19 @@ _HINTS = {
     POINTS: "Click on the object; Shift+click where it is not. Escape: napari's own tools.",
     REMOVE: "Click on a seed to remove it with its pixels. Escape: napari's own tools.",
     BOX: "Drag a box; click, or Shift+click, to correct. Escape: napari's own tools.",
+    LASSO: "Drag roughly around the object. Points correct it. Escape: napari's own tools.",
+    SCRIBBLE: "Draw through the object; then, where it is not. Escape: napari's own tools.",
 }
 
 
 class PromptBar(QWidget):
-    """Four buttons, of which at most one is down, and a line that describes what to do.
+    """Six buttons, of which at most one is down, and a line that describes what to do.
 
     None is down while the mouse pans the canvas, or while another tool of napari is chosen.
     """
 
     chosen = Signal(str)
-    """A person chose ``paint``, ``points``, ``box`` or ``remove``."""
+    """A person chose ``paint``, ``points``, ``box``, ``lasso``, ``scribble`` or ``remove``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,11 +47,17 @@ class PromptBar(QWidget):
         self.box = self._button(
             BOX, "Box", "Drag a box around the object: its mask appears at once."
         )
+        self.lasso = self._button(
+            LASSO, "Lasso", "Draw a rough outline around the object: its mask appears at once."
+        )
+        self.scribble = self._button(
+            SCRIBBLE, "Scribble", "Draw strokes through the object: its mask appears at once."
+        )
         self.remove = self._button(
             REMOVE, "Remove", "Click on a seed of this slice to remove it with its pixels."
         )
-        self.outside = QCheckBox("Click where the object is not")
-        self.outside.setToolTip("Clicks are outside of the object, as with Shift.")
+        self.outside = QCheckBox("Mark where the object is not")
+        self.outside.setToolTip("Clicks (as with Shift) and strokes are outside of the object.")
         self.reach = _reach_box()
         self.take = button("Accept all", "Fill the previewed slices; they are no seeds. Key: K")
         self.drop = button("Drop", "Remove the preview; the mask of this slice stays. Key: Escape")
@@ -57,12 +66,14 @@ class PromptBar(QWidget):
         self._buttons = QWidget()
         self._buttons.setLayout(row(self.take, self.drop))
         self._buttons.layout().setContentsMargins(0, 0, 0, 0)
+        self._mode = OFF
         self._hint = wrapped_label()
         self._hint.setToolTip("What the mouse does on the canvas.")
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(3)
-        layout.addLayout(row(self.paint, self.points, self.box, self.remove))
+        layout.addLayout(row(self.paint, self.points, self.box))
+        layout.addLayout(row(self.lasso, self.scribble, self.remove))
         layout.addWidget(self.outside)
         layout.addWidget(self.reach)
         layout.addWidget(self._hint)
@@ -72,11 +83,12 @@ class PromptBar(QWidget):
         self.set_mode(OFF)
 
     def set_mode(self, mode: str) -> None:
-        """Show ``paint``, ``points``, ``box``, ``remove`` or ``off``, without a signal."""
+        """Show a mode, or ``off``, without a signal."""
         self._check(mode)
-        self.outside.setChecked(False)
-        for widget in (self.outside, self.reach):
-            widget.setHidden(mode not in (POINTS, BOX))
+        if mode != self._mode:
+            self.outside.setChecked(False)
+        self.outside.setHidden(mode not in (POINTS, BOX, SCRIBBLE))
+        self.reach.setHidden(mode not in (POINTS, BOX, LASSO, SCRIBBLE))
         self._mode = mode
         self.set_hint("")
 
@@ -113,7 +125,8 @@ class PromptBar(QWidget):
 
     def _check(self, mode: str) -> None:
         buttons = {
-            PAINT: self.paint, POINTS: self.points, BOX: self.box, REMOVE: self.remove
+            PAINT: self.paint, POINTS: self.points, BOX: self.box, REMOVE: self.remove,
+            LASSO: self.lasso, SCRIBBLE: self.scribble,
         }  # fmt: skip
         for name, one in buttons.items():
             one.setChecked(name == mode)

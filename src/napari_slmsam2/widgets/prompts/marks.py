@@ -44,7 +44,7 @@ class PromptMarks:
         prompts: Iterable[SlicePrompt],
         drawn: SlicePrompt | None = None,
     ) -> None:
-        """Show the clicks and boxes of prompts, and of one that is being drawn on a slice."""
+        """Show clicks, boxes and lassos of prompts, and of one that is being drawn on a slice."""
         here = False
         clicks: list[npt.NDArray[np.float64]] = []
         signs: list[int] = []
@@ -54,8 +54,7 @@ class PromptMarks:
                 clicks += [in_layer(view, image.ndim, prompt.index, p) for p in prompt.points]
                 signs += prompt.point_labels.tolist()
                 here = here or prompt.index == index
-            if prompt.box is not None:
-                lines += _outline(view, image.ndim, prompt)
+            lines += _outlines(view, image.ndim, prompt)
         points = self._layer(image, Points, clicks)
         if points is not None and signs:
             colours = [_INSIDE if sign else _OUTSIDE for sign in signs]
@@ -100,7 +99,11 @@ class PromptMarks:
             )
         else:
             layer = Vectors(
-                np.array(data), ndim=image.ndim, name="boxes", vector_style="line", **grid
+                np.array(data),
+                ndim=image.ndim,
+                name="boxes",
+                vector_style="line",
+                **grid,
             )
         add_own_layer(self._viewer, layer)
         layer.editable = False
@@ -120,15 +123,20 @@ def in_layer(
     return full
 
 
-def _outline(view: SliceView, ndim: int, prompt: SlicePrompt) -> list[npt.NDArray[np.float64]]:
-    """The four sides of a box, each as start and direction, shape (2, ndim)."""
-    assert prompt.box is not None
-    top, left, bottom, right = prompt.box
-    corners = [
-        in_layer(view, ndim, prompt.index, np.array(corner))
-        for corner in ((top, left), (top, right), (bottom, right), (bottom, left))
-    ]
-    return [np.stack([a, b - a]) for a, b in zip(corners, corners[1:] + corners[:1], strict=True)]
+def _outlines(view: SliceView, ndim: int, prompt: SlicePrompt) -> list[npt.NDArray[np.float64]]:
+    """The sides of box and lasso, each as start and direction, shape (2, ndim)."""
+    polygons: list[npt.NDArray[np.float64]] = []
+    if prompt.box is not None:
+        top, left, bottom, right = prompt.box
+        polygons.append(np.array([(top, left), (top, right), (bottom, right), (bottom, left)]))
+    if prompt.lasso is not None:
+        polygons.append(prompt.lasso)
+    sides = []
+    for polygon in polygons:
+        corners = [in_layer(view, ndim, prompt.index, corner) for corner in polygon]
+        pairs = zip(corners, corners[1:] + corners[:1], strict=True)
+        sides += [np.stack([a, b - a]) for a, b in pairs]
+    return sides
 
 
 def _nothing(kind: type[Layer], ndim: int) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Clicks and boxes on the canvas become masks of the slice on screen, at once."""
+"""What is pointed at or drawn on the canvas becomes a mask of the slice on screen, at once."""
 
 from __future__ import annotations
 
@@ -12,8 +12,17 @@ from qtpy.QtCore import QObject
 
 from napari_slmsam2.core.errors import SlmSam2Error
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
-from napari_slmsam2.widgets.prompts.asking import Asking
-from napari_slmsam2.widgets.prompts.bar import BOX, OFF, PAINT, REMOVE, PromptBar
+from napari_slmsam2.widgets.prompts.asking import Asking, CanvasPrompt
+from napari_slmsam2.widgets.prompts.bar import (
+    BOX,
+    LASSO,
+    OFF,
+    PAINT,
+    REMOVE,
+    SCRIBBLE,
+    PromptBar,
+)
+from napari_slmsam2.widgets.prompts.drawing import LassoLayer, ScribbleLayer
 from napari_slmsam2.widgets.prompts.marks import PromptMarks
 from napari_slmsam2.widgets.prompts.preview import SweepPreview, describe_preview
 from napari_slmsam2.widgets.runs.runner import Runner
@@ -26,6 +35,12 @@ _SLACK = 4.0
 """A press that moves less, in pixels of the screen, is a click."""
 
 Place = tuple[float, float]
+
+_DRAWING: dict[str, type[LassoLayer] | type[ScribbleLayer]] = {
+    LASSO: LassoLayer,
+    SCRIBBLE: ScribbleLayer,
+}
+"""Modes with a layer of their own, in which napari's tools draw."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +74,7 @@ class _CanvasPrompt:
 
 
 class Prompting(QObject):
-    """The mouse on the canvas while points or boxes are chosen.
+    """The mouse on the canvas while points, boxes, lassos or scribbles are chosen.
 
     Parameters
     ----------
@@ -87,6 +102,7 @@ class Prompting(QObject):
         self._asking = Asking(workspace, tracker, runner, request, lambda: bar.reach.value())
         self._mode = OFF
         self._layer: Labels | None = None
+        self._drawing: LassoLayer | ScribbleLayer | None = None
         self._watched: Labels | None = None
         self._mode_before = "pan_zoom"
         self._double_clicks: list[Callable[..., None]] = []
@@ -94,7 +110,8 @@ class Prompting(QObject):
         bar.chosen.connect(self.set_mode)
         bar.drop.clicked.connect(self.preview.drop)
         self._asking.began.connect(self._show)
-        self._asking.refused.connect(self._show)
+        self._asking.refused.connect(self._on_refused)
+        bar.outside.toggled.connect(self._on_outside)
         self._asking.hint.connect(bar.set_hint)
         self.preview.changed.connect(self._show_preview)
         workspace.target_changed.connect(self._on_target)
@@ -115,7 +132,7 @@ class Prompting(QObject):
 
     @property
     def mode(self) -> str:
-        """``points``, ``box``, ``remove``, or ``off``: the mouse belongs to napari's own tools."""
+        """The mode of the bar; ``off``: the mouse belongs to napari's own tools."""
         return self._mode
 
     @property
@@ -157,7 +174,7 @@ class Prompting(QObject):
         self.set_mode(OFF if mode == self._mode else mode)
 
     def set_mode(self, mode: str) -> None:
-        """Choose ``paint`` (napari's brush), ``points``, ``box``, ``remove`` or ``off``."""
+        """Choose a mode of the bar (``paint`` is napari's brush), or ``off``."""
         if self._workspace.stack is None:
             mode = OFF
         wanted = OFF if mode == PAINT else mode
@@ -194,7 +211,11 @@ class Prompting(QObject):
     def _on_active(self, event: Any = None) -> None:
         """Another layer takes the mouse: clicks are ours only while it pans."""
         active = self._viewer.layers.selection.active
-        if self._mode != OFF and active is not None and str(active.mode) != "pan_zoom":
+        if self._drawing is not None:
+            other = active is not self._drawing.layer
+        else:
+            other = active is not None and str(active.mode) != "pan_zoom"
+        if self._mode != OFF and other:
             self.set_mode(OFF)
         else:
             self._show_mode()
@@ -205,8 +226,9 @@ class Prompting(QObject):
         layer = self._workspace.labels
         assert layer is not None
         self._mode, self._layer, self._mode_before = mode, layer, str(layer.mode)
-        self._viewer.layers.selection.active = layer
+        # First of all: a layer that becomes active with another tool ends the mode.
         layer.mode = "pan_zoom"
+        self._viewer.layers.selection.active = layer
         # A drag draws the box and must not move the picture.
         layer.mouse_pan = mode != BOX
         layer.events.mode.connect(self._on_layer_mode)
@@ -215,7 +237,19 @@ class Prompting(QObject):
         # napari would zoom, and the second of two fast clicks would be lost.
         self._double_clicks = list(self._viewer.mouse_double_click_callbacks)
         self._viewer.mouse_double_click_callbacks[:] = [self._on_double_click]
+        if mode in _DRAWING:
+            self._begin_drawing(mode)
         self._show()
+
+    def _begin_drawing(self, mode: str) -> None:
+        image, view = self._workspace.image, self._workspace.view
+        assert image is not None
+        assert view is not None
+        drawing = _DRAWING[mode](self._viewer, image, view)
+        drawing.drawn.connect(self._asking.ask)
+        drawing.layer.bind_key("Escape", self._on_escape, overwrite=True)
+        self._drawing = drawing
+        self._viewer.layers.selection.active = drawing.layer
 
     def _leave(self) -> None:
         self._drop()
@@ -224,6 +258,11 @@ class Prompting(QObject):
         if layer is None:
             return
         self._mode = OFF
+        drawing, self._drawing = self._drawing, None
+        if drawing is not None:
+            drawing.remove()
+            if layer in self._viewer.layers and self._viewer.layers.selection.active is None:
+                self._viewer.layers.selection.active = layer
         self._viewer.mouse_drag_callbacks.remove(self._on_mouse)
         self._viewer.mouse_double_click_callbacks.remove(self._on_double_click)
         self._viewer.mouse_double_click_callbacks[:0] = self._double_clicks
@@ -234,7 +273,7 @@ class Prompting(QObject):
             layer.mode = self._mode_before
         self._marks.clear()
 
-    def _on_escape(self, layer: Labels) -> None:
+    def _on_escape(self, layer: Any) -> None:
         """Drop the preview; without one, return to napari's own tools."""
         if self.preview.active:
             self.preview.drop()
@@ -265,8 +304,9 @@ class Prompting(QObject):
         while event.type == "mouse_move":
             dragged = dragged or float(np.hypot(*(event.pos - pressed))) > _SLACK
             here = self._place(event.position, clip=True) or here
-            if dragged and self._mode == BOX:
-                self._show(_CanvasPrompt(None, place, here))
+            box = _CanvasPrompt(None, place, here)
+            if dragged and self._mode == BOX and not box.empty:
+                self._show(box)
             yield
         if not dragged:
             self._enqueue(click)
@@ -291,6 +331,8 @@ class Prompting(QObject):
         """``(row, column)`` on the slice on screen; None outside of it and in 3D."""
         space = self._workspace
         active = self._viewer.layers.selection.active
+        if self._drawing is not None:
+            return None
         if self._viewer.dims.ndisplay != 2 or space.image is None or space.view is None:
             return None
         if active is not None and str(active.mode) != "pan_zoom":
@@ -336,14 +378,26 @@ class Prompting(QObject):
             self._bar.set_hint("")
         self._show()
 
-    def _show(self, pointed: _CanvasPrompt | None = None) -> None:
-        """Show all clicks of the stack, and the pending one."""
+    def _on_refused(self) -> None:
+        if self._drawing is not None:
+            self._drawing.reset()
+        self._show()
+
+    def _on_outside(self, outside: bool) -> None:
+        if self._drawing is not None:
+            self._drawing.set_outside(outside)
+
+    def _show(self, pointed: CanvasPrompt | None = None) -> None:
+        """Show all prompts of the stack, and the pending one."""
         space = self._workspace
         annotation, view, image = space.annotation, space.view, space.image
         if self._mode == OFF or annotation is None or view is None or image is None:
             return
         drawn = None
-        if pointed is not None and not pointed.empty:
+        if pointed is not None:
             drawn = pointed.added_to(None, space.label, space.index)
         prompts = [p for p in annotation.prompts if p.kind is PromptKind.POINTS]
         self._marks.show(image, view, space.index, prompts, drawn)
+        if self._drawing is not None and pointed is None:
+            known = annotation.prompts.get(space.label, space.index)
+            self._drawing.show(view, space.index, known)
