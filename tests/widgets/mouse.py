@@ -186,6 +186,44 @@ def click(person: Person) -> dict[str, Any]:
     layer.mode = "pan_zoom"
     person.click_twice((35, 55))
     told["a double click zooms again"] = bool(person.viewer.scene.camera.zoom > 1.5 * zoom)
+    person.viewer.reset_view()
+    return told | draw(person)
+
+
+def draw(person: Person) -> dict[str, Any]:
+    """Draw a lasso, accept its preview by key, draw a scribble, and back by Escape."""
+    told: dict[str, Any] = {}
+    panel, preview = person.panel, person.panel.prompting.preview
+    prompts = lambda: panel.workspace.annotation.prompts  # noqa: E731
+    person.layer.selected_label = 4
+
+    def drag(*places: tuple[float, float]) -> None:
+        person.drag(*places)
+        person.live(lambda: not panel.prompting.busy, seconds=60)
+        person.live(lambda: preview.active and not preview.running, seconds=60)
+
+    panel.workspace.go_to(9)
+    person.press(Qt.Key.Key_O, SHIFT)
+    drag((10, 20), (10, 35), (10, 50), (20, 52), (30, 50), (30, 35), (30, 20), (20, 20))
+    lasso = prompts().get(4, 9).lasso
+    told["lasso"] = [*lasso.min(0).round().tolist(), *lasso.max(0).round().tolist()]
+    told["lasso previewed"] = list(preview.slices)
+    person.press(Qt.Key.Key_K)
+    told["slices accepted"] = np.flatnonzero((person.layer.data == 4).any((1, 2))).tolist()
+
+    panel.workspace.go_to(3)
+    person.press(Qt.Key.Key_D, SHIFT)
+    told["scribbling"] = [panel.prompting.mode, person.viewer.layers.selection.active.name]
+    drag((20, 30), (20, 45), (20, 60))
+    pixels = prompts().get(4, 3).scribble
+    told["scribble"] = [*pixels.min(0).tolist(), *pixels.max(0).tolist()]
+    person.press(Qt.Key.Key_Escape)
+    told["after one escape of drawing"] = [panel.prompting.mode, preview.active]
+    person.press(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier | ALT)
+    told["undone scribble"] = prompts().get(4, 3) is None
+    person.press(Qt.Key.Key_Escape)
+    active = person.viewer.layers.selection.active.name
+    told["after drawing"] = [panel.prompting.mode, active, *(x.name for x in person.viewer.layers)]
     return told
 
 

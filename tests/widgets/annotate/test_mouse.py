@@ -92,3 +92,15 @@ def test_escape_leaves_no_trace_of_clicking(told):
     assert set(told["layers while clicking"]) == shown
     assert told["after one escape"] == ["box", False]
     assert told["after escape"] == ["off", "scan", "scan labels"]
+
+
+def test_a_lasso_and_a_scribble_are_drawn_previewed_and_accepted_by_key(told):
+    np.testing.assert_allclose(told["lasso"], [10, 20, 30, 52], atol=1)
+    assert told["lasso previewed"] == [4, 5, 6, 7, 8, 10, 11]
+    # On 7 and 10, seeds of other labels keep their pixels.
+    assert told["slices accepted"] == [4, 5, 6, 8, 9, 11]
+    assert told["scribbling"] == ["scribble", "scribble"]
+    np.testing.assert_allclose(told["scribble"], [20, 30, 20, 60], atol=2)
+    assert told["after one escape of drawing"] == ["scribble", False]
+    assert told["undone scribble"]
+    assert told["after drawing"] == ["off", "scan labels", "scan", "scan labels"]

@@ -15,7 +15,7 @@ from napari.utils.interactions import (
 from qtpy.QtWidgets import QApplication
 from tests.widgets.prompts.test_prompting import Clicker, Gated, Wrapped, blobs, overlap
 
-OUTLINE = [(3, 5), (3, 10), (3, 16), (7, 17), (11, 16), (11, 10), (11, 5), (7, 4)]
+OUTLINE = [(3.4, 5.4), (3.2, 10), (3.4, 15.6), (7, 16), (10.6, 15.6), (10.8, 10), (10.6, 5.4), (7, 5)]
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_strokes_are_a_mask_and_each_is_undone_alone(clicker):
     layer = drawing(clicker, Labels)
     assert layer.mode == "paint"
     layer.brush_size = 1
-    drag(clicker, layer, (7, 8), (7, 13))
+    drag(clicker, layer, (7, 7), (7, 14))
     assert overlap(clicker.mask(5)) > 0.9
     assert clicker.panel.seeds.rows == [(5, 1, "scribble")]
     one = clicker.mask(5)
@@ -170,3 +170,26 @@ def test_escape_and_other_tools_remove_the_layer(clicker, kind):
 def test_the_keys_are_free(clicker):
     keys = {s.key for s in clicker.panel.shortcuts.bound}
     assert {"Shift+O", "Shift+D"} <= keys
+
+
+@pytest.mark.parametrize("kind", [Shapes, Labels])
+def test_what_was_drawn_is_previewed_in_3d_while_the_tool_stays_chosen(clicker, kind):
+    clicker.panel.prompt_bar.reach.setValue(2)
+    start = clicker.panel.draw_lasso if kind is Shapes else clicker.panel.draw_scribble
+    start()
+    layer = drawing(clicker, kind)
+    preview = clicker.panel.prompting.preview
+    drag(clicker, layer, *(OUTLINE if kind is Shapes else [(7, 7), (7, 14)]))
+    clicker.qtbot.waitUntil(lambda: preview.slices == (3, 4, 6, 7), timeout=20_000)
+    clicker.qtbot.waitUntil(lambda: not preview.running, timeout=20_000)
+    assert clicker.panel.prompting.mode == ("lasso" if kind is Shapes else "scribble")
+    assert clicker.viewer.layers.selection.active is layer
+    assert not clicker.layer.data[4].any()
+    clicker.panel.accept()
+    assert clicker.layer.data[[3, 4, 6, 7]].any((1, 2)).all()
+    assert clicker.seeds == {(5, 1)}
+    drag(clicker, layer, *(OUTLINE if kind is Shapes else [(6, 7), (6, 14)]))
+    clicker.qtbot.waitUntil(lambda: preview.slices == (3, 4, 6, 7), timeout=20_000)
+    next(f for k, f in layer.keymap.items() if str(k) == "Escape")(layer)
+    assert not preview.active
+    assert clicker.viewer.layers.selection.active is layer, "Escape drops the preview first"

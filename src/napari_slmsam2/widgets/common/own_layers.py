@@ -20,9 +20,11 @@ def add_own_layer(viewer: Viewer, layer: Layer) -> None:
     chosen = set(viewer.layers.selection)
     active = viewer.layers.selection.active
     _own.add(layer)
-    viewer.add_layer(layer)
-    viewer.layers.selection = chosen
-    viewer.layers.selection.active = active
+    # napari makes a new layer the active one: nobody is to see that, and end what is in progress.
+    with viewer.layers.selection.events.active.blocker():
+        viewer.add_layer(layer)
+        viewer.layers.selection = chosen
+        viewer.layers.selection.active = active
 
 
 def remove_layer(viewer: Viewer, layer: Layer | None) -> None:

@@ -119,6 +119,7 @@ class Prompting(QObject):
         workspace.label_changed.connect(self._drop)
         workspace.seeds_changed.connect(self._on_seeds)
         self._viewer.layers.selection.events.active.connect(self._on_active)
+        self._viewer.layers.events.removed.connect(self._on_active)
         self._watch()
 
     def close_connections(self) -> None:
@@ -127,6 +128,7 @@ class Prompting(QObject):
         self._asking.close_connections()
         self.set_mode(OFF)
         self._viewer.layers.selection.events.active.disconnect(self._on_active)
+        self._viewer.layers.events.removed.disconnect(self._on_active)
         if self._watched is not None:
             self._watched.events.mode.disconnect(self._show_mode)
 
@@ -212,7 +214,9 @@ class Prompting(QObject):
         """Another layer takes the mouse: clicks are ours only while it pans."""
         active = self._viewer.layers.selection.active
         if self._drawing is not None:
-            other = active is not self._drawing.layer
+            # None: napari is changing the selection, or several layers are selected.
+            drawing = self._drawing.layer
+            other = active not in (None, drawing) or drawing not in self._viewer.layers
         else:
             other = active is not None and str(active.mode) != "pan_zoom"
         if self._mode != OFF and other:
@@ -260,8 +264,9 @@ class Prompting(QObject):
         self._mode = OFF
         drawing, self._drawing = self._drawing, None
         if drawing is not None:
+            chosen = self._viewer.layers.selection.active in (None, drawing.layer)
             drawing.remove()
-            if layer in self._viewer.layers and self._viewer.layers.selection.active is None:
+            if chosen and layer in self._viewer.layers:
                 self._viewer.layers.selection.active = layer
         self._viewer.mouse_drag_callbacks.remove(self._on_mouse)
         self._viewer.mouse_double_click_callbacks.remove(self._on_double_click)
