@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage as ndi
 from skimage.draw import ellipse
 
 from napari_slmsam2.core.errors import PromptError
@@ -54,6 +55,20 @@ def test_clicks_correct_a_lasso():
     found = mask_from_prompt(image, prompt.refine([(40, 69)], [0]))
     assert not found[40, 69]
     assert found[40, 50]
+
+
+@pytest.mark.parametrize(("click", "inside"), [((34, 50), 0), ((14, 50), 1), ((40, 69), 0)])
+def test_a_click_leaves_a_lasso_unchanged_elsewhere(click, inside):
+    image, truth = scene((40, 50))
+    prompt = SlicePrompt.from_lasso(1, 0, rough((40, 50), 1.1))
+    first = mask_from_prompt(image, prompt)
+    found = mask_from_prompt(image, prompt.refine([click], [inside]))
+    assert found[click] == inside
+    changed = first ^ found
+    assert (first | found if inside else first & found)[changed].all() == bool(inside)
+    parts, _ = ndi.label(changed)
+    assert (parts[changed] == parts[click]).all(), "only where the click is"
+    assert dice(found, truth) > 0.8
 
 
 def test_a_scribble_finds_the_object_and_contains_its_strokes():

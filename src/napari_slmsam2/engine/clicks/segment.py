@@ -95,11 +95,24 @@ def mask_from_prompt(image: Image, prompt: SlicePrompt) -> Mask:
 def _corrected(image: Image, mask: Mask, pixels: Pixels, signs: Mask, drawn: Hints) -> Mask:
     """The mask after the last of these clicks."""
     row, column = (int(v) for v in pixels[-1])
-    found = correct_mask(image, mask, (row, column), inside=bool(signs[-1]))
-    if found is None:
-        return _answer(image, pixels, signs, drawn)
+    inside = bool(signs[-1])
+    if drawn.lasso is not None:
+        # Elsewhere the answer without the click is the better one: it changes its own part only.
+        found = _answer(image, pixels, signs, drawn)
+        found = mask ^ _part_at((row, column), found & ~mask if inside else mask & ~found)
+    else:
+        corrected = correct_mask(image, mask, (row, column), inside=inside)
+        if corrected is None:
+            return _answer(image, pixels, signs, drawn)
+        found = corrected
     found[tuple(pixels.T)] = signs
     return found
+
+
+def _part_at(place: tuple[int, int], mask: Mask) -> Mask:
+    """The connected part of a mask that contains a pixel of it; shape (H, W)."""
+    parts, _ = ndi.label(mask)
+    return mask & (parts == parts[place])
 
 
 def _answer(image: Image, pixels: Pixels, signs: Mask, drawn: Hints) -> Mask:
