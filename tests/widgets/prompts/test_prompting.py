@@ -147,6 +147,12 @@ def test_a_slice_without_clicks_shows_no_point(clicker):
     clicker.show(6)
     # napari draws a point of no size at the first voxel there.
     assert points.canvas_size_limits == (0, largest)
+    clicker.panel.prompting.set_mode("box")
+    clicker.press((3, 5), (11, 16))
+    clicker.wait()
+    clicker.panel.click_points()
+    [points] = [x for x in clicker.marks if x.name == "clicks"]
+    assert points.canvas_size_limits == (0, largest), "a box has no click"
     clicker.show(5)
     assert points.canvas_size_limits == (largest, largest)
 

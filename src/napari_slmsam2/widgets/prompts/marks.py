@@ -53,7 +53,7 @@ class PromptMarks:
             if prompt.points is not None and prompt.point_labels is not None:
                 clicks += [in_layer(view, image.ndim, prompt.index, p) for p in prompt.points]
                 signs += prompt.point_labels.tolist()
-                here = here or prompt.index == index
+                here = here or (prompt.index == index and len(prompt.points) > 0)
             lines += _outlines(view, image.ndim, prompt)
         points = self._layer(image, Points, clicks)
         if points is not None and signs:
