@@ -15,7 +15,7 @@ from napari.utils.interactions import (
 from qtpy.QtWidgets import QApplication
 from tests.widgets.prompts.test_prompting import Clicker, Gated, Wrapped, blobs, overlap
 
-OUTLINE = [(3.4, 5.4), (3.2, 10), (3.4, 15.6), (7, 16), (10.6, 15.6), (10.8, 10), (10.6, 5.4), (7, 5)]
+OUTLINE = [(3.4, 5.4), (3.2, 9), (3.4, 15.6), (7, 16), (10.6, 15.6), (10.8, 9), (10.6, 5.4), (7, 5)]
 
 
 @pytest.fixture
