@@ -35,6 +35,14 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     monkeypatch.setenv("NAPARI_SLMSAM2_EMBEDDINGS", str(folder / "embeddings"))
 
 
+@pytest.fixture(autouse=True)
+def _no_kept_model(monkeypatch: pytest.MonkeyPatch):
+    """Jobs of a batch keep their model until the process ends."""
+    from napari_slmsam2.engine import loading
+
+    monkeypatch.setattr(loading, "_kept", None)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_old_is_searched_for_garbage():
     """What was imported stays: napari's fixture collects twice per viewer, a second each time."""

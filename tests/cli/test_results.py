@@ -16,8 +16,7 @@ import pytest
 from napari_slmsam2.cli import _propagation
 from napari_slmsam2.io import read_image, read_labels
 
-from .conftest import save
-from .test_terminal import COMMAND
+from .conftest import COMMAND, SLOW_DISK, save
 
 
 @pytest.fixture
@@ -163,7 +162,7 @@ def test_too_little_space_is_reported_before_the_run(cli, scene, monkeypatch):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals work otherwise there")
 def test_two_runs_onto_one_output(shell, long_job, tmp_path):
-    arguments = [*COMMAND, *map(str, long_job), "--model", "flow"]
+    arguments = [*SLOW_DISK, *map(str, long_job), "--model", "flow"]
     first = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert first.stderr is not None

@@ -15,7 +15,7 @@ OPTIONS = {
         "--batch": (False, 32),
         "--real-clips": (False, 4352),
         "--synthetic-clips": (False, 1792),
-        "--workers": (False, 1),
+        "--workers": (False, None),
         "--rounds": (False, 3),
         "--feedback": (False, 0.5),
         "--from": (False, None),

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import nibabel
 import numpy as np
@@ -62,6 +63,17 @@ def test_the_traceback_is_there_for_who_asks(shell, scene, tmp_path):
     assert "Traceback" not in shell(*wrong).err
     assert "Traceback" in shell("--debug", *wrong).err
     assert "Traceback" in shell(*wrong, NAPARI_SLMSAM2_DEBUG="1").err
+
+
+@pytest.fixture(autouse=True)
+def _signals_that_end_a_run() -> Iterator[None]:
+    """Under ``nohup`` the processes of the tests would inherit that SIGHUP is ignored."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def interrupt(arguments, *signals: int) -> subprocess.CompletedProcess[str]:

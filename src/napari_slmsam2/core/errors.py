@@ -10,7 +10,22 @@ from typing import Any
 
 
 class SlmSam2Error(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose.
+
+    It can be pickled, whatever the parameters of its class are: errors of worker processes reach
+    the process that started them.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(
+    kind: type[SlmSam2Error], args: tuple[Any, ...], details: dict[str, Any]
+) -> SlmSam2Error:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(details)
+    return error
 
 
 class SlmSam2Warning(UserWarning):
