@@ -214,8 +214,9 @@ def test_clicks_are_undone_one_by_one_and_redone(clicker):
 
 
 def test_undo_brings_back_what_the_click_took_over(clicker):
-    clicker.layer.data[5][BLOB] = 2
-    clicker.layer.events.data()
+    labels = clicker.layer.data.copy()
+    labels[5][BLOB] = 2
+    clicker.layer.data = labels
     before = clicker.layer.data.copy()
     clicker.panel.prompt_bar.points.click()
     clicker.click(7, 10)

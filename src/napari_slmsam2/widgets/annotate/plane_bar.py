@@ -29,8 +29,8 @@ class PlaneBar(QFrame):
             "Remove", "Restore the labels from before these strokes; Undo brings them back."
         )
         layout = QVBoxLayout(self)
-        layout.setContentsMargins(6, 2, 6, 2)
-        layout.setSpacing(3)
+        layout.setContentsMargins(6, 0, 6, 0)
+        layout.setSpacing(0)
         layout.addWidget(self.text)
         answers = row(self.correct_button, self.along_button, self.remove_button)
         for place, stretch in enumerate((5, 4, 3)):
