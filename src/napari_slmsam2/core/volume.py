@@ -79,16 +79,22 @@ class Volume:
         return self.start[self.axis]
 
     @property
+    def plane_axes(self) -> tuple[int, int]:
+        """The axes of the array along the rows and the columns of a slice."""
+        row, column = (a for a in range(3) if a != self.axis)
+        return row, column
+
+    @property
     def slice_shape(self) -> tuple[int, int]:
         """``(H, W)`` of one slice."""
-        height, width = (n for a, n in enumerate(self.shape) if a != self.axis)
-        return height, width
+        row, column = self.plane_axes
+        return self.shape[row], self.shape[column]
 
     @property
     def slice_spacing(self) -> tuple[float, float, float]:
         """``(slice, row, column)`` distances."""
-        row, column = (s for a, s in enumerate(self.spacing) if a != self.axis)
-        return self.spacing[self.axis], row, column
+        row, column = self.plane_axes
+        return self.spacing[self.axis], self.spacing[row], self.spacing[column]
 
     def take(self, index: int) -> np.ndarray:
         """Read one slice, in the dtype of the data.

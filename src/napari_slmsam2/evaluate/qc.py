@@ -154,7 +154,7 @@ class View:
         """The radiological view where the volume has a place in a patient, else as stored."""
         if volume.affine is None or volume.unit != "mm":
             return cls()
-        axes = [a for a in range(3) if a != volume.axis]
+        axes = list(volume.plane_axes)
         directions = volume.affine[:3, axes] / np.linalg.norm(volume.affine[:3, axes], axis=0)
         world = np.abs(directions).argmax(axis=0)
         if world[0] == world[1]:

@@ -180,13 +180,9 @@ class StrokesAcross:
     @property
     def _slice_axis(self) -> int:
         """The axis of a painted plane that the slices are stacked along."""
-        return self._plane_axes(self.other).index(self.annotation.volume.axis)
+        return self.other.volume.plane_axes.index(self.annotation.volume.axis)
 
     @property
     def _line_axis(self) -> int:
         """The axis of a slice that the painted planes are stacked along."""
-        return self._plane_axes(self.annotation).index(self.other.volume.axis)
-
-    @staticmethod
-    def _plane_axes(annotation: Annotation) -> list[int]:
-        return [axis for axis in range(3) if axis != annotation.volume.axis]
+        return self.annotation.volume.plane_axes.index(self.other.volume.axis)

@@ -26,6 +26,7 @@ from napari_slmsam2.session.label_array import (
     SharedLabels,
     SliceLabels,
     check_shape,
+    with_room_for,
 )
 from napari_slmsam2.session.propagated import Key, PromptChanges, Propagated
 from napari_slmsam2.session.run_records import RunRecord, SliceStates
@@ -189,7 +190,7 @@ class Annotation:
         """
         seeds = [p for p in self._prompts.on_slice(index) if not p.is_open]
         highest = max((p.label for p in seeds), default=0)
-        plane = plane.astype(np.promote_types(plane.dtype, np.min_scalar_type(highest)))
+        plane = with_room_for(plane, highest)
         for label, (first, last) in self._prompts.extents.items():
             if not first <= index <= last:
                 plane[plane == label] = 0
@@ -229,10 +230,9 @@ class Annotation:
     def crossing_seeds(self, index: int) -> npt.NDArray[np.bool_]:
         """Pixels of a slice, shape (H, W), that lie on seeds of slices along another axis."""
         crossed = np.zeros(self.volume.slice_shape, bool)
-        plane_axes = [a for a in range(3) if a != self.volume.axis]
         for other in self._crossing():
             seeded = sorted({p.index for p in other.prompts if not p.is_open})
-            if plane_axes.index(other.volume.axis) == 0:
+            if other.volume.axis == self.volume.plane_axes[0]:
                 crossed[seeded, :] = True
             else:
                 crossed[:, seeded] = True
@@ -274,9 +274,8 @@ class Annotation:
             self.set_prompts(prompts)
             self.slices.accept(index, plane, changed)
             rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
-            plane_axes = [a for a in range(3) if a != self.volume.axis]
             for other in self._crossing():
-                crossed = rows if other.volume.axis == plane_axes[0] else columns
+                crossed = rows if other.volume.axis == self.volume.plane_axes[0] else columns
                 other.set_prompts(other._with_pixels(crossed.tolist()))
         return labels
 

@@ -15,6 +15,7 @@ from napari_slmsam2.core.label_table import LabelEntry
 from napari_slmsam2.core.prompts import PromptKind, PromptSet, SlicePrompt
 from napari_slmsam2.core.quality import SliceQuality
 from napari_slmsam2.engine.propagation.result import PropagationResult
+from napari_slmsam2.session.label_array import with_room_for
 from napari_slmsam2.session.run_records import RunRecord, SliceStates
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Change:
         before, after = (
             np.frombuffer(zlib.decompress(values), np.int64) for values in (self.before, self.after)
         )
-        plane = plane.astype(np.promote_types(plane.dtype, np.min_scalar_type(before.max())))
+        plane = with_room_for(plane, int(before.max()))
         plane[changed] = np.where(plane[changed] == after, before, plane[changed])
         return plane
 

@@ -21,6 +21,11 @@ LabelArray: TypeAlias = Any
 _Owner = TypeVar("_Owner")
 
 
+def with_room_for(plane: Plane, label: int) -> Plane:
+    """A copy of a slice, of a wider dtype where a label needs it."""
+    return plane.astype(np.promote_types(plane.dtype, np.min_scalar_type(label)))
+
+
 class SharedLabels(Generic[_Owner]):
     """The accepted labels of a layer, with the annotations whose slices are cut from them.
 

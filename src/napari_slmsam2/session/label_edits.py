@@ -11,6 +11,7 @@ import numpy as np
 from napari_slmsam2.core.label_table import RGBA, LabelEntry, LabelTable
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.session.annotation import Annotation
+from napari_slmsam2.session.label_array import with_room_for
 
 
 def rename_label(annotation: Annotation, label: int, name: str) -> None:
@@ -103,7 +104,7 @@ def _replaced(annotation: Annotation, sources: frozenset[int], into: int | None)
         plane = slices.read(index)
         inside = np.isin(plane, sorted(sources))
         if inside.any():
-            plane = plane.astype(np.promote_types(plane.dtype, np.min_scalar_type(into or 0)))
+            plane = with_room_for(plane, into or 0)
             plane[inside] = into or 0
             planes[index] = plane
         if into is not None and index in seeded:

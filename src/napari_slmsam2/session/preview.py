@@ -21,6 +21,7 @@ from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
 from napari_slmsam2.engine.propagation.propagator import Propagator
 from napari_slmsam2.engine.propagation.result import PropagationInput
 from napari_slmsam2.session.annotation import Annotation
+from napari_slmsam2.session.label_array import with_room_for
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,8 +89,7 @@ def preview_sweep(
     gaps = gaps_beside(find_gaps(prompts, volume.n_slices), [(label, seed.index)])
 
     def read_labels(index: int) -> npt.NDArray[np.integer]:
-        plane = annotation.slices.read(index)
-        return plane.astype(np.promote_types(plane.dtype, np.min_scalar_type(label)))
+        return with_room_for(annotation.slices.read(index), label)
 
     task = PropagationInput(
         volume, window, prompts, clip_gaps(gaps, first, last), read_labels, (first, last)
@@ -145,8 +145,7 @@ def take_preview(annotation: Annotation, found: Mapping[int, PreviewSlice]) -> t
         raise PromptError("preview", "has no slice that is not annotated")
     planes = {}
     for index, one in open_slices.items():
-        plane = annotation.slices.read(index)
-        plane = plane.astype(np.promote_types(plane.dtype, np.min_scalar_type(one.label)))
+        plane = with_room_for(annotation.slices.read(index), one.label)
         plane[plane == one.label] = 0
         plane[one.mask & (plane == 0)] = one.label
         planes[index] = plane

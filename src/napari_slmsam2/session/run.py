@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-import numpy as np
-
 from napari_slmsam2.core.config import PropagationConfig
 from napari_slmsam2.core.events import Finished, FinishReason, PropagationEvent, SliceSegmented
 from napari_slmsam2.core.intensity import IntensityWindow
@@ -18,7 +16,7 @@ from napari_slmsam2.engine.propagation.propagator import Propagator
 from napari_slmsam2.engine.propagation.result import PropagationInput
 from napari_slmsam2.engine.propagation.state import PropagatorState
 from napari_slmsam2.session.annotation import Annotation
-from napari_slmsam2.session.label_array import Plane
+from napari_slmsam2.session.label_array import Plane, with_room_for
 from napari_slmsam2.session.run_records import CHANGED, RunRecord, edits_since, slice_digest
 
 
@@ -73,8 +71,7 @@ class Run:
         highest = max(record.prompts.labels, default=0)
 
         def read_labels(index: int) -> Plane:
-            plane = annotation.slices.read(index)
-            return plane.astype(np.promote_types(plane.dtype, np.min_scalar_type(highest)))
+            return with_room_for(annotation.slices.read(index), highest)
 
         task = PropagationInput(
             annotation.volume,

@@ -96,8 +96,7 @@ def carry_seeds(
             )  # fmt: skip
     dtype = np.result_type(*(labels.dtype for labels in seeds.values()))
     carried = {t: np.zeros(first.shape, dtype) for t in range(len(volumes)) if t not in seeds}
-    others = tuple(a for a in range(3) if a != first.axis)
-    annotated = np.any([labels.any(axis=others) for labels in seeds.values()], axis=0)
+    annotated = np.any([labels.any(axis=first.plane_axes) for labels in seeds.values()], axis=0)
     for index in np.flatnonzero(annotated).tolist() if carried else ():
         session = new_session(slice_through_time(volumes, index))
         for time, labels in seeds.items():

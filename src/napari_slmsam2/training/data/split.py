@@ -94,8 +94,7 @@ class HeldOutVolume:
 
     def extent_of(self, label: int) -> tuple[int, int]:
         """First and last slice with a label in the truth."""
-        others = tuple(axis for axis in range(3) if axis != self.volume.axis)
-        known = np.flatnonzero((self.truth == label).any(others))
+        known = np.flatnonzero((self.truth == label).any(self.volume.plane_axes))
         return int(known[0]), int(known[-1])
 
 

@@ -66,8 +66,7 @@ def find_plane_across(stack: Stack, indices: Iterable[int]) -> PlaneAcross | Non
         n_changed += bool(changed.any())
     if n_changed < 2:
         return None
-    plane_axes = [axis for axis in range(3) if axis != annotation.volume.axis]
-    for axis, places in zip(plane_axes, occupied, strict=True):
+    for axis, places in zip(annotation.volume.plane_axes, occupied, strict=True):
         if np.count_nonzero(places) == 1:
             return PlaneAcross(axis, int(places.argmax()))
     return None
