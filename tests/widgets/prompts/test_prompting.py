@@ -296,7 +296,7 @@ def test_what_cannot_be_asked_is_told(clicker, model):
 def test_a_defect_of_the_model_is_shown_and_clicking_goes_on(clicker, model, monkeypatch):
     shown = []
     monkeypatch.setattr(
-        "napari_slmsam2.widgets.prompts.asking.notification_manager.receive_error",
+        "napari.utils.notifications.notification_manager.receive_error",
         lambda *error: shown.append(error[1]),
     )
     clicker.panel.prompt_bar.points.click()

@@ -7,11 +7,11 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from napari.qt.threading import FunctionWorker, create_worker
-from napari.utils.notifications import notification_manager
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_slmsam2.widgets.adapt import task
 from napari_slmsam2.widgets.adapt.task import AdaptEnd, AdaptRequest, Prepared, Unsaved
+from napari_slmsam2.widgets.common.workers import report_defect
 from napari_slmsam2.widgets.runs.task import Broken, RunControl
 
 _TICK_MS = 80
@@ -122,8 +122,7 @@ class AdaptRunner(QObject):
         self._drain()
         end = self._end
         if isinstance(end, Broken):
-            # napari shows it with its traceback.
-            notification_manager.receive_error(type(end.error), end.error, end.error.__traceback__)
+            report_defect(end.error)
         if isinstance(end, Prepared) and self.request is not None:
             self._prepared = self.request, end
         self.ended.emit(end)

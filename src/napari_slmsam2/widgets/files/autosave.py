@@ -14,11 +14,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from napari.layers import Image
-from napari.utils.notifications import notification_manager
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_slmsam2.core.errors import SlmSam2Error
 from napari_slmsam2.session.annotation import Annotation
+from napari_slmsam2.widgets.common.workers import report_defect
 from napari_slmsam2.widgets.files.recovery import ImageIdentity, RecoveryStore, recovery_folder
 from napari_slmsam2.widgets.files.saving import Snapshot, save_snapshot
 from napari_slmsam2.widgets.runs.task import RunRequest
@@ -210,7 +210,7 @@ class Autosave(QObject):
             try:
                 then(future.result())
             except Exception as error:  # noqa: BLE001 - the window works without autosave
-                notification_manager.receive_error(type(error), error, error.__traceback__)
+                report_defect(error)
         if not self._asked:
             self._poll.stop()
 

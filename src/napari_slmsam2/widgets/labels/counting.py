@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from napari.utils.notifications import notification_manager
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.session.label_counts import LabelCounts
 from napari_slmsam2.session.label_rows import LabelRow, label_rows
+from napari_slmsam2.widgets.common.workers import report_defect
 
 _POLL_MS = 30
 _SHORTEST_MS = 150
@@ -90,6 +90,6 @@ class LabelCounter(QObject):
         try:
             rows = future.result()
         except Exception as error:  # noqa: BLE001 - the window works without the table
-            notification_manager.receive_error(type(error), error, error.__traceback__)
+            report_defect(error)
         else:
             self.counted.emit(annotation, rows)

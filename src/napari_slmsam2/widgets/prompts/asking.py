@@ -8,12 +8,12 @@ from functools import partial
 from typing import Protocol
 
 from napari.qt.threading import create_worker
-from napari.utils.notifications import notification_manager
-from qtpy.QtCore import QObject, QThreadPool, Signal
+from qtpy.QtCore import QObject, Signal
 
 from napari_slmsam2.core.errors import SlmSam2Error
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.session.annotation import Annotation
+from napari_slmsam2.widgets.common.workers import report_defect, start_beside_runs
 from napari_slmsam2.widgets.prompts.preview import SweepPreview
 from napari_slmsam2.widgets.prompts.task import Finder
 from napari_slmsam2.widgets.runs.runner import Runner
@@ -149,9 +149,7 @@ class Asking(QObject):
             _start_thread=False,
         )
         worker.returned.connect(partial(self._on_answer, token, annotation, seed, request))
-        # One thread more than the pool has: a run may hold the only one of a small machine.
-        QThreadPool.globalInstance().releaseThread()
-        worker.start()
+        start_beside_runs(worker)
 
     def _refuse(self, why: str) -> None:
         self._pending.clear()
@@ -166,7 +164,6 @@ class Asking(QObject):
         request: RunRequest,
         found: SlicePrompt | Failed | Broken,
     ) -> None:
-        QThreadPool.globalInstance().reserveThread()
         self._working = False
         if self._closed:
             return
@@ -177,9 +174,7 @@ class Asking(QObject):
             if isinstance(found, Failed):
                 self._refuse(found.message)
             elif isinstance(found, Broken):
-                # napari shows it with its traceback.
-                error = found.error
-                notification_manager.receive_error(type(error), error, error.__traceback__)
+                report_defect(found.error)
                 self._refuse("No mask could be computed for this click.")
             elif annotation.prompts.get(found.label, found.index) is seed:
                 self._take(found, request)

@@ -61,7 +61,37 @@ class ScribbleDrawn:
         return seed.with_scribble(self.pixels, self.inside)
 
 
-class LassoLayer(QObject):
+class DrawingLayer(QObject):
+    """A layer of its own in which one of napari's tools is chosen.
+
+    Attributes
+    ----------
+    layer : Layer
+    """
+
+    drawn = Signal(object)
+    """`LassoDrawn` or `ScribbleDrawn`."""
+
+    def __init__(self, viewer: Viewer, layer: Layer) -> None:
+        super().__init__()
+        self._viewer, self.layer = viewer, layer
+        add_own_layer(viewer, layer)
+
+    def show(self, view: SliceView, index: int, prompt: SlicePrompt | None) -> None:
+        """Show what was drawn for a prompt on a slice, unless it is shown among the marks."""
+
+    def reset(self) -> None:
+        """Show what was drawn for the prompt again the next time: the rest has no answer."""
+
+    def set_outside(self, outside: bool) -> None:
+        """Draw where the object is not, or where it is, with tools that can do both."""
+
+    def remove(self) -> None:
+        """Remove the layer."""
+        remove_layer(self._viewer, self.layer)
+
+
+class LassoLayer(DrawingLayer):
     """A Shapes layer in which the polygon lasso is chosen.
 
     Parameters
@@ -71,41 +101,27 @@ class LassoLayer(QObject):
     view : SliceView
     """
 
-    drawn = Signal(object)
-    """`LassoDrawn`."""
-
     def __init__(self, viewer: Viewer, image: Image, view: SliceView) -> None:
-        super().__init__()
-        self._viewer = viewer
-        self._axes = [axis for axis in view.axes if axis != view.layer_axis]
-        self.layer: Layer = Shapes(
+        layer = Shapes(
             ndim=image.ndim,
             name="lasso",
             edge_color=_LINE,
             face_color="transparent",
             **transform_of(image),
         )
+        super().__init__(viewer, layer)
+        self._axes = [axis for axis in view.axes if axis != view.layer_axis]
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self._take)
-        add_own_layer(viewer, self.layer)
-        self.layer.mode = "add_polygon_lasso"
-        self.layer.events.data.connect(self._on_data)
-
-    def show(self, view: SliceView, index: int, prompt: SlicePrompt | None) -> None:
-        """The outline that was answered is shown among the marks."""
-
-    def reset(self) -> None:
-        """Nothing of a polygon without an answer is left."""
-
-    def set_outside(self, outside: bool) -> None:
-        """A lasso is always drawn around the object."""
+        layer.mode = "add_polygon_lasso"
+        layer.events.data.connect(self._on_data)
 
     def remove(self) -> None:
         """Remove the layer."""
         self._timer.stop()
         self.layer.events.data.disconnect(self._on_data)
-        remove_layer(self._viewer, self.layer)
+        super().remove()
 
     def _on_data(self, event: Any) -> None:
         if str(getattr(event, "action", "")) == "added":
@@ -121,7 +137,7 @@ class LassoLayer(QObject):
                 self.drawn.emit(LassoDrawn(outline))
 
 
-class ScribbleLayer(QObject):
+class ScribbleLayer(DrawingLayer):
     """A Labels layer over the slice on screen in which napari's brush is chosen.
 
     Parameters
@@ -131,26 +147,22 @@ class ScribbleLayer(QObject):
     view : SliceView
     """
 
-    drawn = Signal(object)
-    """`ScribbleDrawn`, after each stroke."""
-
     def __init__(self, viewer: Viewer, image: Image, view: SliceView) -> None:
-        super().__init__()
-        self._viewer, self._image, self._view = viewer, image, view
         shape = slab_shape(image, view, 1)
-        self.layer: Layer = Labels(
+        layer = Labels(
             np.zeros(shape, np.uint8),
             name="scribble",
             colormap=DirectLabelColormap(color_dict=_COLOURS),
             **slab_transform(image, view, 0),
         )
+        super().__init__(viewer, layer)
+        self._image, self._view = image, view
         self._shown: tuple[SliceView, int, object] | None = None
-        add_own_layer(viewer, self.layer)
         sides = [shape[axis] for axis in view.axes if axis != view.layer_axis]
-        self.layer.brush_size = max(2, round(min(sides) / _BRUSH_SHARE))
-        self.layer.mode = "paint"
-        self.layer.selected_label = _INSIDE
-        self.layer.events.paint.connect(self._on_paint)
+        layer.brush_size = max(2, round(min(sides) / _BRUSH_SHARE))
+        layer.mode = "paint"
+        layer.selected_label = _INSIDE
+        layer.events.paint.connect(self._on_paint)
 
     def show(self, view: SliceView, index: int, prompt: SlicePrompt | None) -> None:
         """Show the strokes of a prompt on a slice, unless they are shown already."""
@@ -168,7 +180,7 @@ class ScribbleLayer(QObject):
             setattr(self.layer, name, value)
 
     def reset(self) -> None:
-        """Show the strokes of the prompt again the next time: others have no answer."""
+        """See `DrawingLayer`."""
         self._shown = None
 
     def set_outside(self, outside: bool) -> None:
@@ -178,7 +190,7 @@ class ScribbleLayer(QObject):
     def remove(self) -> None:
         """Remove the layer."""
         self.layer.events.paint.disconnect(self._on_paint)
-        remove_layer(self._viewer, self.layer)
+        super().remove()
 
     def _on_paint(self, event: Any = None) -> None:
         plane = np.asarray(self.layer.data[slab_key(self._view, 0)])

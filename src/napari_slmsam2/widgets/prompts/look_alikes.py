@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from napari.qt.threading import create_worker
-from napari.utils.notifications import notification_manager, show_warning
+from napari.utils.notifications import show_warning
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QPushButton
 
@@ -16,6 +16,7 @@ from napari_slmsam2.core.errors import SlmSam2Error
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.session.annotation import Annotation
 from napari_slmsam2.session.look_alikes import examples_on
+from napari_slmsam2.widgets.common.workers import report_defect
 from napari_slmsam2.widgets.prompts.bar import PromptBar
 from napari_slmsam2.widgets.runs.task import Broken, Failed, failure_of
 from napari_slmsam2.widgets.workspace.seeds import SeedTracker
@@ -65,8 +66,7 @@ class LookAlikes(QObject):
             return
         self._button.setEnabled(True)
         if isinstance(found, Broken):
-            error = found.error
-            notification_manager.receive_error(type(error), error, error.__traceback__)
+            report_defect(found.error)
             return
         if isinstance(found, Failed):
             show_warning(found.message)

@@ -9,12 +9,12 @@ import numpy.typing as npt
 from napari.layers import Labels
 from napari.qt.threading import GeneratorWorker, create_worker
 from napari.utils.colormaps import DirectLabelColormap
-from napari.utils.notifications import notification_manager
-from qtpy.QtCore import QObject, QThreadPool, Signal
+from qtpy.QtCore import QObject, Signal
 from scipy.ndimage import binary_erosion
 
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.widgets.common.own_layers import add_own_layer, remove_layer
+from napari_slmsam2.widgets.common.workers import report_defect, start_beside_runs
 from napari_slmsam2.widgets.prompts.task import Finder
 from napari_slmsam2.widgets.runs.task import Broken, Failed, Models, RunControl, RunRequest
 from napari_slmsam2.widgets.workspace.grid import SliceView
@@ -110,9 +110,7 @@ class SweepPreview(QObject):
         worker.yielded.connect(lambda found: self._on_found(control, found))
         worker.finished.connect(self._on_finished)
         self._worker = worker
-        # One thread more than the pool has: a run may hold the only one of a small machine.
-        QThreadPool.globalInstance().releaseThread()
-        worker.start()
+        start_beside_runs(worker)
         self.changed.emit()
 
     def take(self) -> tuple[int, ...]:
@@ -160,8 +158,7 @@ class SweepPreview(QObject):
 
     def _on_found(self, control: RunControl, found: PreviewSlice | Failed | Broken) -> None:
         if isinstance(found, Broken):
-            error = found.error
-            notification_manager.receive_error(type(error), error, error.__traceback__)
+            report_defect(found.error)
         if control is not self._control or not self.active:
             return
         if isinstance(found, Failed):
@@ -176,7 +173,6 @@ class SweepPreview(QObject):
         self.changed.emit()
 
     def _on_finished(self) -> None:
-        QThreadPool.globalInstance().reserveThread()
         self._worker = None
         self.changed.emit()
         self.stopped.emit()

@@ -22,7 +22,7 @@ from napari_slmsam2.widgets.prompts.bar import (
     SCRIBBLE,
     PromptBar,
 )
-from napari_slmsam2.widgets.prompts.drawing import LassoLayer, ScribbleLayer
+from napari_slmsam2.widgets.prompts.drawing import DrawingLayer, LassoLayer, ScribbleLayer
 from napari_slmsam2.widgets.prompts.marks import PromptMarks
 from napari_slmsam2.widgets.prompts.preview import SweepPreview, describe_preview
 from napari_slmsam2.widgets.runs.runner import Runner
@@ -102,7 +102,7 @@ class Prompting(QObject):
         self._asking = Asking(workspace, tracker, runner, request, lambda: bar.reach.value())
         self._mode = OFF
         self._layer: Labels | None = None
-        self._drawing: LassoLayer | ScribbleLayer | None = None
+        self._drawing: DrawingLayer | None = None
         self._watched: Labels | None = None
         self._mode_before = "pan_zoom"
         self._double_clicks: list[Callable[..., None]] = []

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from napari.layers import Image
 from napari.qt.threading import create_worker
-from napari.utils.notifications import notification_manager, show_info, show_warning
+from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QPushButton
 
@@ -19,6 +19,7 @@ from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.io.layer_grid import lead_axes
 from napari_slmsam2.session.annotation import Annotation
+from napari_slmsam2.widgets.common.workers import report_defect
 from napari_slmsam2.widgets.runs.runner import Runner
 from napari_slmsam2.widgets.runs.task import (
     Broken,
@@ -110,8 +111,7 @@ class NextTime(QObject):
         if isinstance(found, Failed):
             show_warning(found.message)
         elif isinstance(found, Broken):
-            error = found.error
-            notification_manager.receive_error(type(error), error, error.__traceback__)
+            report_defect(found.error)
         elif self._next() != place or self._workspace.image is not image or self._runner.running:
             show_warning("Nothing was carried on: another time point is shown, or a run has begun.")
         else:

@@ -7,7 +7,6 @@ from typing import Any
 
 from napari.layers import Labels
 from napari.qt.threading import GeneratorWorker, create_worker
-from napari.utils.notifications import notification_manager
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_slmsam2.core.errors import SlmSam2Error
@@ -20,6 +19,7 @@ from napari_slmsam2.core.events import (
     SliceSegmented,
 )
 from napari_slmsam2.session.annotation import Annotation
+from napari_slmsam2.widgets.common.workers import report_defect
 from napari_slmsam2.widgets.runs.estimate import ENOUGH_STEPS
 from napari_slmsam2.widgets.runs.task import (
     Broken,
@@ -172,9 +172,7 @@ class Runner(QObject):
         elif isinstance(event, Failed | NotLoaded):
             self.outcome = event
         elif isinstance(event, Broken):
-            # napari shows it with its traceback.
-            error = event.error
-            notification_manager.receive_error(type(error), error, error.__traceback__)
+            report_defect(event.error)
         elif isinstance(event, FellBack):
             self.noted.emit(event.message)
         elif isinstance(event, Ready):
