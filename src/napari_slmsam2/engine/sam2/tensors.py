@@ -44,13 +44,14 @@ class ImageEmbedding:
         """The inverse of `tensors`."""
         return cls(tensors["feature"], (tensors["fine"], tensors["middle"]))
 
+    def part(self, chosen: slice | list[int] | Tensor) -> ImageEmbedding:
+        """Some slices of a batch; views of them where they are chosen by a slice."""
+        fine, middle = self.high_res
+        return ImageEmbedding(self.feature[chosen], (fine[chosen], middle[chosen]))
+
     def split(self) -> list[ImageEmbedding]:
         """Views of the single slices of a batch."""
-        fine, middle = self.high_res
-        return [
-            ImageEmbedding(self.feature[k, None], (fine[k, None], middle[k, None]))
-            for k in range(len(self.feature))
-        ]
+        return [self.part(slice(k, k + 1)) for k in range(len(self.feature))]
 
     def clone(self) -> ImageEmbedding:
         """A copy that shares no memory."""

@@ -6,12 +6,12 @@ new clips start from the rollout states of sweeps with the current network.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from napari_slmsam2.core.config import CompactConfig
-from napari_slmsam2.core.cores import count_cores
 from napari_slmsam2.training.compact.config import DaggerConfig, TrainingConfig
 from napari_slmsam2.training.compact.export import release
 from napari_slmsam2.training.compact.trainer import Trainer, train
@@ -121,21 +121,18 @@ def _cut_iteration(
         for split, part in splits
         if count
     ]
-    done, total = 0, sum(n for *_, n in jobs)
+    done, total = itertools.count(1), sum(n for *_, n in jobs)
     for source, split, size, n in jobs:
-        workers = dagger.workers or count_cores()
-        for first in range(0, n, workers):
-            last, base = min(n, first + workers), number * SHARDS_PER_ITERATION
-            write_shards(
-                folder,
-                source,
-                config,
-                split=split,
-                numbers=range(base + first, base + last),
-                seed=seed,
-                workers=workers,
-                shard_clips=size,
-                swept_by=swept_by,
-            )
-            done += last - first
-            cut(done, total)
+        base = number * SHARDS_PER_ITERATION
+        write_shards(
+            folder,
+            source,
+            config,
+            split=split,
+            numbers=range(base, base + n),
+            seed=seed,
+            workers=dagger.workers,
+            shard_clips=size,
+            swept_by=swept_by,
+            written=lambda: cut(next(done), total),
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -47,6 +47,7 @@ def write_shards(
     workers: int | None = 1,
     shard_clips: int = SHARD_CLIPS,
     swept_by: str | Path | None = None,
+    written: Callable[[], None] = lambda: None,
 ) -> None:
     """Make the shards of clips that are missing.
 
@@ -66,11 +67,13 @@ def write_shards(
     shard_clips : int
     swept_by : str or Path, optional
         Name or weights of the network whose sweeps the clips start from. Default: the optical flow.
+    written : callable
+        Called for every shard.
     """
     out.mkdir(parents=True, exist_ok=True)
     make = partial(_write_shard, out, volumes, config, split, seed, shard_clips, swept_by)
     for _ in map_in_processes(make, numbers, workers):
-        pass
+        written()
 
 
 def _write_shard(

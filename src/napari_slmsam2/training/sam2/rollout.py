@@ -237,21 +237,13 @@ def _encode(
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
             encoded: ImageEmbedding = call(network.encode_image, torch.cat(inputs))
         for first in range(0, step * count, count):
-            some = _narrow(encoded, first, count)
+            some = encoded.part(slice(first, first + count))
             yield some if count == 1 else _pick(some, owner)
-
-
-def _narrow(embedding: ImageEmbedding, first: int, count: int) -> ImageEmbedding:
-    fine, middle = (one[first : first + count] for one in embedding.high_res)
-    return ImageEmbedding(embedding.feature[first : first + count], (fine, middle))
 
 
 def _pick(embedding: ImageEmbedding, members: Tensor | list[int]) -> ImageEmbedding:
     """The embeddings of some labels; one that all labels share stays as it is."""
-    if len(embedding.feature) == 1:
-        return embedding
-    fine, middle = (one[members] for one in embedding.high_res)
-    return ImageEmbedding(embedding.feature[members], (fine, middle))
+    return embedding if len(embedding.feature) == 1 else embedding.part(members)
 
 
 def _truth(clips: Sequence[Sam2Clip], index: int) -> Tensor:
