@@ -1,4 +1,4 @@
-"""Operators, casts, copies and reads by the host of one slice, SAM 2 and SLM-SAM 2.
+"""Operators, casts, copies and reads by the host of one slice, and what its scaling takes.
 
     python benchmarks/operators.py
     python benchmarks/operators.py --against ../older-checkout --labels 1 10
@@ -7,6 +7,9 @@ Counts are medians over the slices of a run with full memory, and do not depend 
 its load. They are taken at torch's dispatcher, so that a count on the CPU stands for launches on a
 card; a read by the host (``item``, ``cpu``, ``tolist``, a condition on a tensor) waits for the
 card, and a tensor made from Python numbers is a copy to it. Random weights, bfloat16.
+
+The second table has the processor milliseconds of the host that the intensity window takes for a
+slice, medians on one thread.
 
 ``--against`` counts another checkout of the package in a second process.
 """
@@ -19,9 +22,11 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,6 +37,7 @@ from against_sam2 import GeneratedVolume, Ours
 from tests.random_weights import randomise
 
 from napari_slmsam2.core.config import PropagationConfig, sam2_config, slm_sam2_config
+from napari_slmsam2.core.intensity import IntensityWindow
 from napari_slmsam2.engine.inference_thread import run_on_inference_thread
 from napari_slmsam2.engine.sam2.network import SliceNetwork
 
@@ -42,6 +48,7 @@ except ImportError:  # an older checkout
 
 KINDS = ("operators", "casts of weights", "other casts", "copies", "reads by the host", "uploads")
 FULL_BANK = 8
+SCALED = [(side, dtype) for side in (512, 1024) for dtype in ("uint8", "uint16", "float32")]
 _COPIES = ("copy_", "clone", "cat", "stack", "contiguous")
 _READS = ("cpu", "tolist", "item", "__bool__", "__float__", "__int__", "nonzero")
 _UPLOADS = ("tensor", "as_tensor", "new_tensor")
@@ -135,8 +142,20 @@ def count(family: str, labels: int, size: int, slices: int) -> dict[str, float]:
     return {kind: statistics.median(row[kind] for row in rows[FULL_BANK:]) for kind in KINDS}
 
 
+def time_scaling(side: int, dtype: str, repeats: int = 25) -> float:
+    """Processor milliseconds of the intensity window for a slice, the median."""
+    noise = np.random.default_rng(0).random((side, side), np.float32)
+    image = (noise * (65535 if dtype == "uint16" else 255)).astype(dtype)
+    window, took = IntensityWindow(12.3, 203.7), []
+    for _ in range(repeats):
+        start = time.process_time()
+        window.apply(image)
+        took.append(time.process_time() - start)
+    return statistics.median(took) * 1000
+
+
 def main() -> None:
-    """Print one row per network, number of labels and checkout."""
+    """Print one row per network, number of labels and checkout, and one per checkout."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -148,7 +167,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print numbers only")
     arguments = parser.parse_args()
     cases = [(family, labels) for family in arguments.family for labels in arguments.labels]
-    found = {"here": [count(*case, arguments.size, arguments.slices) for case in cases]}
+    found = {
+        "here": {
+            "counts": [count(*case, arguments.size, arguments.slices) for case in cases],
+            "scaling": [time_scaling(*case) for case in SCALED],
+        }
+    }
     if arguments.json:
         print(json.dumps(found["here"]))
         return
@@ -161,8 +185,12 @@ def main() -> None:
     print(f"|---|---|---|{'---|' * len(KINDS)}")
     for position, (family, labels) in enumerate(cases):
         for checkout, rows in found.items():
-            numbers = " | ".join(f"{rows[position][kind]:g}" for kind in KINDS)
+            numbers = " | ".join(f"{rows['counts'][position][kind]:g}" for kind in KINDS)
             print(f"| {family} | {labels} | {checkout} | {numbers} |")
+    print(f"\n| checkout | {' | '.join(f'{side} px, {dtype}' for side, dtype in SCALED)} |")
+    print(f"|---|{'---|' * len(SCALED)}")
+    for checkout, rows in found.items():
+        print(f"| {checkout} | {' | '.join(f'{ms:.2f}' for ms in rows['scaling'])} |")
 
 
 if __name__ == "__main__":

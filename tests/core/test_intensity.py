@@ -44,6 +44,45 @@ def test_scaling_is_linear_and_clipped(dtype):
     np.testing.assert_allclose(scaled, [[0, 0, 0.1], [0.5, 1, 1]], rtol=1e-6)
 
 
+def scaled_in_float64(image, window):
+    """The definition: clipped and scaled in float64, NaN as the lower limit."""
+    values = np.where(np.isnan(image), window.low, image.astype(np.float64))
+    values = np.clip(values, window.low, window.high)
+    scale = 1.0 if np.isfinite(window.high - window.low) else 0.5
+    low, high = window.low * scale, window.high * scale
+    return ((values * scale - low) / (high - low)).astype(np.float32)
+
+
+VIEWS = {
+    "whole": lambda image: image,
+    "strided": lambda image: image[::-2, 1::3],
+    "transposed": lambda image: image.T,
+    "three axes": lambda image: np.broadcast_to(image, (2, *image.shape)).swapaxes(0, 2),
+    "empty": lambda image: image[:0],
+}
+LIMIT = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(
+    image=hnp.arrays(REAL, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)),
+    limits=st.tuples(LIMIT, LIMIT) | st.tuples(st.integers(-300, 300), st.integers(-300, 70000)),
+    view=st.sampled_from(sorted(VIEWS)),
+)
+@example(np.array([[np.nan, np.inf, -np.inf, -0.0, 0.0]]), (0.0, 1.0), "whole")
+@example(np.array([[np.nan, -1.7e308, 1.7e308, 5.0]]), (-1.7e308, 1.7e308), "whole")
+@example(np.arange(-128, 128, dtype=np.int8)[None], (-3.7, 99.1), "whole")
+@example(np.arange(2**16, dtype=">u2")[None], (12.3, 40000.7), "transposed")
+@example(np.linspace(-9, 9, 2**16 + 3, dtype=np.float32)[None], (-1.0, 0.1), "transposed")
+def test_scaling_is_equal_bit_by_bit_to_its_definition(image, limits, view):
+    window, image = IntensityWindow(min(limits), max(limits)), VIEWS[view](image)
+    if window.low == window.high:
+        return
+    found = window.apply(image)
+    expected = scaled_in_float64(image, window)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_byte_order_does_not_matter(order):
     image = np.arange(12, dtype=f"{order}i2").reshape(3, 4)

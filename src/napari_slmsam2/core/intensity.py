@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -32,6 +33,9 @@ WINDOW_CHOICES: dict[str, str] = {
 
 MAX_SAMPLES = 2**25
 """Voxels that are looked at for percentiles; larger volumes are sampled on a regular grid."""
+
+_BLOCK = 2**15
+"""Pixels that are scaled at once."""
 
 _SAMPLED_SLICES = 128
 _CT_SLICES, _CT_STEP = 5, 4
@@ -150,14 +154,10 @@ class IntensityWindow:
         array = np.asarray(image)
         if self.low == self.high:
             return np.zeros(array.shape, np.float32)
-        values = array.astype(np.float64)
-        if array.dtype.kind == "f":
-            values[np.isnan(values)] = self.low
-        np.clip(values, self.low, self.high, out=values)
-        # The width of a window over all of float64 is no float64 any more; half of it is.
-        scale = 1.0 if math.isfinite(self.high - self.low) else 0.5
-        low, high = self.low * scale, self.high * scale
-        return ((values * scale - low) / (high - low)).astype(np.float32)
+        if array.dtype.kind in "iu" and array.dtype.itemsize <= 2:
+            # By the bits of an intensity: a negative index counts from the end.
+            return _table(self, array.dtype.newbyteorder("=")).take(array, mode="wrap")
+        return _scale(array, self.low, self.high)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -179,6 +179,40 @@ class IntensityWindow:
             raise ConfigError(
                 "intensity window", "has no usable limits", found=dict(values)
             ) from error
+
+
+@lru_cache(maxsize=4)
+def _table(window: IntensityWindow, dtype: np.dtype[Any]) -> npt.NDArray[np.float32]:
+    """What a window makes of all intensities of 8 or 16 bits, in the order of their bits."""
+    bits = np.arange(2 ** (8 * dtype.itemsize), dtype=f"u{dtype.itemsize}")
+    return _scale(bits.view(dtype), window.low, window.high)
+
+
+def _scale(array: npt.NDArray[Any], low: float, high: float) -> npt.NDArray[np.float32]:
+    """See `IntensityWindow.apply`; computed in float64, in blocks that stay in the cache."""
+    # The width of a window over all of float64 is no float64 any more; half of it is.
+    scale = 1.0 if math.isfinite(high - low) else 0.5
+    origin, width = low * scale, high * scale - low * scale
+    blocks = np.nditer(
+        [array, None],
+        flags=["external_loop", "buffered", "zerosize_ok"],
+        op_flags=[["readonly"], ["writeonly", "allocate"]],
+        op_dtypes=[np.float64, np.float32],
+        casting="unsafe",
+        buffersize=_BLOCK,
+    )
+    with blocks:
+        for values, scaled in blocks:
+            clipped = values.clip(low, high)
+            if scale != 1.0:
+                clipped *= scale
+            clipped -= origin
+            clipped /= width
+            scaled[...] = clipped
+            if math.isnan(scaled.sum()):
+                scaled[np.isnan(scaled)] = 0.0
+        result: npt.NDArray[np.float32] = blocks.operands[1]
+        return result
 
 
 def parse_window(text: str, volume: Volume) -> IntensityWindow:
