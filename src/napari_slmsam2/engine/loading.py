@@ -25,10 +25,10 @@ from napari_slmsam2.engine.weights.checkpoints import (
     read_metadata,
     without_unused,
 )
-from napari_slmsam2.engine.weights.download import Progress, download_weights
 from napari_slmsam2.engine.weights.registry import get_model, is_weights_file
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from napari_slmsam2.core.segmenter import SliceSegmenter
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from napari_slmsam2.engine.propagation.embedding_files import EmbeddingFiles
     from napari_slmsam2.engine.sam2.input_size import ChosenSize
     from napari_slmsam2.engine.sam2.network import SliceNetwork
+    from napari_slmsam2.engine.weights.download import Progress
 
 _TRUNKS = ("tiny", "small", "base_plus", "large")
 
@@ -161,10 +162,7 @@ def _build_segmenter(
 
     from napari_slmsam2.engine.compact.network import CompactNetwork
     from napari_slmsam2.engine.compact.segmenter import CompactSegmenter
-    from napari_slmsam2.engine.device import choose_device, choose_dtype, computing
-    from napari_slmsam2.engine.sam2.input_size import fit_to_cpu
-    from napari_slmsam2.engine.sam2.precision import cast_weights
-    from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
+    from napari_slmsam2.engine.device import choose_device
 
     torch_device = choose_device(device)
     loaded = load_network(
@@ -179,23 +177,40 @@ def _build_segmenter(
             loaded.network, name=loaded.name, device=torch_device, dtype=torch.float32
         )
         return ReadyModel(window_segmenter, loaded.name, loaded.sha256)
-    network, chosen = loaded.network, None
-    if fit_cpu and config.image_size is None and torch_device.type == "cpu":
+    return _sam2(loaded, loaded.network, torch_device, config, fit_cpu)
+
+
+def _sam2(
+    loaded: LoadedNetwork,
+    network: SliceNetwork,
+    device: torch.device,
+    config: PropagationConfig,
+    fit_cpu: bool,
+) -> ReadyModel:
+    import torch
+
+    from napari_slmsam2.engine.device import choose_dtype, computing
+    from napari_slmsam2.engine.sam2.input_size import fit_to_cpu
+    from napari_slmsam2.engine.sam2.precision import cast_weights
+    from napari_slmsam2.engine.sam2.segmenter import NetworkSegmenter
+
+    chosen = None
+    if fit_cpu and config.image_size is None and device.type == "cpu":
         network, chosen = fit_to_cpu(network, config.precision)
-    dtype = choose_dtype(torch_device, config.precision, image_size=network.config.image_size)
+    dtype = choose_dtype(device, config.precision, image_size=network.config.image_size)
     cast_weights(network, dtype)
-    with computing(torch_device, torch.float32):
+    with computing(device, torch.float32):
         segmenter = NetworkSegmenter(
             network,
             name=loaded.name,
-            device=torch_device,
+            device=device,
             dtype=dtype,
             memory_dtype=getattr(torch, config.memory_dtype),
             memory=config.memory,
             files=_embedding_files(network, loaded.sha256, config.embedding_disk),
         )
         network.pool_memory(config.memory_pooling)
-    with computing(torch_device, dtype):
+    with computing(device, dtype):
         network.sam_prompt_encoder.store_constants()
     return ReadyModel(segmenter, loaded.name, loaded.sha256, chosen)
 
@@ -297,6 +312,8 @@ def load_network(
             raise ConfigError(f"model {card.name}", "has its own configuration and conversion")
         name = card.name
         if card.weights is not None:
+            from napari_slmsam2.engine.weights.download import download_weights
+
             path = download_weights(card, folder, progress=progress, should_stop=should_stop)
             sha256 = card.weights.sha256
         elif card.path is not None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage as ndi
-from scipy.interpolate import PchipInterpolator
 
 from napari_slmsam2.core.errors import PromptError
 
@@ -228,6 +227,8 @@ def _growth(areas: Mapping[int, int], index: int) -> float:
     knots = [i for i in sorted(areas) if start < i < stop]
     if len(knots) < 3 or not knots[0] < index < knots[-1]:
         return 1.0
+    from scipy.interpolate import PchipInterpolator  # a quarter of a second at the start
+
     radii = np.sqrt([areas[i] for i in knots])
     cubic, linear = PchipInterpolator(knots, radii)(index), np.interp(index, knots, radii)
     return float(np.clip(cubic / linear, 0.5, 2.0) ** 2)
