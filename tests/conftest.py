@@ -3,12 +3,17 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import settings
 
 REPOSITORY = Path(__file__).parents[1]
+
+# No settings of napari are read from the user's folder, or saved there at every change.
+os.environ["NAPARI_CONFIG"] = ""
 
 # Deadlines fail on loaded machines, not on slow code.
 settings.register_profile("here", deadline=None, max_examples=50)
@@ -48,6 +53,16 @@ def _nothing_old_is_searched_for_garbage():
     """What was imported stays: napari's fixture collects twice per viewer, a second each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plugins_are_discovered_once() -> Iterator[None]:
+    """napari's fixture discovers them again for every viewer, which takes a fifth of a second."""
+    from npe2 import PluginManifest
+
+    found = list(PluginManifest.discover())
+    with mock.patch.object(PluginManifest, "discover", return_value=found):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -74,7 +75,16 @@ def _no_thread_left() -> Any:
 
 
 @pytest.fixture
-def viewer(_no_thread_left: None, make_napari_viewer: Callable[..., Any]) -> Any:
+def _little_garbage() -> None:
+    """napari collects garbage whenever it removes layers: what is there before is left out."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def viewer(
+    _no_thread_left: None, _little_garbage: None, make_napari_viewer: Callable[..., Any]
+) -> Any:
     yield make_napari_viewer(strict_qt="raise")
     assert QThreadPool.globalInstance().waitForDone(10_000), "a worker was left behind"
 
