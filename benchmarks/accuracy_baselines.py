@@ -12,6 +12,7 @@ import torch
 
 from napari_slmsam2.core.memory import MemoryBank
 from napari_slmsam2.core.segmenter import SegmentedSlice, SweepContext
+from napari_slmsam2.core.soft_masks import LogitPatch
 from napari_slmsam2.engine.classical.interpolation import InterpolationSegmenter
 from napari_slmsam2.engine.features.contrast import Contrast
 from napari_slmsam2.engine.features.distance import refreshed
@@ -46,7 +47,7 @@ class CopySegmenter(InterpolationSegmenter):
         """The nearest seed of every bank; of two equally near ones the one before."""
         nearest = [min(bank.seeds, key=lambda i: (abs(i - index), i)) for bank in banks]
         return [
-            SegmentedSlice(bank.seeds[i].content, 1.0, 1.0, 1.0, None)
+            SegmentedSlice(LogitPatch.cut(bank.seeds[i].content), 1.0, 1.0, 1.0, None)
             for bank, i in zip(banks, nearest, strict=True)
         ]
 
@@ -100,7 +101,7 @@ class PlainFlowSegmenter(RawSliceSegmenter):
             state = self._warped(embedding, previous.content)
             present = bool((state.distance > 0).any())
             logits = EDGE_SHARPNESS * state.distance
-            found.append(SegmentedSlice(logits, float(present), 1.0, 1.0, state))
+            found.append(SegmentedSlice(LogitPatch.cut(logits), float(present), 1.0, 1.0, state))
         return found
 
     @staticmethod

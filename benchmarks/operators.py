@@ -6,7 +6,8 @@
 Counts are medians over the slices of a run with full memory, and do not depend on the machine or
 its load. They are taken at torch's dispatcher, so that a count on the CPU stands for launches on a
 card; a read by the host (``item``, ``cpu``, ``tolist``, a condition on a tensor) waits for the
-card, and a tensor made from Python numbers is a copy to it. Random weights, bfloat16.
+card, and a tensor made from Python numbers is a copy to it. The slices have 256 x 256 pixels.
+Random weights, bfloat16.
 
 The second table has the processor milliseconds of the host that the intensity window takes for a
 slice, medians on one thread.
@@ -46,7 +47,10 @@ try:
 except ImportError:  # an older checkout
     masks = None
 
-KINDS = ("operators", "casts of weights", "other casts", "copies", "reads by the host", "uploads")
+KINDS = (
+    "operators", "casts of weights", "other casts", "copies", "reads by the host",
+    "KiB to the host", "uploads",
+)  # fmt: skip
 FULL_BANK = 8
 SCALED = [(side, dtype) for side in (512, 1024) for dtype in ("uint8", "uint16", "float32")]
 _COPIES = ("copy_", "clone", "cat", "stack", "contiguous")
@@ -97,6 +101,7 @@ class CallCounter(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in _READS:
             self.counts["reads by the host"] += 1
+            self.counts["KiB to the host"] += args[0].nbytes / 1024
         elif name in _UPLOADS:
             self.counts["uploads"] += 1
         return func(*args, **(kwargs or {}))
@@ -122,6 +127,7 @@ def count(family: str, labels: int, size: int, slices: int) -> dict[str, float]:
 
         def counted(copy: masks.HostCopy) -> list:
             counts["reads by the host"] += 1
+            counts["KiB to the host"] += sum(tensor.nbytes for tensor in copy._tensors) / 1024
             return transfer(copy)
 
         masks.HostCopy.wait = counted
@@ -185,7 +191,7 @@ def main() -> None:
     print(f"|---|---|---|{'---|' * len(KINDS)}")
     for position, (family, labels) in enumerate(cases):
         for checkout, rows in found.items():
-            numbers = " | ".join(f"{rows['counts'][position][kind]:g}" for kind in KINDS)
+            numbers = " | ".join(f"{rows['counts'][position][kind]:.6g}" for kind in KINDS)
             print(f"| {family} | {labels} | {checkout} | {numbers} |")
     print(f"\n| checkout | {' | '.join(f'{side} px, {dtype}' for side, dtype in SCALED)} |")
     print(f"|---|{'---|' * len(SCALED)}")

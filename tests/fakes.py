@@ -21,6 +21,7 @@ from napari_slmsam2.core.segmenter import (
     SliceVisit,
     SweepContext,
 )
+from napari_slmsam2.core.soft_masks import LogitPatch
 from napari_slmsam2.core.volume import Volume
 from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
 from napari_slmsam2.engine.propagation.propagator import Propagator
@@ -28,6 +29,11 @@ from napari_slmsam2.engine.propagation.result import PropagationInput, Propagati
 
 SLICE = (16, 24)
 WINDOW = IntensityWindow(0.0, 1.0)
+
+
+def whole_slice(patch: LogitPatch, shape: tuple[int, int]) -> np.ndarray:
+    """The logits of a patch on a slice of shape (H, W), -8 outside of it."""
+    return patch.within((slice(0, shape[0]), slice(0, shape[1])))
 
 
 @dataclass(slots=True)
@@ -110,7 +116,7 @@ class FakeSegmenter:
         logits = np.where(mask, np.float32(strength), np.float32(-4.5))
         if presence < 0.5:
             logits = np.full(mask.shape, -8, np.float32)
-        return SegmentedSlice(logits, presence, 0.9, 0.9, (mask, strength))
+        return SegmentedSlice(LogitPatch.cut(logits), presence, 0.9, 0.9, (mask, strength))
 
 
 @dataclass(slots=True)

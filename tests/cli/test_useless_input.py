@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from napari_slmsam2.core.soft_masks import LogitPatch
+
+from ..fakes import whole_slice
 from .conftest import save
 from .test_bad_input import fails  # noqa: F401 - a fixture
 
@@ -78,10 +81,11 @@ def test_masks_that_do_not_continue_the_annotations(cli, scene, monkeypatch):
     segment = InterpolationSegmenter.segment
 
     def elsewhere(self, *arguments):
-        from dataclasses import replace
-
         found = segment(self, *arguments)
-        return [replace(one, logits=np.roll(one.logits, 15, axis=0)) for one in found]
+        for one in found:
+            logits = whole_slice(one.patch, arguments[-1].shape)
+            one.patch = LogitPatch.cut(np.roll(logits, 15, axis=0))
+        return found
 
     out = scene.folder / "labels.nii.gz"
     job = ("propagate", scene.image, scene.seeds, "-o", out, "--model", "interpolation")

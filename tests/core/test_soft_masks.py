@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from napari_slmsam2.core.soft_masks import SoftMasks
+from napari_slmsam2.core.soft_masks import LogitPatch, SoftMasks, pack_logits, unpack_logits
 from napari_slmsam2.core.spilled_bytes import ByteStore
 
 logit_slices = hnp.arrays(
@@ -20,10 +20,14 @@ logit_slices = hnp.arrays(
 )
 
 
+def put(soft: SoftMasks, label: int, index: int, logits: np.ndarray) -> None:
+    soft.put(label, index, LogitPatch.cut(logits), logits.shape)
+
+
 @given(logits=logit_slices)
 def test_signs_are_exact_and_logits_close(logits):
     soft = SoftMasks()
-    soft.put(1, 4, logits)
+    put(soft, 1, 4, logits)
     back = soft.get(1, 4)
     if back is None:
         assert not (logits > -4).any()
@@ -38,19 +42,39 @@ def test_signs_are_exact_and_logits_close(logits):
 @given(logits=logit_slices)
 def test_what_came_back_goes_in_unchanged(logits):
     soft = SoftMasks()
-    soft.put(1, 0, logits)
+    put(soft, 1, 0, logits)
     once = soft.get(1, 0)
     if once is not None:
-        soft.put(1, 0, once)
+        put(soft, 1, 0, once)
         np.testing.assert_array_equal(soft.get(1, 0), once)
+
+
+def test_eight_bits_come_back_as_they_were():
+    packed = np.arange(-127, 128, dtype=np.int8)
+    np.testing.assert_array_equal(pack_logits(unpack_logits(packed)), packed)
+
+
+@given(logits=logit_slices, place=st.tuples(st.integers(0, 5), st.integers(0, 5)))
+def test_a_patch_is_the_same_from_a_part_of_the_slice(logits, place):
+    whole = np.full((16, 16), -9, np.float32)
+    box = tuple(slice(n, n + size) for n, size in zip(place, logits.shape, strict=True))
+    whole[box] = logits
+    part, patch = LogitPatch.cut(logits, box), LogitPatch.cut(whole)
+    np.testing.assert_array_equal(part.logits, patch.logits)
+    np.testing.assert_array_equal(patch.mask(whole.shape), whole > 0)
+    if patch.logits.size:
+        assert part.box == patch.box
+        assert patch.logits.max() > -4
+    mask = LogitPatch.of_mask(whole > 0)
+    np.testing.assert_array_equal(mask.mask(whole.shape), whole > 0)
 
 
 def test_labels_and_slices_are_kept_apart():
     soft = SoftMasks()
     one, two = np.full((3, 4), 2.0), np.full((3, 4), -1.0)
-    soft.put(1, 5, one)
-    soft.put(2, 5, two)
-    soft.put(1, 6, two)
+    put(soft, 1, 5, one)
+    put(soft, 2, 5, two)
+    put(soft, 1, 6, two)
     assert list(soft.on_slice(5)) == [1, 2]
     assert set(soft) == {(1, 5), (2, 5), (1, 6)}
     twin = soft.copy()
@@ -59,7 +83,7 @@ def test_labels_and_slices_are_kept_apart():
     assert soft.get(1, 5) is None
     assert soft.get(2, 5) is not None
     assert twin.get(1, 5) is not None
-    soft.put(2, 5, np.full((3, 4), -9.0))
+    put(soft, 2, 5, np.full((3, 4), -9.0))
     assert soft.get(2, 5) is None
     assert soft.get(3, 7) is None
     assert soft.on_slice(7) == {}
@@ -70,7 +94,7 @@ def test_memory_is_a_small_part_of_the_logits():
     logits = (10 - np.hypot(y - 200, x - 300) / 4).astype(np.float32)
     soft = SoftMasks()
     for index in range(10):
-        soft.put(1, index, logits)
+        put(soft, 1, index, logits)
     assert soft.nbytes < 10 * logits.nbytes / 25
     for index in range(10):
         soft.discard(1, index)
@@ -86,8 +110,8 @@ def test_beyond_the_budget_logits_are_in_a_file_and_come_back_the_same():
     limited, unlimited = SoftMasks(budget=20_000), SoftMasks()
     masks = random_masks(100)
     for key, logits in masks.items():
-        limited.put(*key, logits)
-        unlimited.put(*key, logits)
+        put(limited, *key, logits)
+        put(unlimited, *key, logits)
         assert limited.nbytes <= 20_000
     assert unlimited.nbytes > 100_000
     twin = limited.copy()
@@ -95,7 +119,7 @@ def test_beyond_the_budget_logits_are_in_a_file_and_come_back_the_same():
         for soft in (limited, twin):
             np.testing.assert_array_equal(soft.get(*key), unlimited.get(*key))
     for key in list(masks)[:50]:
-        limited.put(*key, -masks[key])
+        put(limited, *key, -masks[key])
     assert limited.nbytes + twin.nbytes <= 2 * 20_000
     np.testing.assert_array_equal(twin.get(1, 3), unlimited.get(1, 3))
     restored = SoftMasks.__new__(SoftMasks)
@@ -107,7 +131,7 @@ def test_beyond_the_budget_logits_are_in_a_file_and_come_back_the_same():
 def test_what_is_forgotten_makes_room():
     soft = SoftMasks(budget=20_000)
     for index, logits in enumerate(random_masks(200).values()):
-        soft.put(1, index, logits)
+        put(soft, 1, index, logits)
         soft.discard(1, index - 1)
     assert soft._store._file is None
 
@@ -119,7 +143,7 @@ def test_where_the_disk_is_full_logits_stay_in_memory(monkeypatch):
     monkeypatch.setattr(ByteStore, "append", full)
     soft, masks = SoftMasks(budget=10_000), random_masks(30)
     for key, logits in masks.items():
-        soft.put(*key, logits)
+        put(soft, *key, logits)
     for key, logits in masks.items():
         np.testing.assert_array_equal(soft.get(*key) > 0, logits > 0)
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from napari_slmsam2.core.memory import MemoryBank
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
-from napari_slmsam2.core.soft_masks import MaskExtent
+from napari_slmsam2.core.soft_masks import LogitPatch
 
 EncodeNext = Callable[[int, Callable[[Sequence[npt.NDArray[np.float32]]], Sequence[Any]]], None]
 
@@ -22,26 +22,30 @@ class SegmentedSlice:
 
     Attributes
     ----------
-    logits : ndarray of float32, shape (H, W)
-        Mask logits at the resolution of the slice; above 0 is the object.
+    patch : LogitPatch
+        Mask logits at the resolution of the slice, in the box around those above -4; above 0 is
+        the object.
     presence : float
-        Probability that the object is on the slice. Below 0.5 the logits are all negative.
+        Probability that the object is on the slice. Below 0.5 the mask does not count.
     predicted_iou : float
         0 to 1.
     stability : float
         0 to 1.
     content : object
         What a `MemoryEntry` of this slice shall hold.
-    extent : MaskExtent or None
-        Where the mask lies, if the model has measured it on its device.
+    area : int or None
+        Pixels of the mask, if the model has measured it on its device.
+    centroid : tuple of float or None
+        ``(row, column)`` of that mask; None where it is empty.
     """
 
-    logits: npt.NDArray[np.float32]
+    patch: LogitPatch
     presence: float
     predicted_iou: float
     stability: float
     content: Any
-    extent: MaskExtent | None = None
+    area: int | None = None
+    centroid: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,8 +138,8 @@ class SliceSegmenter(Protocol):
         Returns
         -------
         SegmentedSlice
-            For a mask its logits have the mask's sign everywhere; for points and boxes they are
-            the model's answer.
+            For a mask the logits have its signs; for points and boxes they are the model's
+            answer.
         """
         ...
 

@@ -23,7 +23,8 @@ BACKGROUND = -4.0
 BUDGET = 2**25
 """Bytes of compressed logits in memory; older ones are moved to a temporary file."""
 
-_SCALE = 15.875
+SCALE = 15.875
+"""Steps of the stored logits per unit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +47,33 @@ class LogitPatch:
         """The label is absent."""
         return cls((slice(0, 0), slice(0, 0)), np.empty((0, 0), np.float32))
 
+    @classmethod
+    def cut(cls, logits: npt.NDArray[np.floating], place: Box | None = None) -> LogitPatch:
+        """The part of the logits that is stored: the box around those above -4, as a copy.
+
+        Parameters
+        ----------
+        logits : ndarray, shape (H, W) or (h, w)
+            Of a slice, or of the part of it that holds all logits above -4.
+        place : tuple of slice, optional
+            Rows and columns of that part in the slice.
+        """
+        box = find_box(logits > BACKGROUND)
+        inside = logits[box].astype(np.float32)
+        return cls(box if place is None else shift_box(box, place), inside)
+
+    @classmethod
+    def of_mask(cls, mask: npt.NDArray[np.bool_]) -> LogitPatch:
+        """Logits with the signs of a mask, shape (H, W)."""
+        box = find_box(mask)
+        return cls(box, np.where(mask[box], np.float32(LIMIT), np.float32(-LIMIT)))
+
+    def mask(self, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """The mask on the whole slice, shape (H, W)."""
+        mask = np.zeros(shape, dtype=bool)
+        mask[self.box] = self.logits > 0
+        return mask
+
     def within(self, box: Box) -> npt.NDArray[np.float32]:
         """The logits in a box that holds this one, shape (h, w); -8 where nothing is known."""
         logits = np.full(tuple(side.stop - side.start for side in box), -LIMIT, np.float32)
@@ -59,26 +87,7 @@ class LogitPatch:
 
     def as_stored(self) -> LogitPatch:
         """The patch with the values that `SoftMasks` gives back."""
-        return replace(self, logits=_unpacked(_packed(self.logits)))
-
-
-@dataclass(frozen=True, slots=True)
-class MaskExtent:
-    """Where a mask lies on its slice.
-
-    Attributes
-    ----------
-    box : tuple of slice
-        Around the logits that are stored, those above -4.
-    area : int
-        Pixels of the mask.
-    centroid : tuple of float or None
-        ``(row, column)``; None where the mask is empty.
-    """
-
-    box: Box
-    area: int
-    centroid: tuple[float, float] | None
+        return replace(self, logits=unpack_logits(pack_logits(self.logits)))
 
 
 def box_of_sides(rows: npt.NDArray[np.bool_], columns: npt.NDArray[np.bool_]) -> Box:
@@ -138,21 +147,22 @@ class _Crop:
     def unpack(self) -> npt.NDArray[np.float32]:
         size = tuple(side.stop - side.start for side in self.box)
         whole = np.frombuffer(zlib.decompress(self.content), dtype=np.int8).reshape(size)
-        return _unpacked(whole)
+        return unpack_logits(whole)
 
     @property
     def content(self) -> bytes:
         return self.packed if isinstance(self.packed, bytes) else self.packed.read()
 
 
-def _packed(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.int8]:
-    """Logits in 8 bits, rounded away from 0."""
-    clipped = np.clip(logits, -LIMIT, LIMIT) * _SCALE
+def pack_logits(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.int8]:
+    """Logits in 8 bits, clipped and rounded away from 0, so that their signs are exact."""
+    clipped = np.clip(logits, -LIMIT, LIMIT) * SCALE
     return np.where(clipped > 0, np.ceil(clipped), np.floor(clipped)).astype(np.int8)
 
 
-def _unpacked(packed: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
-    return packed.astype(np.float32) / np.float32(_SCALE)
+def unpack_logits(packed: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
+    """Logits from 8 bits; `pack_logits` gives the same 8 bits for them."""
+    return packed.astype(np.float32) / np.float32(SCALE)
 
 
 class SoftMasks:
@@ -191,18 +201,12 @@ class SoftMasks:
             for index, labels in state["_crops"].items()
         }
 
-    def put(self, label: int, index: int, logits: npt.NDArray[np.floating]) -> None:
-        """Store the logits of shape (H, W) of a label on a slice, in place of older ones."""
-        box = find_box(logits > BACKGROUND)
-        patch = LogitPatch(box, logits[box].astype(np.float32, copy=False))
-        self.put_patch(label, index, patch, (logits.shape[0], logits.shape[1]))
-
-    def put_patch(self, label: int, index: int, patch: LogitPatch, shape: tuple[int, int]) -> None:
+    def put(self, label: int, index: int, patch: LogitPatch, shape: tuple[int, int]) -> None:
         """Store the logits of a label on a slice of shape (H, W), in place of older ones."""
         if is_empty(patch.box):
             self.discard(label, index)
             return
-        packed = self._store.put(zlib.compress(_packed(patch.logits).tobytes(), 1))
+        packed = self._store.put(zlib.compress(pack_logits(patch.logits).tobytes(), 1))
         self._crops.setdefault(index, {})[label] = _Crop(patch.box, shape, packed)
 
     def get(self, label: int, index: int) -> npt.NDArray[np.float32] | None:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.core.segmenter import SegmentedSlice
+from napari_slmsam2.core.soft_masks import LogitPatch
 from napari_slmsam2.engine.clicks.segment import seed_mask
-from napari_slmsam2.engine.features.interpolation import EDGE_SHARPNESS, signed_distance
 
 Image = npt.NDArray[np.float32]
 
@@ -35,7 +35,7 @@ class RawSliceSegmenter(ABC):
         """The mask of the seed, see `seed_mask`."""
         mask = seed_mask(prompt, embedding)
         return SegmentedSlice(
-            logits=EDGE_SHARPNESS * signed_distance(mask),
+            patch=LogitPatch.of_mask(mask),
             presence=float(mask.any()),
             predicted_iou=1.0,
             stability=1.0,

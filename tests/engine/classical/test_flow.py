@@ -12,6 +12,8 @@ from napari_slmsam2.core.segmenter import SweepContext
 from napari_slmsam2.engine.classical.flow import FlowSegmenter
 from napari_slmsam2.engine.features.taper import find_taper
 
+from ...fakes import whole_slice
+
 
 def ellipse(shape, row, column, radius, ratio=1.3):
     rows, columns = np.indices(shape)
@@ -39,19 +41,19 @@ def sweep(images, seeds, source, stop, *, direction=1, spacing=(1.0, 1.0, 1.0), 
     for index, mask in seeds.items():
         embedding = segmenter.encode_image(images[index])
         seed = segmenter.encode_seed(embedding, SlicePrompt.from_mask(1, index, mask), mask.shape)
-        np.testing.assert_array_equal(seed.logits > 0, mask)
+        np.testing.assert_array_equal(seed.patch.mask(mask.shape), mask)
         bank.add(MemoryEntry(index, True, seed.content))
     found = {}
     for index in range(source + direction, stop + direction, direction):
         embedding = segmenter.encode_image(images[index])
         (result,) = segmenter.segment(embedding, index, direction, [bank], context)
-        assert result.logits.shape == images[index].shape
-        assert result.logits.dtype == np.float32
-        assert np.isfinite(result.logits).all()
+        logits = whole_slice(result.patch, images[index].shape)
+        assert logits.dtype == np.float32
+        assert np.isfinite(logits).all()
         for score in (result.presence, result.predicted_iou, result.stability):
             assert 0.0 <= score <= 1.0
         if result.presence < 0.5:
-            assert (result.logits < 0).all()
+            assert (logits < 0).all()
         bank.add(MemoryEntry(index, False, result.content))
         bank.retain(index + direction, direction, segmenter.reach)
         found[index] = result
@@ -59,7 +61,7 @@ def sweep(images, seeds, source, stop, *, direction=1, spacing=(1.0, 1.0, 1.0), 
 
 
 def dice(result, truth):
-    mask = result.logits > 0
+    mask = result.patch.mask(truth.shape)
     return 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
 
 
@@ -92,7 +94,7 @@ def test_keeps_off_a_neighbour_that_looks_the_same(rng):
     found = sweep(images, {0: truth[0]}, 0, 7)
     for i, result in found.items():
         assert dice(result, truth[i]) > 0.93
-        assert not ((result.logits > 0) & neighbour[i]).any()
+        assert not (result.patch.mask(shape) & neighbour[i]).any()
 
 
 def test_presence_falls_below_one_half_after_the_object_has_ended(rng):
@@ -100,7 +102,7 @@ def test_presence_falls_below_one_half_after_the_object_has_ended(rng):
     truth = np.stack([ellipse((96, 96), 48, 48, max(r, 1e-9), 1.0) & (r > 0) for r in radii])
     found = sweep(render(truth, rng), {0: truth[0]}, 0, 25)
     assert all(found[i].presence >= 0.5 for i in range(1, 9))
-    absent = [i for i in found if found[i].presence < 0.5 or not (found[i].logits > 0).any()]
+    absent = [i for i in found if found[i].presence < 0.5 or not (found[i].patch.logits > 0).any()]
     assert absent
     assert min(absent) >= 10
     assert min(absent) <= 18
@@ -120,7 +122,7 @@ def test_inside_a_marked_extent_the_object_is_present_and_tapers_to_the_end(rng)
     images = np.full((14, 60, 60), 0.5, np.float32)
     seed = ellipse((60, 60), 30, 30, 12, 1.0)
     found = sweep(images, {0: seed}, 0, 12, extent=(0, 10))
-    areas = [int((found[i].logits > 0).sum()) for i in range(1, 11)]
+    areas = [int((found[i].patch.logits > 0).sum()) for i in range(1, 11)]
     assert all(found[i].presence >= 0.5 for i in range(1, 11))
     assert all(a >= b for a, b in itertools.pairwise(areas))
     assert 1 <= areas[-1] < 0.7 * seed.sum()
@@ -131,7 +133,7 @@ def test_an_absent_slice_ahead_is_an_end_and_a_present_one_is_not(rng):
     seed = ellipse((60, 60), 30, 30, 12, 1.0)
     towards_end = sweep(images, {0: seed, 8: np.zeros_like(seed)}, 0, 7)
     towards_seed = sweep(images, {0: seed, 8: seed}, 0, 7)
-    assert (towards_end[7].logits > 0).sum() < 0.7 * seed.sum()
+    assert (towards_end[7].patch.logits > 0).sum() < 0.7 * seed.sum()
     assert dice(towards_seed[7], seed) > 0.98
     assert all(r.presence >= 0.5 for r in towards_seed.values())
 
@@ -154,7 +156,7 @@ def test_constant_slices_leave_the_mask_in_place():
     images = np.full((4, 40, 40), 0.2, np.float32)
     seed = ellipse((40, 40), 20, 20, 8)
     found = sweep(images, {0: seed, 3: seed}, 0, 2)
-    np.testing.assert_array_equal(found[2].logits > 0, seed)
+    np.testing.assert_array_equal(found[2].patch.mask(seed.shape), seed)
 
 
 @pytest.mark.parametrize("where", [(0, 0), (19, 29), (10, 15)])
@@ -168,7 +170,7 @@ def test_seed_of_one_pixel(where, rng):
 def test_seed_that_fills_the_slice(rng):
     images = rng.random((4, 24, 24)).astype(np.float32)
     found = sweep(images, {0: np.ones((24, 24), bool), 3: np.ones((24, 24), bool)}, 0, 2)
-    assert (found[1].logits > 0).mean() > 0.9
+    assert found[1].patch.mask((24, 24)).mean() > 0.9
 
 
 def test_object_at_the_border_stays_there(rng):
@@ -183,7 +185,7 @@ def test_result_does_not_depend_on_intensity_scale_or_on_other_labels(rng):
     reference = sweep(images, {0: truth[0]}, 0, 3)
     scaled = sweep(0.25 * images + 0.5, {0: truth[0]}, 0, 3)
     for i in reference:
-        assert dice(scaled[i], reference[i].logits > 0) > 0.99
+        assert dice(scaled[i], reference[i].patch.mask((70, 70))) > 0.99
     segmenter = FlowSegmenter()
     context = SweepContext(4, (70, 70), (1.0, 1.0, 1.0))
     banks = []
@@ -192,7 +194,8 @@ def test_result_does_not_depend_on_intensity_scale_or_on_other_labels(rng):
         seed = segmenter.encode_seed(embedding, SlicePrompt.from_mask(label, 0, mask), mask.shape)
         banks.append(MemoryBank(label, {0: MemoryEntry(0, True, seed.content)}))
     both = segmenter.segment(segmenter.encode_image(images[1]), 1, 1, banks, context)
-    np.testing.assert_array_equal(both[0].logits, reference[1].logits)
+    assert both[0].patch.box == reference[1].patch.box
+    np.testing.assert_array_equal(both[0].patch.logits, reference[1].patch.logits)
 
 
 def test_remembers_no_more_than_the_window_around_the_object():

@@ -182,7 +182,8 @@ def test_a_network_answers_with_what_it_finds_itself(make_segmenter, textured):
     prompt = SlicePrompt.from_points(1, 20, [(18, 15)])
     found = answers.find(prompt)
     embedding = segmenter.encode_image(window.apply(textured.take(20)))
-    expected = segmenter.encode_seed(embedding, prompt, textured.slice_shape).logits > 0
+    shape = textured.slice_shape
+    expected = segmenter.encode_seed(embedding, prompt, shape).patch.mask(shape)
     np.testing.assert_array_equal(found.mask, expected)
     again = answers.find(found.refine([(2, 2)], [0]))
     assert answers.embeddings.encoded == 1, "the image is encoded once"
@@ -195,7 +196,7 @@ def test_nothing_found_is_told(make_segmenter, textured, monkeypatch):
 
     def blind(*args):
         result = encode_seed(*args)
-        result.logits[:] = -8
+        result.patch.logits[:] = -8
         return result
 
     monkeypatch.setattr(segmenter, "encode_seed", blind)

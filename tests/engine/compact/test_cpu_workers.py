@@ -13,6 +13,8 @@ from napari_slmsam2.core.segmenter import SweepContext
 from napari_slmsam2.engine.compact.cpu_workers import PART, compute_in_parts
 from napari_slmsam2.engine.loading import make_segmenter
 
+from ...fakes import whole_slice
+
 CPU = torch.device("cpu")
 
 
@@ -127,7 +129,10 @@ def test_the_default_model_gives_equal_results_on_any_number_of_threads(use_thre
             results = segmenter.segment(slices[index], index, 1, banks, context)
             for bank, result in zip(banks, results, strict=True):
                 bank.add(MemoryEntry(index, False, result.content))
-            found += [(r.logits, r.presence, r.predicted_iou, r.stability) for r in results]
+            found += [
+                (whole_slice(r.patch, shape), r.presence, r.predicted_iou, r.stability)
+                for r in results
+            ]
         return found
 
     first = swept(1)

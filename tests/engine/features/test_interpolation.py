@@ -131,7 +131,7 @@ def bank_of(segmenter, masks):
     for index, mask in masks.items():
         image = segmenter.encode_image(np.zeros(SHAPE, np.float32))
         seed = segmenter.encode_seed(image, SlicePrompt.from_mask(1, index, mask), mask.shape)
-        np.testing.assert_array_equal(seed.logits > 0, mask)
+        np.testing.assert_array_equal(seed.patch.mask(SHAPE), mask)
         bank.add(MemoryEntry(index, True, seed.content))
     return bank
 
@@ -143,8 +143,8 @@ def test_segmenter_follows_the_seeds_and_is_absent_beyond_them():
     context = SweepContext(14, SHAPE, (1.0, 1.0, 1.0))
     found = {i: segmenter.segment(None, i, 1, [bank], context)[0] for i in (0, 4, 8, 12)}
     assert [found[i].presence for i in (0, 4, 8, 12)] == [0.0, 1.0, 1.0, 0.0]
-    assert dice(found[4].logits > 0, disc(40, 45, 14)) > 0.97
-    assert not (found[0].logits > 0).any()
+    assert dice(found[4].patch.mask(SHAPE), disc(40, 45, 14)) > 0.97
+    assert not found[0].patch.mask(SHAPE).any()
     assert 0.5 < found[4].stability < 1
     assert 0 < found[4].predicted_iou < 1
 

@@ -21,9 +21,10 @@ from napari_slmsam2.core.memory import MemoryBank, MemoryEntry
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.segmenter import SweepContext
 from napari_slmsam2.engine.sam2 import attention
-from napari_slmsam2.engine.sam2.masks import measure_masks, pack_bytes
+from napari_slmsam2.engine.sam2.masks import pack_bytes
 from napari_slmsam2.engine.sam2.tensors import SliceOutput
 
+from .test_masks import measured
 from .test_segmenter import SHAPE, disc, seed
 
 #: Composed differently on every device; MPS has a kernel of its own.
@@ -112,7 +113,7 @@ def test_every_operator_of_inference_runs_on_mps(
         output = SliceOutput(
             torch.zeros(2, 1, 16, 16), torch.zeros(2, 1), torch.zeros(2, 8), torch.zeros(2)
         )
-        pack_bytes([*measure_masks(output, SHAPE)])
+        pack_bytes([*measured(output, SHAPE)])
     segmenter.network.pool_memory(1)
     assert len(walk.names) > 40
     assert not walk.names - supported

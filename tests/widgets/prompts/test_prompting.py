@@ -44,7 +44,7 @@ class Gated(FakeSegmenter):
             if self.problem is not None:
                 raise self.problem
             found = FlowSegmenter().encode_seed(embedding, prompt, shape)
-            return self._answer(found.logits > 0, 8.0, 1.0)
+            return self._answer(found.patch.mask(shape), 8.0, 1.0)
         return super().encode_seed(embedding, prompt, shape)
 
 

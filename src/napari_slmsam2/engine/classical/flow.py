@@ -14,6 +14,7 @@ from torch import Tensor
 
 from napari_slmsam2.core.memory import MemoryBank
 from napari_slmsam2.core.segmenter import SegmentedSlice, SweepContext
+from napari_slmsam2.core.soft_masks import LogitPatch
 from napari_slmsam2.engine.features.appearance import Appearance
 from napari_slmsam2.engine.features.contrast import Contrast, longest_side, surround_width
 from napari_slmsam2.engine.features.distance import refreshed
@@ -126,17 +127,16 @@ class FlowSegmenter(RawSliceSegmenter):
         areas = {i: entry.content.area for i, entry in bank.seeds.items()}
         extent = context.extents.get(bank.label)
         taper = find_taper(areas, index, direction, extent, context.spacing)
-        logits = np.full(image.shape, -EDGE_SHARPNESS * np.hypot(*image.shape), np.float32)
         warped, shown, features = _propagated(image[state.window], state, index, taper)
         if not (warped > 0).any():
-            return SegmentedSlice(logits, 0.0, 0.0, 0.0, state)
+            return SegmentedSlice(LogitPatch.empty(), 0.0, 0.0, 0.0, state)
         presence = float(features.presence())
         if taper.between or (extent is not None and extent[0] <= index <= extent[1]):
             presence = 0.5 + 0.5 * presence
-        if presence >= 0.5:
-            logits[state.window] = EDGE_SHARPNESS * shown
         return SegmentedSlice(
-            logits=logits,
+            patch=LogitPatch.cut(EDGE_SHARPNESS * shown, state.window)
+            if presence >= 0.5
+            else LogitPatch.empty(),
             presence=presence,
             predicted_iou=float(features.predicted_iou()),
             stability=mask_stability(shown),

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from napari_slmsam2.core.memory import MemoryBank
 from napari_slmsam2.core.segmenter import SegmentedSlice, SweepContext
+from napari_slmsam2.core.soft_masks import LogitPatch
 from napari_slmsam2.engine.features.interpolation import (
     EDGE_SHARPNESS,
     expected_iou,
@@ -50,7 +51,7 @@ class InterpolationSegmenter(RawSliceSegmenter):
         logits = interpolated_logits(masks, index)
         present = bool((logits > 0).any())
         return SegmentedSlice(
-            logits=logits,
+            patch=LogitPatch.cut(logits),
             presence=float(present),
             predicted_iou=expected_iou(masks, index) if present else 0.0,
             stability=mask_stability(logits / np.float32(EDGE_SHARPNESS)),

@@ -61,7 +61,7 @@ class PromptSolver:
         notes = fallback.take_notes()
         if notes:
             warnings.warn(f"{'; '.join(notes)}.", SlmSam2Warning, stacklevel=2)
-        mask = found.logits > 0
+        mask = found.patch.mask(shape)
         if not mask.any():
             raise PromptError(
                 where,

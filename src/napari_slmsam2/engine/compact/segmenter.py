@@ -14,10 +14,10 @@ from torch import Tensor
 from napari_slmsam2.core.memory import MemoryBank
 from napari_slmsam2.core.prompts import SlicePrompt
 from napari_slmsam2.core.segmenter import SegmentedSlice, SliceVisit, SweepContext
+from napari_slmsam2.core.soft_masks import LogitPatch
 from napari_slmsam2.engine.compact.cpu_workers import compute_in_parts
 from napari_slmsam2.engine.compact.features import (
     LOGITS_PER_PIXEL,
-    MAX_LOGIT,
     KnownShapes,
     chosen_seeds,
     interpolated_priors,
@@ -381,10 +381,10 @@ def _segmented(
     for (presence, present, iou_, stable), (box, block), content in zip(
         numbers, pasted, contents, strict=True
     ):
-        logits = np.full(shape, -4 * MAX_LOGIT, np.float32)
         if present:
-            logits[box] = block
-            found.append(SegmentedSlice(logits, presence, iou_, stable, content))
+            patch = LogitPatch.cut(block, box)
+            found.append(SegmentedSlice(patch, presence, iou_, stable, content))
         else:
-            found.append(SegmentedSlice(logits, min(presence, 0.49), 0.0, 0.0, content))
+            absent = LogitPatch.empty()
+            found.append(SegmentedSlice(absent, min(presence, 0.49), 0.0, 0.0, content))
     return found

@@ -17,11 +17,8 @@ from napari_slmsam2.core.quality import SliceQuality, mean_quality, measured
 from napari_slmsam2.core.segmenter import SegmentedSlice
 from napari_slmsam2.core.soft_masks import (
     BACKGROUND,
-    LIMIT,
-    Box,
     LogitPatch,
     find_box,
-    shift_box,
     unite_boxes,
 )
 from napari_slmsam2.engine.features.interpolation import interpolated_logits
@@ -105,21 +102,17 @@ class Compositor:
 
         Nothing is stored, see `store`.
         """
-        logits, extent = output.logits, output.extent
+        patch = output.patch
         quality = SliceQuality(output.presence, output.predicted_iou, output.stability)
         if output.presence < 0.5:
-            logits, box = np.full_like(logits, -LIMIT), LogitPatch.empty().box
-        elif extent is None:
-            box = find_box(logits > BACKGROUND)
-            quality = _measured(quality, LogitPatch(box, logits[box]))
+            patch = LogitPatch.empty()
+        elif output.area is None:
+            quality = _measured(quality, patch)
         else:
-            box = extent.box
-            quality = replace(quality, area=extent.area, centroid=extent.centroid)
+            quality = replace(quality, area=output.area, centroid=output.centroid)
         if sweep.gap.closed and step.completes(sweep.gap):
-            patch, merged = self._merged(sweep, step.index, logits, box, quality)
-            return SweptMask(quality, patch, merged)
-        # A copy: a view would keep the whole slice alive.
-        return SweptMask(quality, LogitPatch(box, logits[box].copy()), quality)
+            return SweptMask(quality, *self._merged(sweep, step.index, patch, quality))
+        return SweptMask(quality, patch, quality)
 
     def store(
         self, index: int, masks: Iterable[tuple[Sweep, SweptMask]]
@@ -136,7 +129,7 @@ class Compositor:
             label = sweep.label
             if not self.writes(label, index):
                 continue
-            self._result.soft.put_patch(label, index, mask.patch, self._shape)
+            self._result.soft.put(label, index, mask.patch, self._shape)
             self._result.suppressed.discard((label, index))
             self._result.scores.setdefault(label, {})[index] = mask.quality
             quality[label] = mask.quality
@@ -216,8 +209,7 @@ class Compositor:
         self,
         sweep: Sweep,
         index: int,
-        logits: npt.NDArray[np.float32],
-        box: Box,
+        own: LogitPatch,
         quality: SliceQuality,
     ) -> tuple[LogitPatch, SliceQuality]:
         """The mask in a gap between two seeds, inside the box of all its parts."""
@@ -225,7 +217,7 @@ class Compositor:
         assert gap.before is not None
         assert gap.after is not None
         earlier, agreement, weights = None, None, [1.0]
-        own, is_forward = LogitPatch(box, logits[box]), sweep.direction == FORWARD
+        box, is_forward = own.box, sweep.direction == FORWARD
         if gap.from_before and gap.from_after:
             # None where a seed was set and removed again since the earlier sweep.
             first = self._result.scores.get(label, {}).get(index)
@@ -253,10 +245,9 @@ class Compositor:
         if shape is not None:
             parts.append(shape[box])
         if len(parts) == 1:
-            return LogitPatch(box, own.logits.copy()), quality
+            return own, quality
         merged = merge_logits(zip(parts, weights, strict=True))
-        inner = find_box(merged > BACKGROUND)
-        patch = LogitPatch(shift_box(inner, box), merged[inner])
+        patch = LogitPatch.cut(merged, box)
         return patch, replace(_measured(quality, patch), agreement=agreement)
 
     def _interpolates(self, gap: Gap) -> bool:

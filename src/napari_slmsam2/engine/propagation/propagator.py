@@ -247,7 +247,9 @@ class Propagator:
             )
         entry = MemoryEntry(prompt.index, is_seed=True, content=output.content)
         self._seeds.setdefault(prompt.label, {})[prompt.index] = entry
-        mask = prompt.mask if prompt.mask is not None else output.logits > 0
+        mask = prompt.mask
+        if mask is None:
+            mask = output.patch.mask(self._context.shape)
         self._compositor.add_seed(prompt, mask)
         self._pending_seeds.pop(0)
         self._done += 1

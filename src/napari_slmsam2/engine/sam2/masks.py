@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from napari_slmsam2.core.segmenter import SegmentedSlice
-from napari_slmsam2.core.soft_masks import BACKGROUND, MaskExtent, box_of_sides
+from napari_slmsam2.core.soft_masks import (
+    BACKGROUND,
+    LIMIT,
+    SCALE,
+    LogitPatch,
+    box_of_sides,
+    unpack_logits,
+)
 from napari_slmsam2.engine.sam2.preprocess import SlicePreprocessor
-from napari_slmsam2.engine.sam2.tensors import SliceOutput
 
 #: Distance from the threshold at which the stability of a mask is judged (SAM: 1.0).
 STABILITY_OFFSET = 1.0
@@ -30,7 +35,9 @@ class MeasuredMasks(NamedTuple):
         Pixels of the mask, and the sums of their rows and of their columns.
     scores : Tensor of float32, shape (B, 3)
         Presence, predicted IoU and stability.
-    logits : Tensor of float32, shape (B, H, W)
+    logits : Tensor of int8, shape (B, H, W)
+        As they are stored, see `napari_slmsam2.core.soft_masks.pack_logits`: a quarter of the
+        bytes of float32 is copied to the host.
     rows, columns : Tensor of bool, shapes (B, H) and (B, W)
         Which have a logit that is stored.
     """
@@ -42,24 +49,37 @@ class MeasuredMasks(NamedTuple):
     columns: Tensor
 
 
-def measure_masks(output: SliceOutput, shape: tuple[int, int]) -> MeasuredMasks:
-    """Resize the logits of B labels to a slice of shape (H, W), and measure the masks."""
-    logits = SlicePreprocessor.to_slice(output.low_res_logits, shape)
-    mask, stored = logits > 0, logits > BACKGROUND
-    in_rows, in_columns = mask.sum(2), mask.sum(1)
+def measure_masks(
+    shape: tuple[int, int], low_res_logits: Tensor, presence_logit: Tensor, predicted_iou: Tensor
+) -> MeasuredMasks:
+    """Resize the logits of B labels to a slice of shape (H, W), and measure the masks.
+
+    The tensors are those of a `napari_slmsam2.engine.sam2.tensors.SliceOutput`.
+    """
+    logits = SlicePreprocessor.to_slice(low_res_logits, shape)
+    stored = logits > BACKGROUND
+    packed = pack_on_device(logits)
+    mask = packed > 0
+    in_rows, in_columns = (mask.sum(side, dtype=torch.int32) for side in (2, 1))
     sums = (
         in_rows.sum(1),
         (in_rows * torch.arange(shape[0], device=logits.device)).sum(1),
         (in_columns * torch.arange(shape[1], device=logits.device)).sum(1),
     )
     scores = (
-        torch.sigmoid(output.presence_logit[:, 0]),
-        output.predicted_iou,
-        stability_score(output.low_res_logits),
+        torch.sigmoid(presence_logit[:, 0]),
+        predicted_iou,
+        stability_score(low_res_logits),
     )
     return MeasuredMasks(
-        torch.stack(sums, 1), torch.stack(scores, 1), logits, stored.any(2), stored.any(1)
+        torch.stack(sums, 1), torch.stack(scores, 1), packed, stored.any(2), stored.any(1)
     )
+
+
+def pack_on_device(logits: Tensor) -> Tensor:
+    """Logits in 8 bits, equal bit by bit to `napari_slmsam2.core.soft_masks.pack_logits`."""
+    scaled = logits.clamp(-LIMIT, LIMIT).mul_(SCALE)
+    return scaled.abs().ceil_().copysign_(scaled).to(torch.int8)
 
 
 def stability_score(logits: Tensor) -> Tensor:
@@ -97,25 +117,17 @@ def read_masks(copy: HostCopy, contents: Sequence[Any]) -> list[SegmentedSlice]:
         What is remembered of each label, in the same order.
     """
     sums, scores, logits, rows, columns = copy.wait()
-    return [
-        SegmentedSlice(
-            logits=logits[k],
-            presence=float(scores[k, 0]),
-            predicted_iou=float(scores[k, 1]),
-            stability=float(scores[k, 2]),
-            content=content,
-            extent=_extent(sums[k].tolist(), rows[k], columns[k]),
+    found = []
+    for k, content in enumerate(contents):
+        box = box_of_sides(rows[k], columns[k])
+        presence, iou, stability = scores[k].tolist()
+        area, row_sum, column_sum = sums[k].tolist()
+        centroid = (row_sum / area, column_sum / area) if area else None
+        patch = LogitPatch(box, unpack_logits(logits[k][box]))
+        found.append(
+            SegmentedSlice(patch, presence, iou, stability, content, area, centroid),
         )
-        for k, content in enumerate(contents)
-    ]
-
-
-def _extent(
-    sums: list[int], rows: npt.NDArray[np.bool_], columns: npt.NDArray[np.bool_]
-) -> MaskExtent:
-    area, row_sum, column_sum = sums
-    centroid = (row_sum / area, column_sum / area) if area else None
-    return MaskExtent(box_of_sides(rows, columns), area, centroid)
+    return found
 
 
 class HostCopy:

@@ -15,6 +15,7 @@ from napari_slmsam2.core.errors import DeviceMemoryError
 from napari_slmsam2.core.memory import MemoryBank
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.core.segmenter import SegmentedSlice, SweepContext
+from napari_slmsam2.core.soft_masks import LogitPatch
 from napari_slmsam2.engine.clicks.as_clicks import as_clicks
 from napari_slmsam2.engine.device import (
     computing,
@@ -119,11 +120,12 @@ class NetworkSegmenter:
         self._encode = make(self._compute_embedding)
         self._track = make(self._compute_masks)
         self._encode_memory = make(self._compute_maps)
+        self._measure = make(measure_masks)
 
     def captured_calls(self) -> dict[str, int]:
         """How many kinds of calls run as CUDA graphs, and how many could not; empty without any."""
         counts: Counter[str] = Counter()
-        for call in (self._encode, self._track, self._encode_memory):
+        for call in (self._encode, self._track, self._encode_memory, self._measure):
             counts.update(call.summary())
         return dict(counts)
 
@@ -195,10 +197,10 @@ class NetworkSegmenter:
             embedding = embedding.to(self.device)
             output = self.answer(embedding, prompt, shape)
             content = self.remember(embedding, output, prompted=True)
-            [result] = read_masks(copy_masks([measure_masks(output, shape)]), content)
+            [result] = read_masks(copy_masks([self._measured(output, shape)]), content)
         if prompt.mask is not None:
-            result.logits = np.where(prompt.mask, np.float32(10), np.float32(-10))
-            result.extent = None
+            result.patch = LogitPatch.of_mask(prompt.mask)
+            result.area = result.centroid = None
         return result
 
     def segment(
@@ -218,7 +220,7 @@ class NetworkSegmenter:
             for members, memory in self.read(banks, index, direction, context.n_slices, embedding):
                 output = self.track(embedding, *memory)
                 order += members
-                masks.append(measure_masks(output, context.shape))
+                masks.append(self._measured(output, context.shape))
                 contents += self.remember(embedding, output, prompted=False)
             copy = copy_masks(masks)
             self._encode_ahead(context)
@@ -234,6 +236,12 @@ class NetworkSegmenter:
             (long.rows, short.rows), embedding.feature, *embedding.high_res, *memory
         )
         return SliceOutput(*results)
+
+    def _measured(self, output: SliceOutput, shape: tuple[int, int]) -> MeasuredMasks:
+        results = self._measure(
+            shape, output.low_res_logits, output.presence_logit, output.predicted_iou
+        )
+        return MeasuredMasks(*results)
 
     def _encode_ahead(self, context: SweepContext) -> None:
         """Encode the next slices while the device and the copy of the masks are at work."""

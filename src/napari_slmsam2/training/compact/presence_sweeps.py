@@ -74,7 +74,8 @@ def sweep_outward(
         for number, index, answer in sweep_together(segmenter, stack, sweeps):
             assert isinstance(answer.content, TrackedObject)
             clues[number].append(answer.content.state.presence_features[0].cpu().numpy())
-            mask, truth = answer.logits > 0, stack.mask[index]
+            truth = stack.mask[index]
+            mask = answer.patch.mask(truth.shape)
             rows[number].append([mask.sum(), (mask & truth).sum(), truth.sum()])
         for own, clues_, rows_ in zip(found, clues, rows, strict=True):
             if rows_:
