@@ -24,6 +24,7 @@ from napari_slmsam2.engine.features.optical_flow import optical_flow, warp
 from napari_slmsam2.engine.features.taper import find_taper
 from napari_slmsam2.engine.loading import ReadyModel
 from napari_slmsam2.session.session import SegmentationSession
+from napari_slmsam2.training.compact import trainer as trainer_module
 from napari_slmsam2.training.compact.config import LossWeights, TrainingConfig
 from napari_slmsam2.training.compact.rollout import roll_out, step_loss
 from napari_slmsam2.training.compact.trainer import Trainer, train
@@ -255,6 +256,44 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_the_checkpoint(clips, tmp
     with pytest.raises(FloatingPointError, match="step 2"):
         train(trainer, tmp_path, clips, validate_every=2)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def threads():
+    """The number of threads of torch can be changed."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_steps_are_equal_whatever_the_number_of_threads(clips, threads, precision):
+    """Parts of a batch are computed side by side, and their gradients are summed in order."""
+    found = []
+    for n in (1, 2):
+        threads(n)
+        trainer = Trainer(CONFIG, plan(precision=precision), clips, CPU)
+        losses = [float(trainer.advance()["loss"]) for _ in range(3)]
+        found.append((losses, [p.detach() for p in trainer.network.parameters()]))
+    assert found[0][0] == found[1][0]
+    for one, two in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=0)
+
+
+def test_a_batch_in_parts_gives_the_loss_and_the_gradient_of_the_whole(clips, monkeypatch):
+    found = []
+    for compute in (trainer_module.compute_in_parts, lambda compute, items, _: compute(items)):
+        monkeypatch.setattr(trainer_module, "compute_in_parts", compute)
+        trainer = Trainer(CONFIG, plan(precision="float32", clip_norm=1e9), clips, CPU)
+        losses = trainer.advance()
+        found.append((losses, [p.grad for p in trainer.network.parameters()]))
+    for name, loss in found[0][0].items():
+        torch.testing.assert_close(loss, found[1][0][name])
+    assert any(gradient is not None for gradient in found[0][1])
+    for parts, whole in zip(found[0][1], found[1][1], strict=True):
+        assert (parts is None) == (whole is None)
+        if parts is not None:
+            torch.testing.assert_close(parts, whole, rtol=1e-3, atol=1e-5)
 
 
 def test_no_part_of_a_loss_is_read_by_the_host_in_a_step(clips):

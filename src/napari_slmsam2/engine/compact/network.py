@@ -393,7 +393,8 @@ def _doubled(x: Tensor) -> Tensor:
 
 
 def _attend(query: Tensor, memory: SeedMemory) -> Tensor:
-    tokens = query.flatten(2).transpose(1, 2)
+    # Without a copy in this order, a CPU computes and stores all weights at once.
+    tokens = query.flatten(2).transpose(1, 2).contiguous()
     found = F.scaled_dot_product_attention(
         tokens[:, None],
         memory.key[:, None],

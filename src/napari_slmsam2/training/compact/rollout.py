@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -114,19 +115,49 @@ def _target(batch: Batch, step: int, output: StepOutput) -> Tensor:
     return (read_logits(distances, output.crops) / LOGITS_PER_PIXEL + 0.5).clamp_(0.0, 1.0)
 
 
+class StepTotals(NamedTuple):
+    """What the terms of the loss of a step are divided by: weights over the whole batch.
+
+    Attributes
+    ----------
+    weight, present, absent : Tensor, shape ()
+        Of all clips, of those with the object on the slice, and of those without it; at least 1.
+    """
+
+    weight: Tensor
+    present: Tensor
+    absent: Tensor
+
+    @classmethod
+    def of(
+        cls, weight: Tensor, present: Tensor, distributed: DistributedContext | None = None
+    ) -> StepTotals:
+        """Of a step with weights and presence of shape (B,), over all processes."""
+        there = present.float()
+        sums = torch.stack([weight.sum(), (there * weight).sum(), ((1 - there) * weight).sum()])
+        total = (distributed or DistributedContext()).total(sums).clamp(min=1.0)
+        return cls(*total.unbind())
+
+
 def step_loss(
-    result: StepResult, weights: LossWeights, distributed: DistributedContext | None = None
+    result: StepResult, weights: LossWeights, totals: StepTotals | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss of one step and its parts for the log, each of shape ().
 
-    Of several processes, this one's share. The parts have no gradient.
+    Of a part of a batch, its share of the loss of the batch. The parts have no gradient.
+
+    Parameters
+    ----------
+    result : StepResult
+    weights : LossWeights
+    totals : StepTotals, optional
+        Of the whole batch. Default: the result is of all of it.
     """
-    distributed = distributed or DistributedContext()
+    totals = totals or StepTotals.of(result.weight, result.present)
     logits, target, present = result.output.logits, result.target, result.present
-    total_weight = distributed.total(result.weight.sum()).clamp(min=1.0)
 
     def mean(values: Tensor) -> Tensor:
-        return (values * result.weight).sum() / total_weight
+        return (values * result.weight).sum() / totals.weight
 
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((1, 2))
     chance = torch.sigmoid(logits)
@@ -137,7 +168,7 @@ def step_loss(
         "mask": weights.mask * mean(entropy * there),
         "dice_loss": weights.dice * mean(dice * there),
         "empty": weights.empty * mean(entropy * (1 - there)),
-        "presence": weights.presence * _presence_loss(result, distributed),
+        "presence": weights.presence * _presence_loss(result, totals),
         "iou": weights.iou * mean((torch.sigmoid(result.output.iou) - true_iou(result)).abs()),
     }
     loss = torch.stack(list(parts.values())).sum()
@@ -151,12 +182,10 @@ def true_iou(result: StepResult) -> Tensor:
     return (found & truth).sum((1, 2)) / union.clamp(min=1) * result.present
 
 
-def _presence_loss(result: StepResult, distributed: DistributedContext) -> Tensor:
+def _presence_loss(result: StepResult, totals: StepTotals) -> Tensor:
     """Cross entropy, presence and absence weighted equally."""
     there = result.present.float()
     entropy = F.binary_cross_entropy_with_logits(result.output.presence, there, reduction="none")
-    halves = []
-    for chosen in (there, 1 - there):
-        weight = chosen * result.weight
-        halves.append((entropy * weight).sum() / distributed.total(weight.sum()).clamp(min=1.0))
-    return 0.5 * (halves[0] + halves[1])
+    entropy = entropy * result.weight
+    on, off = (entropy * there).sum(), (entropy * (1 - there)).sum()
+    return 0.5 * (on / totals.present + off / totals.absent)

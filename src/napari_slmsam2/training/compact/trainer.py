@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,15 +17,34 @@ from torch.optim.swa_utils import AveragedModel
 from napari_slmsam2.core.atomic_write import atomic_write
 from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.core.errors import CheckpointError
+from napari_slmsam2.engine.compact.cpu_workers import compute_in_parts
 from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.compact.sweep import select
 from napari_slmsam2.training.compact.config import TrainingConfig
-from napari_slmsam2.training.compact.rollout import roll_out, step_loss
+from napari_slmsam2.training.compact.rollout import StepTotals, roll_out, step_loss
 from napari_slmsam2.training.compact.validation import validate
-from napari_slmsam2.training.data.batch import Clips, ClipStore, make_batch, sampling_weights
+from napari_slmsam2.training.data.batch import Batch, Clips, ClipStore, make_batch, sampling_weights
 from napari_slmsam2.training.distributed import DistributedContext
 from napari_slmsam2.training.lora import add_adapters
 from napari_slmsam2.training.optimizer import load_optimizer, make_adamw, make_schedule
+
+
+class _Share(NamedTuple):
+    """The share of some clips of a batch in an optimiser step.
+
+    Attributes
+    ----------
+    gradients : tuple of (Tensor or None)
+        Of the trained parameters.
+    losses : Tensor, shape (1 + len(names),)
+        The loss and its parts.
+    names : tuple of str
+        Of the parts.
+    """
+
+    gradients: tuple[Tensor | None, ...]
+    losses: Tensor
+    names: tuple[str, ...]
 
 
 class Trainer:
@@ -131,25 +150,54 @@ class Trainer:
             batch = select(batch, self.distributed.part(plan.batch_size))
         # Only the presence unit has a mode of its own for training, and it is trained apart.
         self.network.eval()
-        total, parts = torch.zeros((), device=self.device), dict[str, Tensor]()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
-            results = list(roll_out(self.network, batch, supervised))
-        for result in results:
-            loss, found = step_loss(result, plan.loss, self.distributed)
-            total = total + loss / len(results)
-            for name, value in found.items():
-                parts[name] = parts.get(name, torch.zeros_like(value)) + value / len(results)
+        totals = {
+            step: StepTotals.of(batch.weights[:, step], batch.present[:, step], self.distributed)
+            for step in supervised
+        }
+        shares = compute_in_parts(
+            lambda part: [self._gradients(select(batch, slice(part[0], part[-1] + 1)), totals)],
+            range(len(batch.weights)),
+            self.device,
+        )
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(total)
+        for share in shares:
+            for parameter, gradient in zip(self._trained(), share.gradients, strict=True):
+                if parameter.grad is None:
+                    parameter.grad = gradient
+                elif gradient is not None:
+                    parameter.grad += gradient
         self.distributed.all_reduce_gradients(self.network.parameters())
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), plan.clip_norm)
         self.optimizer.step()
         self._schedule.step()
         self.step += 1
         self._average.update_parameters(self.network)
-        shares = self.distributed.total(torch.stack([total.detach(), *parts.values()]))
-        loss = torch.where(torch.isfinite(norm), shares[0], torch.nan)
-        return dict(zip(("loss", *parts), (loss, *shares[1:]), strict=True))
+        losses = self.distributed.total(torch.stack([share.losses for share in shares]).sum(0))
+        loss = torch.where(torch.isfinite(norm), losses[0], torch.nan)
+        return dict(zip(("loss", *shares[0].names), (loss, *losses[1:]), strict=True))
+
+    def _gradients(self, batch: Batch, totals: Mapping[int, StepTotals]) -> _Share:
+        """The share of some clips in the loss of a step; called on several threads at once."""
+        precision = torch.autocast(
+            self.device.type,
+            torch.bfloat16,
+            enabled=self.plan.precision == "bfloat16",
+            cache_enabled=False,  # threads would share it
+        )
+        with precision:
+            results = list(roll_out(self.network, batch, totals))
+        losses, names = [], tuple[str, ...]()
+        total = torch.zeros((), device=self.device)
+        for step, result in zip(sorted(totals), results, strict=True):
+            loss, parts = step_loss(result, self.plan.loss, totals[step])
+            total = total + loss / len(results)
+            names = tuple(parts)
+            losses.append(torch.stack([loss.detach(), *parts.values()]) / len(results))
+        gradients = torch.autograd.grad(total, self._trained(), allow_unused=True)
+        return _Share(gradients, torch.stack(losses).sum(0), names)
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.network.parameters() if p.requires_grad]
 
     def _rate(self, step: int) -> float:
         """Share of the highest learning rate: linear warm-up, then a cosine to a hundredth."""
