@@ -61,6 +61,14 @@ def test_crops_of_any_size_are_read_together_as_scipy_reads_them_one_by_one():
         np.testing.assert_allclose(alone[0], together, atol=1e-5)
 
 
+def test_a_crop_is_read_equally_beside_one_that_shrinks_the_slice():
+    slices = [torch.rand(1, 200, 190, generator=torch.Generator().manual_seed(0))]
+    row, column = torch.tensor([60.3, 90.0]), torch.tensor([71.7, 90.0])
+    both = ObjectCrops(row, column, torch.tensor([57.5, 110.0]), 80)
+    alone = ObjectCrops(row[:1], column[:1], both.side[:1], 80)
+    torch.testing.assert_close(both.read(slices)[:1], alone.read(slices), rtol=0, atol=2e-7)
+
+
 @pytest.mark.parametrize("radius", [2, 9, 40, 90])
 @pytest.mark.parametrize("place", [(100, 120), (3, 250), (199, 0)])
 def test_a_mask_read_in_its_crop_is_pasted_back_where_it_was(radius, place):

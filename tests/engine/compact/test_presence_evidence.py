@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from napari_slmsam2.engine.compact.network import CompactInput
-from napari_slmsam2.engine.compact.presence_evidence import mask_evidence
+from napari_slmsam2.engine.compact.presence_evidence import _grown, mask_evidence
 from napari_slmsam2.engine.compact.presence_gru import N_MASK_FEATURES
 
 SIZE = 40
@@ -83,3 +83,10 @@ def test_an_empty_mask_has_finite_features():
     empty = torch.full((SIZE, SIZE), -8.0)
     found = evidence(found=empty, warped=empty, before=empty)
     assert torch.isfinite(torch.tensor(list(found.values()))).all()
+
+
+@pytest.mark.parametrize("by", [2, 6])
+def test_a_mask_grows_as_by_a_filter_of_its_largest_values(by):
+    mask = torch.rand(3, 20, 13, generator=torch.Generator().manual_seed(0)) - 0.5
+    expected = torch.nn.functional.max_pool2d(mask[:, None], 2 * by + 1, 1, by)[:, 0]
+    torch.testing.assert_close(_grown(mask, by), expected, rtol=0, atol=0)

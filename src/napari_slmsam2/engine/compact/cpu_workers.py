@@ -30,11 +30,12 @@ def compute_in_parts(
 ) -> list[_R]:
     """The results of ``compute(part)`` for parts of the items, in the order of the items.
 
-    On a CPU the parts hold up to `PART` items, and four or more items make two parts at least; each
-    is computed on one core, and as many at once as torch may use threads (``OMP_NUM_THREADS``,
-    ``torch.set_num_threads``). How many items are computed together changes the last digits of a
-    result: the parts depend on the number of items only, so that the results are equal whatever
-    the number of threads. On other devices all items are one part.
+    On a CPU the parts hold up to `PART` items, and four or more items make an even number of parts,
+    so that two cores end together. Each is computed on one core, and as many at once as torch may
+    use threads (``OMP_NUM_THREADS``, ``torch.set_num_threads``). How many items are computed
+    together changes the last digits of a result: the parts depend on the number of items only, so
+    that the results are equal whatever the number of threads. On other devices all items are one
+    part.
 
     Parameters
     ----------
@@ -54,7 +55,7 @@ def compute_in_parts(
         return compute(items)
     if not items:
         return []
-    n_parts = max(math.ceil(len(items) / PART), min(2, len(items) // 2), 1)
+    n_parts = 2 * math.ceil(len(items) / (2 * PART)) if len(items) > 3 else 1
     edges = [number * len(items) // n_parts for number in range(n_parts + 1)]
     parts = [items[first:stop] for first, stop in itertools.pairwise(edges)]
     n_threads = torch.get_num_threads()

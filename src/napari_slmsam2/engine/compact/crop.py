@@ -168,7 +168,12 @@ class ObjectCrops(NamedTuple):
             places = beyond.clamp(0, limit - 1)
             first = places[:, :1].floor() - reach
             block = first + torch.arange(n, device=first.device)
-            weights.append(_smoothing_weights(places - first, sigma, n))
+            # Crops that do not shrink the slice need no smoothing.
+            weights.append(
+                _linear_weights(places - first, n)
+                if side <= self.size
+                else _smoothing_weights(places - first, sigma, n)
+            )
             indices.append(block.long().clamp_(0, limit - 1))
         rows, columns = indices
         height, width = slices[0].shape[1:]
