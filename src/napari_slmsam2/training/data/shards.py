@@ -31,7 +31,8 @@ from napari_slmsam2.training.synthetic.stack import LabelledStack
 
 SHARD_CLIPS = 128
 ROLLOUT_CLIPS = 3
-"""Clips of one scenario that start from rollout states, in addition to one from the true mask."""
+"""Clips of one scenario that start from rollout states, in addition to one from the true mask; more
+where they are shorter."""
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Clip))
 
@@ -143,6 +144,7 @@ def cut_clips(
     rng: np.random.Generator,
     *,
     is_part: bool = False,
+    length: int = LENGTH,
 ) -> list[Clip]:
     """Clips of one scenario: from the true mask, and from rollout states of a sweep.
 
@@ -154,8 +156,11 @@ def cut_clips(
     rng : numpy.random.Generator
     is_part : bool
         The object may continue beyond the stack: its ends are not marked.
+    length : int
+        Steps of a clip.
     """
-    scenario = draw_scenario(stack.mask.sum((1, 2)), LENGTH, rng)
+    # Clips of one step as well start before the last slice of the object or on it.
+    scenario = draw_scenario(stack.mask.sum((1, 2)), max(2, length), rng)
     if scenario is None:
         return []
     if is_part:
@@ -163,7 +168,8 @@ def cut_clips(
     stack = replace(stack, image=np.ascontiguousarray(stack.image))
     states = rollout_states(segmenter, stack, scenario)
     starts: dict[int, RolloutState | None] = {scenario.start: None}
-    starts |= {int(i): states[i] for i in rng.permutation(list(states))[:ROLLOUT_CLIPS]}
+    most = ROLLOUT_CLIPS * max(1, LENGTH // length)
+    starts |= {int(i): states[i] for i in rng.permutation(list(states))[:most]}
     clips = [
         cut_clip(
             stack.image,
@@ -171,6 +177,7 @@ def cut_clips(
             stack.spacing,
             replace(scenario, start=start),
             segmenter.config,
+            length,
             state=state,
             label=stack.label,
         )
