@@ -32,10 +32,9 @@ def compute_in_parts(
 
     On a CPU the parts hold up to `PART` items, and four or more items make an even number of parts,
     so that two cores end together. Each is computed on one core, and as many at once as torch may
-    use threads (``OMP_NUM_THREADS``, ``torch.set_num_threads``). How many items are computed
-    together changes the last digits of a result: the parts depend on the number of items only, so
-    that the results are equal whatever the number of threads. On other devices all items are one
-    part.
+    use threads (``OMP_NUM_THREADS``, ``torch.set_num_threads``). How many threads share an
+    operation changes the last digits of a result, and so may more than `PART` items: the results
+    are equal whatever the number of threads and of items. On other devices all items are one part.
 
     Parameters
     ----------

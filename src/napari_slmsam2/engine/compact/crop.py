@@ -19,6 +19,9 @@ MIN_MARGIN = 8.0
 SHIFT_TOLERATED = 0.06
 """Distance of the object from the middle of its crop, over the side, that keeps the crop."""
 
+SIDES_PER_OCTAVE = 4
+"""Sides between N and 2 N at which crops that are larger than N pixels are sampled together."""
+
 GROWTH_TOLERATED = 1.2
 """Change of the side that the object asks for, as a factor, that keeps the crop."""
 
@@ -133,7 +136,12 @@ class ObjectCrops(NamedTuple):
             weights.append(_linear_weights(places, there.size))
         return _resampled(weights[0], values, weights[1])
 
-    def read(self, slices: Sequence[Tensor], which: Tensor | None = None) -> Tensor:
+    def read(
+        self,
+        slices: Sequence[Tensor],
+        which: Tensor | None = None,
+        shapes: Tensor | None = None,
+    ) -> Tensor:
         """Sample slices in the crops, linearly, smoothed first where a crop shrinks its slice.
 
         Parameters
@@ -141,6 +149,9 @@ class ObjectCrops(NamedTuple):
         slices : sequence of C Tensors of float32, shape (S, H, W)
         which : Tensor of int64, shape (B,), optional
             The slice of every object. Default: the first one.
+        shapes : Tensor of float32, shape (B, 2), optional
+            Rows and columns of its slice that belong to an object: the border of these is
+            repeated. Default: all.
 
         Returns
         -------
@@ -148,24 +159,27 @@ class ObjectCrops(NamedTuple):
         """
         if which is None:
             which = torch.zeros(len(self.side), dtype=torch.int64, device=self.side.device)
+        if shapes is None:
+            whole = torch.tensor(slices[0].shape[1:], dtype=torch.float32, device=which.device)
+            shapes = whole.expand(len(which), 2)
         found = slices[0].new_empty(len(self.side), len(slices), self.size, self.size)
         for _, chosen, side in self._by_side(self.side.tolist()):
-            crops = self if chosen is None else self._of(chosen)
-            own = which if chosen is None else which[chosen]
-            sampled = crops._read_alike(slices, own, side)
             if chosen is None:
-                return sampled
-            found[chosen] = sampled
+                return self._read_alike(slices, which, shapes, side)
+            crops = self._of(chosen)
+            found[chosen] = crops._read_alike(slices, which[chosen], shapes[chosen], side)
         return found
 
-    def _read_alike(self, slices: Sequence[Tensor], which: Tensor, side: float) -> Tensor:
+    def _read_alike(
+        self, slices: Sequence[Tensor], which: Tensor, shapes: Tensor, side: float
+    ) -> Tensor:
         """`read` for crops of about one side, ``side`` at most."""
         sigma = (0.5 * (1 / self.zoom - 1)).clamp(min=0.0)
         reach = math.ceil(4 * max(0.0, 0.5 * (side / self.size - 1))) + 1
         n = math.ceil(side) + 2 * reach + 2
         indices, weights = [], []
-        for beyond, limit in zip(self.positions(), slices[0].shape[1:], strict=True):
-            places = beyond.clamp(0, limit - 1)
+        for beyond, last in zip(self.positions(), (shapes - 1)[..., None].unbind(1), strict=True):
+            places = torch.minimum(beyond.clamp(min=0), last)
             first = places[:, :1].floor() - reach
             block = first + torch.arange(n, device=first.device)
             # Crops that do not shrink the slice need no smoothing.
@@ -174,7 +188,7 @@ class ObjectCrops(NamedTuple):
                 if side <= self.size
                 else _smoothing_weights(places - first, sigma, n)
             )
-            indices.append(block.long().clamp_(0, limit - 1))
+            indices.append(torch.minimum(block.clamp_(min=0), last).long())
         rows, columns = indices
         height, width = slices[0].shape[1:]
         pixels = ((which[:, None] * height + rows) * width)[:, :, None] + columns[:, None]
@@ -228,19 +242,23 @@ class ObjectCrops(NamedTuple):
             yield (box[0], box[1]), block_[:rows, :columns]
 
     def _by_side(self, sides: Sequence[float]) -> list[tuple[list[int], Tensor | None, float]]:
-        """Objects whose crops have similar sides, and the longest side among them.
+        """Objects whose crops have similar sides, and a side that none of them exceeds.
 
         The objects are given as a list, and as indices on the device: None for all objects. What is
-        computed for a group is as large as its largest crop.
+        computed for a group is as large as that side. It does not depend on the other objects, and
+        neither do the last digits of the results.
         """
         groups: dict[int, list[int]] = {}
         for number, side in enumerate(sides):
-            groups.setdefault(math.ceil(math.log2(max(side, self.size))), []).append(number)
-        if len(groups) == 1:
-            return [(list(range(len(sides))), None, max(sides))]
+            step = math.ceil(SIDES_PER_OCTAVE * math.log2(max(side / self.size, 1.0)))
+            groups.setdefault(step, []).append(number)
         return [
-            (chosen, torch.tensor(chosen, device=self.side.device), max(sides[i] for i in chosen))
-            for chosen in groups.values()
+            (
+                chosen,
+                None if len(groups) == 1 else torch.tensor(chosen, device=self.side.device),
+                self.size * 2 ** (step / SIDES_PER_OCTAVE),
+            )
+            for step, chosen in groups.items()
         ]
 
     def _of(self, chosen: Tensor) -> Self:

@@ -47,10 +47,24 @@ def crop_for(mask: Mask, config: CompactConfig) -> ObjectCrops | None:
     return ObjectCrops.at((height - 1) / 2, (width - 1) / 2, max(height, width), config.window_size)
 
 
-def read_logits(distances: Tensor, crops: ObjectCrops) -> Tensor:
-    """Logits of masks in crops (B, N, N), from distances (B, H, W) in pixels of the slice."""
+def read_logits(distances: Tensor, crops: ObjectCrops, shapes: Tensor | None = None) -> Tensor:
+    """Logits of masks in crops.
+
+    Parameters
+    ----------
+    distances : Tensor of float32, shape (B, H, W)
+        In pixels of the slice.
+    crops : ObjectCrops
+    shapes : Tensor of float32, shape (B, 2), optional
+        Rows and columns that belong to each object. Default: all.
+
+    Returns
+    -------
+    Tensor of float32, shape (B, N, N)
+    """
     which = torch.arange(len(distances), device=distances.device)
-    return crops.read([distances], which)[:, 0] * (crops.zoom * LOGITS_PER_PIXEL)[:, None, None]
+    logits_per_pixel = (crops.zoom * LOGITS_PER_PIXEL)[:, None, None]
+    return crops.read([distances], which, shapes)[:, 0] * logits_per_pixel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,19 +132,22 @@ def interpolated_priors(
         lie between two known ones. None where that is so for all.
     """
     found = [shape.distance(index) for shape, index in zip(shapes, indices, strict=True)]
-    sides = [f.shape for f in found if f is not None]
-    if not sides:
+    if all(f is None for f in found):
         return None
+    sides = [(1, 1) if f is None else f.shape for f in found]
     height, width = (max(side) for side in zip(*sides, strict=True))
     fields = np.zeros((len(found), height, width), np.float32)
     for own, field in zip(found, fields, strict=True):
         if own is not None:
-            rim = [(0, n - m) for n, m in zip(field.shape, own.shape, strict=True)]
-            field[:] = np.pad(own, rim, mode="edge")
+            field[: own.shape[0], : own.shape[1]] = own
     device = crops.side.device
-    first = torch.tensor([shape.first for shape in shapes], dtype=torch.float32, device=device)
+    first, own_shapes = (
+        torch.tensor(pairs, dtype=torch.float32, device=device)
+        for pairs in ([shape.first for shape in shapes], sides)
+    )
     inner = crops.shifted(first[:, 0], first[:, 1])
-    return read_logits(torch.from_numpy(fields).to(device), inner).clamp_(-MAX_LOGIT, MAX_LOGIT)
+    logits = read_logits(torch.from_numpy(fields).to(device), inner, own_shapes)
+    return logits.clamp_(-MAX_LOGIT, MAX_LOGIT)
 
 
 def chosen_seeds(areas: Mapping[int, int], index: int, direction: int, n: int) -> list[int]:

@@ -20,6 +20,7 @@ from napari_slmsam2.engine.compact.features import MAX_LOGIT, N_POSITION_FEATURE
 from napari_slmsam2.engine.compact.intensity_prior import log_ratios, lookup, smoothed
 from napari_slmsam2.engine.compact.presence_gru import WIDTH as PRESENCE_WIDTH
 from napari_slmsam2.engine.compact.presence_gru import SweepPresence
+from napari_slmsam2.engine.features.batches import convolve_images, multiply_rows
 
 _POSITION_WIDTH, _HEADS_WIDTH = 64, 96
 _EMBEDDING_WIDTHS = (_POSITION_WIDTH, _HEADS_WIDTH, PRESENCE_WIDTH, 1)
@@ -136,7 +137,7 @@ class CompactNetwork(nn.Module):
         self.up2 = nn.Sequential(_conv(d + c, c), _Residual(c))
         self.up1 = _conv(c + b, b)
         self.up0 = nn.Conv2d(b, a, 1)
-        self.out = nn.Sequential(_conv(2 * a, a), nn.Conv2d(a, 1, 3, padding=1))
+        self.out = nn.Sequential(_conv(2 * a, a), _Conv2d(a, 1, 3, padding=1))
         self.carried_weight = nn.Parameter(torch.tensor(1.0))
         self.heads = nn.Sequential(
             nn.Linear(d + 2 * b + 2, _HEADS_WIDTH), nn.ReLU(), nn.Linear(_HEADS_WIDTH, 2)
@@ -292,8 +293,10 @@ class CompactNetwork(nn.Module):
 def _conditioned(layers: nn.Sequential, x: Tensor, offset: Tensor) -> Tensor:
     """Two layers, with an embedding added between them."""
     first, rectify, second = layers
-    found: Tensor = second(rectify(first(x) + offset))
-    return found
+    assert isinstance(first, nn.Linear)
+    assert isinstance(second, nn.Linear)
+    hidden = rectify(multiply_rows(x, first.weight, first.bias) + offset)
+    return multiply_rows(hidden, second.weight, second.bias)
 
 
 def apply_correction(warped: Tensor, found: Tensor, share: Tensor) -> Tensor:
@@ -365,11 +368,18 @@ class _Fuser(nn.Module):
         return fused
 
 
+class _Conv2d(nn.Conv2d):
+    """A convolution that is equal for one image and for several."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return convolve_images(super().forward, x)
+
+
 class _Residual(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            _conv(width, width), nn.Conv2d(width, width, 3, padding=1, bias=False), _norm(width)
+            _conv(width, width), _Conv2d(width, width, 3, padding=1, bias=False), _norm(width)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -378,7 +388,7 @@ class _Residual(nn.Module):
 
 def _conv(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inside, outside, 3, stride, 1, bias=False),
+        _Conv2d(inside, outside, 3, stride, 1, bias=False),
         _norm(outside),
         nn.ReLU(inplace=True),
     )
@@ -395,10 +405,22 @@ def _doubled(x: Tensor) -> Tensor:
 def _attend(query: Tensor, memory: SeedMemory) -> Tensor:
     # Without a copy in this order, a CPU computes and stores all weights at once.
     tokens = query.flatten(2).transpose(1, 2).contiguous()
-    found = F.scaled_dot_product_attention(
-        tokens[:, None],
-        memory.key[:, None],
-        memory.value[:, None],
-        attn_mask=memory.known[:, None, None],
-    )
-    return found[:, 0].transpose(1, 2).reshape(query.shape)
+    if query.device.type == "cpu" and not torch.is_grad_enabled():
+        # How much of its room a memory fills would change the last digits of other objects.
+        each = zip(tokens, memory.key, memory.value, memory.known, strict=True)
+        found = torch.stack(
+            [
+                F.scaled_dot_product_attention(
+                    own[None, None], key[None, None, known], value[None, None, known]
+                )[0, 0]
+                for own, key, value, known in each
+            ]
+        )
+    else:
+        found = F.scaled_dot_product_attention(
+            tokens[:, None],
+            memory.key[:, None],
+            memory.value[:, None],
+            attn_mask=memory.known[:, None, None],
+        )[:, 0]
+    return found.transpose(1, 2).reshape(query.shape)

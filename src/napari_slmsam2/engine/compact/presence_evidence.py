@@ -105,4 +105,4 @@ def _centre(mask: Tensor) -> Tensor:
     """Centre of gravity in pixels of the crop, shape (B, 2)."""
     places = torch.arange(mask.shape[-1], dtype=mask.dtype, device=mask.device)
     total = mask.sum((1, 2)).clamp(min=1e-3)[:, None]
-    return torch.stack([mask.sum(2) @ places, mask.sum(1) @ places], 1) / total
+    return torch.stack([(mask.sum(dim) * places).sum(1) for dim in (2, 1)], 1) / total

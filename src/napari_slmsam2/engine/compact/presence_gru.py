@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_slmsam2.engine.compact.features import N_POSITION_FEATURES
+from napari_slmsam2.engine.features.batches import multiply_rows
 
 N_MASK_FEATURES = 14
 
@@ -71,8 +72,20 @@ class SweepPresence(nn.Module):
         state : Tensor, shape (B, 32)
         """
         seen = ((features - self.centre) / self.scale).clamp(-_LIMIT, _LIMIT)
-        state = self.cell(torch.relu(self.inside(self.dropout(seen)) + embedding), state)
-        return self.joint_weight * features[:, 0] + self.out(self.dropout(state))[:, 0], state
+        inside, out = self.inside, self.out
+        entered = multiply_rows(self.dropout(seen), inside.weight, inside.bias) + embedding
+        state = self._next_state(torch.relu(entered), state)
+        change = multiply_rows(self.dropout(state), out.weight, out.bias)
+        return self.joint_weight * features[:, 0] + change[:, 0], state
+
+    def _next_state(self, entered: Tensor, state: Tensor) -> Tensor:
+        cell = self.cell
+        reset, update, new = multiply_rows(entered, cell.weight_ih, cell.bias_ih).chunk(3, 1)
+        of_state = multiply_rows(state, cell.weight_hh, cell.bias_hh).chunk(3, 1)
+        reset = torch.sigmoid(reset + of_state[0])
+        update = torch.sigmoid(update + of_state[1])
+        new = torch.tanh(new + reset * of_state[2])
+        return new + update * (state - new)
 
 
 def with_all_features(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

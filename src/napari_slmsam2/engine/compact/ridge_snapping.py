@@ -9,6 +9,7 @@ from skimage.segmentation import watershed
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from napari_slmsam2.engine.features.batches import convolve_images
 from napari_slmsam2.engine.features.distance import signed_distances
 
 Image = npt.NDArray[np.float32]
@@ -101,5 +102,9 @@ def _smoothed(images: Tensor) -> Tensor:
     steps = torch.arange(-3.0, 4.0, device=images.device)
     kernel = torch.exp(-0.5 * (steps / SMOOTHING) ** 2)
     kernel = kernel / kernel.sum()
-    rows = F.conv2d(F.pad(images[:, None], (0, 0, 3, 3), "replicate"), kernel[None, None, :, None])
-    return F.conv2d(F.pad(rows, (3, 3, 0, 0), "replicate"), kernel[None, None, None])[:, 0]
+
+    def filtered(images: Tensor) -> Tensor:
+        rows = F.conv2d(F.pad(images, (0, 0, 3, 3), "replicate"), kernel[None, None, :, None])
+        return F.conv2d(F.pad(rows, (3, 3, 0, 0), "replicate"), kernel[None, None, None])
+
+    return convolve_images(filtered, images[:, None])[:, 0]

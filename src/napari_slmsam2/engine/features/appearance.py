@@ -10,6 +10,8 @@ import torch
 from scipy import ndimage as ndi
 from torch import Tensor
 
+from napari_slmsam2.engine.features.batches import multiply_rows
+
 _BINS = 32
 _MAX_LOG_RATIO = 3.0
 
@@ -80,13 +82,13 @@ def _bins(values: Tensor) -> Tensor:
 
 
 def _density(counts: Tensor) -> Tensor:
-    smooth = counts @ _smoothing(counts.device)
+    smooth = multiply_rows(counts, _smoothing(counts.device))
     smooth += 5e-3 * smooth.sum(1, keepdim=True) + 1e-6
     return smooth / smooth.sum(1, keepdim=True)
 
 
 @lru_cache(maxsize=8)
 def _smoothing(device: torch.device) -> Tensor:
-    """The matrix (32, 32) by which a row of counts is smoothed."""
+    """The matrix (32, 32) with the weights of every smoothed count in its rows."""
     unit = np.eye(_BINS, dtype=np.float32)
-    return torch.from_numpy(ndi.gaussian_filter1d(unit, 1.5, axis=1, mode="nearest")).to(device)
+    return torch.from_numpy(ndi.gaussian_filter1d(unit, 1.5, axis=0, mode="nearest")).to(device)
