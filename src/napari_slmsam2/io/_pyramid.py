@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -51,35 +52,51 @@ def _step(shape: Sequence[int], spacing: Sequence[float]) -> Factor:
     return i, j, k
 
 
-def write_coarser(fine: Any, coarse: Any, step: Factor, axis: int) -> None:
+def write_coarser(fine: Any, coarse: Any, step: Factor) -> None:
     """Fill a coarser level: the commonest label of every block.
 
-    Of equally common labels none is the background, so that thin objects stay.
+    Of equally common labels none is the background, so that thin objects stay. Chunks without a
+    label are read, but not computed.
 
     Parameters
     ----------
-    fine : array_like, shape (I, J, K)
-    coarse : zarr.Array, shape (i, j, k)
-        Written in slabs of its chunks along ``axis``.
+    fine : zarr.Array, shape (I, J, K)
+    coarse : zarr.Array of zeros, shape (i, j, k)
+        Written in whole chunks, each chunk of ``fine`` being read once.
     step : tuple of int
         Voxels of ``fine`` for each of ``coarse``, along the axes.
-    axis : int
     """
-    depth = coarse.chunks[axis]
-    for start in range(0, coarse.shape[axis], depth):
-        stop = min(start + depth, coarse.shape[axis])
-        key: list[slice] = [slice(None)] * 3
-        key[axis] = slice(start * step[axis], stop * step[axis])
-        slab = np.asarray(fine[tuple(key)])
-        if not slab.any():
-            continue
-        short = [(0, -n % s) for n, s in zip(slab.shape, step, strict=True)]
-        key[axis] = slice(start, stop)
-        coarse[tuple(key)] = _commonest(np.pad(slab, short, mode="edge"), step)
+    tile = [
+        -(-max(chunk, finer // s) // chunk) * chunk
+        for chunk, finer, s in zip(coarse.chunks, fine.chunks, step, strict=True)
+    ]
+    starts = (range(0, n, t) for n, t in zip(coarse.shape, tile, strict=True))
+    for corner in itertools.product(*starts):
+        spans = [
+            (first, min(first + t, n))
+            for first, t, n in zip(corner, tile, coarse.shape, strict=True)
+        ]
+        ours = tuple(
+            slice(first * s, last * s) for (first, last), s in zip(spans, step, strict=True)
+        )
+        labels = np.asarray(fine[ours])
+        if labels.any():
+            short = [(0, -n % s) for n, s in zip(labels.shape, step, strict=True)]
+            found = _commonest(np.pad(labels, short, mode="edge"), step)
+            coarse[tuple(slice(first, last) for first, last in spans)] = found
 
 
 def _commonest(labels: npt.NDArray[Any], step: Factor) -> npt.NDArray[Any]:
     parts = [labels[i :: step[0], j :: step[1], k :: step[2]] for i, j, k in np.ndindex(*step)]
+    found = parts[0].copy()
+    mixed = np.zeros(found.shape, bool)
+    for part in parts[1:]:
+        mixed |= part != found
+    found[mixed] = _majority([part[mixed] for part in parts])
+    return found
+
+
+def _majority(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     best, most = parts[0], np.zeros(parts[0].shape, np.uint8)
     for part in parts:
         votes = np.sum([part == other for other in parts], axis=0, dtype=np.uint8)

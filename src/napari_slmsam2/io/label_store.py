@@ -233,7 +233,7 @@ class LabelStore:
             coarse = self._create(group, name, shape, self.dtype, template, lead, made_from)
             for place in np.ndindex(*lead.values()):
                 volumes = _volume_at(fine, place), _volume_at(coarse, place)
-                write_coarser(*volumes, step, self.axes[self.axis])
+                write_coarser(*volumes, step)
             fine = coarse
             factors.append(factor)
         group.attrs.update(
