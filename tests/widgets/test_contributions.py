@@ -119,7 +119,10 @@ def test_every_command_resolves(manifest):
 def test_the_window_has_the_formats_of_the_command_line(manifest):
     contributions = manifest.contributions
     patterns = {pattern for reader in contributions.readers for pattern in reader.filename_patterns}
-    assert patterns == {f"*{suffix}" for known in FORMATS for suffix in known.readable}
+    without_suffix = {"[!.]" * length for length in range(1, 13)}
+    without_suffix.add("[12].[0-9]*.[0-9]*.[0-9]*[0-9]")
+    assert patterns - without_suffix == {f"*{s}" for known in FORMATS for s in known.readable}
+    assert without_suffix < patterns
     offered = {ext for writer in contributions.writers for ext in writer.filename_extensions}
     writable = {suffix for known in FORMATS for suffix in known.writable}
     # Names of which the last suffix decides the format, and what is in the file.
@@ -399,6 +402,22 @@ def test_a_dicom_folder_is_opened_by_drag_and_drop(window, tmp_path, qtbot):
     window.window._qt_viewer.dropEvent(event)
     qtbot.waitUntil(lambda: len(window.layers) == 1)
     assert window.layers[0].data.shape == (6, 5, 7)
+
+
+@pytest.mark.parametrize("name", ["{}", "IM000{}", "IM-0001-000{}", "1.2.840.10008.7.{}"])
+def test_a_dicom_file_without_suffix_opens_its_series(viewer, tmp_path, name):
+    stored, _ = save_series(tmp_path, name=name)
+    found, reader = npe2.read_get_reader([str(tmp_path / name.format(0))], stack=False)
+    assert reader.plugin_name == PLUGIN
+    np.testing.assert_array_equal(found[0][0], stored)
+
+
+@pytest.mark.parametrize("name", ["README", "DICOMDIR", "1.2.3.4.5"])
+@pytest.mark.usefixtures("viewer")
+def test_other_files_without_suffix_are_left_to_other_readers(tmp_path, name):
+    (tmp_path / name).write_bytes(b"text" * 100)
+    with pytest.raises(ValueError, match="No readers returned data"):
+        npe2.read([str(tmp_path / name)], stack=False)
 
 
 def test_all_series_of_a_dicom_folder_become_layers(viewer, tmp_path):
