@@ -19,12 +19,13 @@ SHAPE = (30, 26, 16)
 #: Slices of `long_job`.
 N_LONG = 60
 COMMAND = [sys.executable, "-c", "from napari_slmsam2.cli import main; main()"]
-#: Reads every slice as from a slow disk, so that a run lasts without computing: for signals.
-SLOW_DISK = [
+#: Waits before every slice that it segments, so that a run lasts without computing: for signals.
+SLOW_MODEL = [
     sys.executable,
     "-c",
-    "import time; from napari_slmsam2.core.volume import Volume; take = Volume.take\n"
-    "Volume.take = lambda *place: (time.sleep(0.1), take(*place))[1]\n"
+    "import time; from napari_slmsam2.engine.propagation.propagator import MemoryFallback\n"
+    "call = MemoryFallback.call_batch\n"
+    "MemoryFallback.call_batch = lambda *given: (time.sleep(0.2), call(*given))[1]\n"
     "from napari_slmsam2.cli import main; main()",
 ]
 AFFINE = np.diag([0.8, 0.9, 4.0, 1.0])
@@ -128,12 +129,20 @@ def weights(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def long_job(tmp_path):
-    """For `SLOW_DISK`, of which a run of this volume takes seconds."""
+    """For `SLOW_MODEL`, of which a run of this volume takes seconds.
+
+    The model is the last word. It is the one that needs no PyTorch, which takes seconds to load.
+    """
     rng = np.random.default_rng(0)
-    shape = (48, 48, N_LONG)
+    shape = (32, 32, N_LONG)
     x, y, _ = np.meshgrid(*map(np.arange, shape), indexing="ij")
-    ball = np.hypot(x - 24, y - 24) < 14
+    ball = np.hypot(x - 16, y - 16) < 9
     image = save(tmp_path / "big.nii", (200 * ball + rng.normal(0, 9, shape)).astype(np.int16))
     seeds = np.zeros(shape, np.uint8)
-    seeds[..., N_LONG // 2] = ball[..., N_LONG // 2]
-    return ["propagate", image, save(tmp_path / "seeds.nii", seeds), "-o", tmp_path / "out.nii"]
+    for index in (2, N_LONG - 3):
+        seeds[..., index] = ball[..., index]
+    seeds_file = save(tmp_path / "seeds.nii", seeds)
+    return [
+        *("propagate", image, seeds_file, "-o", tmp_path / "out.nii"),
+        *("--model", "interpolation"),
+    ]

@@ -16,7 +16,7 @@ import pytest
 from napari_slmsam2.cli import _propagation
 from napari_slmsam2.io import read_image, read_labels
 
-from .conftest import COMMAND, SLOW_DISK, save
+from .conftest import COMMAND, SLOW_MODEL, save
 
 
 @pytest.fixture
@@ -161,19 +161,19 @@ def test_too_little_space_is_reported_before_the_run(cli, scene, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals work otherwise there")
-def test_two_runs_onto_one_output(shell, long_job, tmp_path):
-    arguments = [*SLOW_DISK, *map(str, long_job), "--model", "flow"]
+def test_two_runs_onto_one_output(cli, long_job, tmp_path):
+    arguments = [*SLOW_MODEL, *map(str, long_job)]
     first = subprocess.Popen(arguments, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert first.stderr is not None
         assert "propagating" in first.stderr.readline()
-        second = shell(*long_job, "--model", "flow", "--force")
+        second = cli(*long_job, "--force")
         assert second.code == 1
         assert f"--out {tmp_path / 'out.nii'}: is being written by another run" in second.err
     finally:
         first.send_signal(signal.SIGKILL)
         first.communicate()
     started = time.monotonic()
-    third = shell(*long_job, "--model", "interpolation")
+    third = cli(*long_job)
     assert third.code == 0, third.err
     assert time.monotonic() - started < 60
