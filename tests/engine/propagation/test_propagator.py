@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +26,7 @@ from napari_slmsam2.core.plan import BACKWARD, FORWARD, find_gaps, gaps_beside
 from napari_slmsam2.core.prompts import PromptKind, SlicePrompt
 from napari_slmsam2.engine.classical.flow import FlowSegmenter
 from napari_slmsam2.engine.compact.segmenter import CompactSegmenter
+from napari_slmsam2.engine.propagation import schedule
 from napari_slmsam2.engine.propagation.embedding_cache import EmbeddingCache
 
 from ...fakes import (
@@ -114,23 +115,26 @@ def test_what_is_left_of_an_ended_sweep_is_taken_off_the_total():
     assert last.done == last.total < 20 * VISIT_UNITS + 100
 
 
-def test_the_time_left_follows_the_speed_of_the_slices_not_of_the_seeds():
+def test_the_time_left_follows_the_speed_of_the_slices_not_of_the_seeds(monkeypatch):
     """Many seeds are read in no time; the slices of many labels are slow."""
+    now = 0.0
 
     class Slow(FakeSegmenter):
         def segment(self, embedding, index, direction, banks, context):
-            time.sleep(0.004 * len(banks))
+            nonlocal now
+            now += 0.004 * len(banks)
             return super().segment(embedding, index, direction, banks, context)
 
     prompts = prompts_of(
         *(seed(i, k, rectangle(3 * k, 2, 2, 2)) for k in (1, 2, 3, 4) for i in range(0, 21, 2))
     )
     drive = Drive(Slow(), bright_volume(21), prompts, config=PropagationConfig(batch_size=2)).plan()
-    seen, started = [], time.perf_counter()
+    monkeypatch.setattr(schedule, "time", SimpleNamespace(perf_counter=lambda: now))
+    seen = []
     for event in drive.propagator.propagate():
         if isinstance(event, SliceSegmented | Progressed):
-            seen.append((time.perf_counter() - started, event))
-    whole = time.perf_counter() - started
+            seen.append((now, event))
+    whole = now
     judged = [(t, e) for t, e in seen if e.done / e.total >= 0.2 and whole - t > 0.1]
     known = [(t, e.seconds_left) for t, e in judged if e.seconds_left is not None]
     assert len(known) > len(judged) / 2
