@@ -11,7 +11,7 @@ import pytest
 import zarr
 from tests.cli.test_batch_faults import ENGINES
 
-from napari_slmsam2.io import label_store
+from napari_slmsam2.io import _pyramid, label_store
 from napari_slmsam2.io.label_store import LabelStore
 
 SHAPE = (60, 40, 44)
@@ -102,21 +102,33 @@ class InThisProcess:
 
 
 def test_workers_write_the_chunks_that_they_do_not_share(cli, volume, monkeypatch):
-    """Parts end before slices 20 and 35 here; a chunk has four slices."""
+    """Parts end before slices 20 and 35 here; a chunk has four slices, and a coarser one eight."""
     monkeypatch.setattr(label_store, "label_chunks", lambda shape, *_: (4, *shape[1:]))
+    monkeypatch.setattr(_pyramid, "_SMALL", 20)
     single = ("propagate", volume / "image.zarr", volume / "seeds.zarr", "--axis", 0)
     assert cli(*single, "--model", "interpolation", "-o", volume / "same.ome.zarr").code == 0
     whole = content(volume / "same.ome.zarr")
     (volume / "same.ome.zarr").rename(volume / "single.ome.zarr")
     engine, written = InThisProcess(), {True: [], False: []}
-    write = LabelStore.write
+    write, write_coarser = LabelStore.write, LabelStore.write_coarser
+    coarser, commonest = [], _pyramid._commonest
 
     def noting(store, first, labels):
         if ".parts" not in str(store.folder):
             written[engine.working].append(first)
         write(store, first, labels)
 
+    def noting_coarser(store, step, slices):
+        def computing(labels, step):
+            coarser.append(slices)
+            return commonest(labels, step)
+
+        with monkeypatch.context() as noted:
+            noted.setattr(_pyramid, "_commonest", computing)
+            write_coarser(store, step, slices)
+
     monkeypatch.setattr(LabelStore, "write", noting)
+    monkeypatch.setattr(LabelStore, "write_coarser", noting_coarser)
     # The package has the command under the name of its module.
     monkeypatch.setattr(sys.modules["napari_slmsam2.cli.batch"], "_engine", lambda options: engine)
     options = ("--split", 50, "--model", "interpolation")
@@ -125,6 +137,8 @@ def test_workers_write_the_chunks_that_they_do_not_share(cli, volume, monkeypatc
     assert content(volume / "same.ome.zarr") == whole
     assert written[False] == [4, 32, 48], "those of slices 5, 35 and 50, where parts begin"
     assert sorted(written[True]) == sorted({*range(0, 60, 4)} - {4, 32, 48})
+    assert (volume / "same.ome.zarr/2").is_dir()
+    assert coarser == [range(8, 20), range(20, 32), range(36, 48)], "8-15, 24-31 and 40-47"
     left = sorted(path.name for path in volume.iterdir() if "same" in path.name)
     assert left == ["same.ome.zarr", "same.ome.zarr.batch.json"]
 

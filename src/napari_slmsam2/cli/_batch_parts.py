@@ -105,11 +105,14 @@ class Region:
     store : LabelStore
         Of the whole volume; workers write different chunks of it.
     first, last : int
+    step : tuple of int or None
+        From the volume to its first coarser level, if it has one.
     """
 
     store: LabelStore
     first: int
     last: int
+    step: tuple[int, int, int] | None
 
     def part(self, job: Job) -> LabelStore:
         """The store that the job of the part writes."""
@@ -121,6 +124,12 @@ class Region:
         for block in self.store.blocks():
             if self.first <= block.start and block.stop <= self.last + 1:
                 yield block
+
+    @property
+    def own(self) -> range:
+        """All slices of these chunks."""
+        blocks = list(self.blocks)
+        return range(blocks[0].start, blocks[-1].stop) if blocks else range(0)
 
 
 def run_part(regions: Mapping[int, Region], run: Callable[[Job], JobResult], job: Job) -> JobResult:
@@ -142,6 +151,8 @@ def run_part(regions: Mapping[int, Region], run: Callable[[Job], JobResult], job
         part = region.part(job)
         for block in region.blocks:
             region.store.write(block.start, part.read(block.start, block.stop))
+        if region.step is not None:
+            region.store.write_coarser(region.step, region.own)
         return Executed(True)
 
     copied = run_timed(job, copy)
@@ -168,10 +179,11 @@ class _Volume:
         out, overwrite = split.job.main_output, split.job.replace
         self.split = split
         self.stream = LabelStream(out, split.image, highest=split.highest, overwrite=overwrite)
-        store = replace(self.stream.store)
-        self.regions = {part.number: Region(store, *slices) for part, slices in split.parts}
+        store, step = replace(self.stream.store), self.stream.begin_coarser()
+        self.regions = {part.number: Region(store, *slices, step) for part, slices in split.parts}
         self.left = set(self.regions)
         self._written: set[int] = set()
+        self._coarser: list[range] = []
 
     def end(self, result: JobResult) -> JobResult | None:
         """Take the result of a part; returns that of the volume when it is known."""
@@ -182,16 +194,18 @@ class _Volume:
             text = f"{where}: {result.error}"
             return JobResult(self.split.job.number, result.status, error=text, attempts=0)
         if result.status == "done":
-            self._written.update(b.start for b in self.regions[result.number].blocks)
+            region = self.regions[result.number]
+            self._written.update(block.start for block in region.blocks)
+            self._coarser.append(region.own)
         return None if self.left else self._complete()
 
     def _complete(self) -> JobResult:
-        """Write the chunks that several parts share, the coarser levels and the metadata."""
+        """Write what several parts share, the rest of the coarser levels, and the metadata."""
 
         def execute(words: tuple[str, ...]) -> Executed:
             del words
             self._write_rest()
-            self.stream.finish()
+            self.stream.finish(written=self._coarser)
             return Executed(True)
 
         result = run_timed(self.split.job, partial(run_recorded, execute=execute))

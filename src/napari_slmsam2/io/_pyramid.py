@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,9 @@ def _step(shape: Sequence[int], spacing: Sequence[float]) -> Factor:
     return i, j, k
 
 
-def write_coarser(fine: Any, coarse: Any, step: Factor) -> None:
+def write_coarser(
+    fine: Any, coarse: Any, step: Factor, axis: int, chosen: Callable[[range], bool]
+) -> None:
     """Fill a coarser level: the commonest label of every block.
 
     Of equally common labels none is the background, so that thin objects stay. Chunks without a
@@ -65,6 +67,9 @@ def write_coarser(fine: Any, coarse: Any, step: Factor) -> None:
         Written in whole chunks, each chunk of ``fine`` being read once.
     step : tuple of int
         Voxels of ``fine`` for each of ``coarse``, along the axes.
+    axis : int
+    chosen : callable
+        Whether to write the chunks made from some slices of ``fine`` along ``axis``.
     """
     tile = [
         -(-max(chunk, finer // s) // chunk) * chunk
@@ -79,6 +84,8 @@ def write_coarser(fine: Any, coarse: Any, step: Factor) -> None:
         ours = tuple(
             slice(first * s, last * s) for (first, last), s in zip(spans, step, strict=True)
         )
+        if not chosen(range(ours[axis].start, min(ours[axis].stop, fine.shape[axis]))):
+            continue
         labels = np.asarray(fine[ours])
         if labels.any():
             short = [(0, -n % s) for n, s in zip(labels.shape, step, strict=True)]

@@ -18,7 +18,7 @@ from zarr.codecs import BloscCodec
 from napari_slmsam2.core.errors import OutputError
 from napari_slmsam2.core.label_table import LabelTable
 from napari_slmsam2.io import _ngff
-from napari_slmsam2.io._pyramid import coarser_levels, write_coarser
+from napari_slmsam2.io._pyramid import Factor, coarser_levels, write_coarser
 from napari_slmsam2.io.chunked_array import ChunkedArray, label_chunks
 from napari_slmsam2.io.geometry import Geometry
 
@@ -203,14 +203,49 @@ class LabelStore:
         labels.stored = moved._stored
         return moved
 
+    def begin_coarser(self, geometry: Geometry, template: Any) -> Factor | None:
+        """Create the first coarser level, so that several processes can write it.
+
+        Parameters
+        ----------
+        geometry, template
+            As in `finish`.
+
+        Returns
+        -------
+        tuple of int or None
+            For `write_coarser`; None where there is no coarser level.
+        """
+        for shape, step, _ in coarser_levels(self._stored.shape, geometry.spacing):
+            group = zarr.open_group(str(self.folder), mode="r+")
+            self._create(group, "1", shape, self.dtype, template, {}, math.prod(step))
+            return step
+        return None
+
+    def write_coarser(self, step: Factor, slices: range) -> None:
+        """Write the chunks of the first coarser level that are made from some slices alone.
+
+        Parameters
+        ----------
+        step : tuple of int
+            Returned by `begin_coarser`.
+        slices : range
+            They are written, and no other process writes them.
+        """
+        coarse = zarr.open_array(str(self.folder / "1"), mode="r+")
+        axis = self.axes[self.axis]
+        write_coarser(self._stored, coarse, step, axis, lambda needed: _within(needed, slices))
+
     def finish(
         self,
         geometry: Geometry,
         template: Any,
         table: LabelTable,
         lead: Mapping[str, int] | None = None,
+        *,
+        written: Sequence[range] = (),
     ) -> None:
-        """Write the coarser levels, slab by slab, and the metadata.
+        """Write the coarser levels, chunk by chunk, and the metadata.
 
         There are levels down to one of at most 256 voxels along each axis.
 
@@ -223,22 +258,35 @@ class LabelStore:
         table : LabelTable
         lead : mapping, optional
             As in `create`.
+        written : sequence of range
+            Slices with which `write_coarser` was called.
         """
         lead = lead or {}
+
+        def is_left(needed: range) -> bool:
+            return len(factors) > 1 or not any(_within(needed, slices) for slices in written)
+
         group = zarr.open_group(str(self.folder), mode="r+")
         fine, factors = group["0"], [(1, 1, 1)]
         for shape, step, factor in coarser_levels(self._stored.shape, geometry.spacing):
             name = str(len(factors))
             made_from = math.prod(step)
-            coarse = self._create(group, name, shape, self.dtype, template, lead, made_from)
+            if name in group:
+                coarse = group[name]
+            else:
+                coarse = self._create(group, name, shape, self.dtype, template, lead, made_from)
             for place in np.ndindex(*lead.values()):
                 volumes = _volume_at(fine, place), _volume_at(coarse, place)
-                write_coarser(*volumes, step)
+                write_coarser(*volumes, step, self.axes[self.axis], is_left)
             fine = coarse
             factors.append(factor)
         group.attrs.update(
             _ngff.label_attributes(self.folder, geometry, template, factors, table, "".join(lead))
         )
+
+
+def _within(inner: range, outer: range) -> bool:
+    return outer.start <= inner.start and inner.stop <= outer.stop
 
 
 class _VolumeAt:

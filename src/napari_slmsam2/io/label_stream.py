@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,6 +20,8 @@ from napari_slmsam2.io.images import LoadedImage
 from napari_slmsam2.io.raw import Colours, IndexedView
 
 if TYPE_CHECKING:
+    from napari_slmsam2.io._pyramid import Factor
+    from napari_slmsam2.io.geometry import Geometry
     from napari_slmsam2.io.label_store import LabelStore
 
 LabelArray = ChunkedArray | IndexedView
@@ -151,13 +153,31 @@ class LabelStream:
         """Indices of all volumes: of a single one, the empty tuple."""
         return np.ndindex(*self._lead.values())
 
-    def finish(self, *, table: LabelTable | None = None, colours: Colours | None = None) -> Path:
+    def begin_coarser(self) -> Factor | None:
+        """Create the first coarser level of a single volume, see `LabelStore.begin_coarser`."""
+        with self._target.reported():
+            return self.store.begin_coarser(self._stored_geometry(), self._like.template)
+
+    def _stored_geometry(self) -> Geometry:
+        like = self._like
+        order = "".join(like.order[self.store.axes.index(a)] for a in range(3))
+        return like.geometry.reordered(like.order, order)
+
+    def finish(
+        self,
+        *,
+        table: LabelTable | None = None,
+        colours: Colours | None = None,
+        written: Sequence[range] = (),
+    ) -> Path:
         """Write coarser levels and metadata, and put the file in place.
 
         Parameters
         ----------
         table, colours : optional
             Names and colours, see `napari_slmsam2.io.write_labels`.
+        written : sequence of range
+            Slices of which `LabelStore.write_coarser` has written the first coarser level.
 
         Raises
         ------
@@ -179,9 +199,8 @@ class LabelStream:
                 (volume[i] for volume in volumes for i in range(len(volume))),
                 table or like.label_table, colours,
             )  # fmt: skip
-            order = "".join(like.order[self.store.axes.index(a)] for a in range(3))
-            geometry = like.geometry.reordered(like.order, order)
-            self.store.finish(geometry, like.template, table, self._lead)
+            geometry = self._stored_geometry()
+            self.store.finish(geometry, like.template, table, self._lead, written=written)
         path = self._target.commit()
         self.store = self.store.moved(path, self._labels)
         return path
