@@ -42,12 +42,12 @@ def test_every_way_is_trained_tested_with_both_memories_and_continued(tmp_path: 
         add_volume(volumes / name, "MR", "human", labels)
     base, results = tmp_path / "base.safetensors", tmp_path / "results.json"
     given = ("--volumes", volumes, "--kinds", "mr_two", "--base", base)
-    adapters(*given, "--train-base", 0.01)
+    adapters(*given, "--train-base", 0.002)
     first = load_network(base).network.state_dict()
-    adapters(*given, "--train-base", 0.01)
+    adapters(*given, "--train-base", 0.002)
     assert any(not x.equal(first[k]) for k, x in load_network(base).network.state_dict().items())
 
-    options = ("--minutes", 0.01, "--seeds", 1, "--trained", *WAYS, "--json", results)
+    options = ("--minutes", 0.002, "--seeds", 1, "--trained", *WAYS, "--json", results)
     titles, _, *rows = adapters(*given, *options)
     records = json.loads(results.read_text())["records"]
     assert len(records) == 2 * (1 + len(WAYS))

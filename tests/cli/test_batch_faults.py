@@ -136,7 +136,7 @@ def test_a_full_disk_for_one_job_costs_no_other(tmp_path):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_does_the_rest(tmp_path, engine):
-    scans = make_scans(tmp_path, count=2, shape=(96, 96, 100))
+    scans = make_scans(tmp_path, count=2, shape=(64, 64, 80))
     options = ("--model", "flow", "--workers", 1, *ENGINES[engine])
     process = start(scans, *options)
     started(scans, "case1")
@@ -153,7 +153,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_does_the_rest(tmp_path, 
 
 
 def test_sigterm_stops_all_workers(tmp_path):
-    scans = make_scans(tmp_path, count=2, shape=(96, 96, 100))
+    scans = make_scans(tmp_path, count=2, shape=(64, 64, 80))
     process = start(scans, "--model", "flow", "--workers", 2)
     workers = [started(scans, name) for name in scans.names]
     process.terminate()
@@ -176,7 +176,7 @@ def test_a_running_cluster_is_used_and_stopped_between_two_slices(tmp_path):
     """The cluster belongs to others: its workers stay."""
     from distributed import Client, LocalCluster
 
-    scans = make_scans(tmp_path, count=2, shape=(96, 96, 100))
+    scans = make_scans(tmp_path, count=2, shape=(64, 64, 80))
     settings = {"threads_per_worker": 1, "dashboard_address": None, "processes": True}
     with LocalCluster(n_workers=1, env={"OMP_NUM_THREADS": "1"}, **settings) as cluster:
         address = ("--on", "dask", "--scheduler", cluster.scheduler_address)

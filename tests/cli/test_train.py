@@ -11,7 +11,7 @@ from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.weights.checkpoints import save_weights
 from napari_slmsam2.training.compact import dagger
 from napari_slmsam2.training.compact.trainer import Trainer
-from napari_slmsam2.training.data import shards
+from napari_slmsam2.training.data import processes, shards
 
 SMALL = ("--synthetic-clips", "2", "--batch", "2", "--device", "cpu")
 """One scenario per iteration: a clip from the true mask and one from a rollout state."""
@@ -24,12 +24,15 @@ def _small_and_fast(monkeypatch):
         config, plan.replace(warm_up=1), *rest, **more
     )
     monkeypatch.setattr(dagger, "Trainer", make)
+    monkeypatch.setattr(processes, "count_cores", lambda: 1)
 
 
-def test_train_leaves_weights_that_propagate_takes(cli, scene):
+def test_train_leaves_weights_that_propagate_takes(cli, scene, monkeypatch):
     out = scene.folder / "training"
     options = (*SMALL, "--rounds", "1", "--objects", "1")
-    first = cli("train", "-o", out, *options, "--steps", "2")
+    with monkeypatch.context() as two_processes:
+        two_processes.setattr(processes, "count_cores", lambda: 2)
+        first = cli("train", "-o", out, *options, "--steps", "2")
     assert first.code == 0, first.err
     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == [1, 2]
