@@ -40,7 +40,7 @@ def volume(tmp_path) -> Path:
     return tmp_path
 
 
-def command(volume: Path, out: str, *options: object) -> list[object]:
+def command(volume: Path, out: str, *options: object, model: str = "flow") -> list[object]:
     return [
         *(
             "batch",
@@ -50,7 +50,7 @@ def command(volume: Path, out: str, *options: object) -> list[object]:
             "--seeds",
             volume / "seeds.zarr",
         ),
-        *("-o", volume / out, "--axis", 0, "--model", "flow", *options),
+        *("-o", volume / out, "--axis", 0, "--model", model, *options),
     ]
 
 
@@ -63,18 +63,25 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ENGINES)
-def test_the_file_is_that_of_a_single_run(cli, volume, engine, monkeypatch):
-    """With a model whose slices follow from each other, and elsewhere with one that starts fast."""
+@pytest.mark.parametrize(
+    ("engine", "model"),
+    [
+        ("local", "flow"),
+        ("local", "compact"),
+        ("dask", "interpolation"),
+        ("slurm", "interpolation"),
+    ],
+)
+def test_the_file_is_that_of_a_single_run(cli, volume, engine, model, monkeypatch):
+    """With closed and open gaps, and `compact`, whose batches differ between the parts."""
     monkeypatch.chdir(volume)
-    model = ("--model", "flow" if engine == "local" else "interpolation")
     single = ("propagate", volume / "image.zarr", volume / "seeds.zarr", "--axis", 0)
-    assert cli(*single, *model, "-o", volume / "same.ome.zarr").code == 0
+    assert cli(*single, "--model", model, "-o", volume / "same.ome.zarr").code == 0
     whole = content(volume / "same.ome.zarr")
     (volume / "same.ome.zarr").rename(volume / "single.ome.zarr")
     report = volume / "jobs.jsonl"
-    options = ("--split", 3, "--workers", 2, "--report", report, *model, *ENGINES[engine])
-    done = cli(*command(volume, "same.ome.zarr", *options))
+    options = ("--split", 3, "--workers", 2, "--report", report, *ENGINES[engine])
+    done = cli(*command(volume, "same.ome.zarr", *options, model=model))
     assert done.code == 0, done.err
     assert content(volume / "same.ome.zarr") == whole
     assert (zarr.open_array(str(volume / "same.ome.zarr/0"))[:] > 0).sum() > 10_000
@@ -82,7 +89,7 @@ def test_the_file_is_that_of_a_single_run(cli, volume, engine, monkeypatch):
     lines = [json.loads(line) for line in report.read_text().splitlines()]
     assert len(lines) == 4
     assert all(line["peak_bytes"] > 10e6 for line in lines[:3])
-    again = cli(*command(volume, "same.ome.zarr", *options))
+    again = cli(*command(volume, "same.ome.zarr", *options, model=model))
     assert "1 skipped" in again.out
 
 
