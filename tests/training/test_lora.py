@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -60,6 +61,18 @@ def prepared(scans, bases, kind, **options):
     return job
 
 
+@pytest.fixture(scope="module")
+def finished(scans, bases):
+    """The adaptation of a kind, run once: no test changes what it has trained."""
+
+    @functools.cache
+    def run(kind):
+        job = prepared(scans, bases, kind)
+        return job, job.run()
+
+    return run
+
+
 def kept(job):
     """The weights of the job as they would be kept, and those of its base model."""
     ordinary = job._backend.candidate(job._run.trainer.averaged)
@@ -91,9 +104,8 @@ def test_they_start_at_the_base_model_and_their_updates_shrink_towards_it(bases,
 
 
 @pytest.mark.parametrize("kind", ["window", "sam2"])
-def test_they_change_the_weights_by_low_rank_and_nothing_else(scans, bases, kind):
-    job = prepared(scans, bases, kind)
-    report = job.run()
+def test_they_change_the_weights_by_low_rank_and_nothing_else(finished, kind):
+    job, report = finished(kind)
     assert report.steps == RECIPES[kind].steps
     base = job._backend.network
     before, after = base.state_dict(), merged(job._run.trainer.averaged, base).state_dict()
@@ -115,9 +127,8 @@ def test_they_change_the_weights_by_low_rank_and_nothing_else(scans, bases, kind
 
 
 @pytest.mark.parametrize("kind", ["window", "sam2"])
-def test_the_file_is_that_of_an_ordinary_network_and_propagates(scans, bases, kind, tmp_path):
-    job = prepared(scans, bases, kind)
-    report = job.run()
+def test_the_file_is_that_of_an_ordinary_network_and_propagates(scans, finished, kind, tmp_path):
+    job, report = finished(kind)
     after, before = kept(job)
     job._run.best_state = after  # also where so few steps made nothing better
     report = as_improved(report)
@@ -147,9 +158,8 @@ def test_the_loss_of_one_clip_falls(scans, bases):
     assert sum(losses[-6:]) < 0.8 * sum(losses[:6])
 
 
-def test_a_resumed_adaptation_gives_the_same_weights(scans, bases, tmp_path):
-    whole = prepared(scans, bases, "window")
-    unbroken = whole.run()
+def test_a_resumed_adaptation_gives_the_same_weights(scans, bases, finished, tmp_path):
+    whole, unbroken = finished("window")
     checkpoint = tmp_path / "checkpoint.pt"
     first, seen = prepared(scans, bases, "window", checkpoint=checkpoint), []
     stopped = first.run(seen.append, lambda: any(p.step >= 3 for p in seen))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -61,10 +62,23 @@ def prepared(scan, base, form, **options) -> Adaptation:
     return job
 
 
+@pytest.fixture(scope="module")
+def finished(scan, base):
+    """The adaptation of a form, run once: no test changes what it has trained."""
+
+    @functools.cache
+    def run(form):
+        job = prepared(scan, base, form)
+        return job, job.run()
+
+    return run
+
+
 @pytest.mark.parametrize("form", SLICE_ADAPTERS)
-def test_from_a_scan_to_a_model_of_the_registry_that_propagates(scan, base, tmp_path, form):
-    job = prepared(scan, base, form)
-    report = job.run()
+def test_from_a_scan_to_a_model_of_the_registry_that_propagates(
+    scan, base, finished, tmp_path, form
+):
+    job, report = finished(form)
     job._run.best_state = trained_weights(job)  # also if so few steps made nothing better
     path = job.save(tmp_path / "mine.safetensors", as_improved(report))
     assert get_model("mine", tmp_path).path == path
@@ -79,9 +93,8 @@ def test_from_a_scan_to_a_model_of_the_registry_that_propagates(scan, base, tmp_
 
 
 @pytest.mark.parametrize("form", SLICE_ADAPTERS)
-def test_adapters_and_heads_change_and_nothing_else(scan, base, form):
-    job = prepared(scan, base, form)
-    job.run()
+def test_adapters_and_heads_change_and_nothing_else(base, finished, form):
+    job, _ = finished(form)
     before, after = base.network.state_dict(), trained_weights(job)
     changed = {n for n, v in after.items() if n not in before or not torch.equal(v, before[n])}
     assert all(".adapter." in n or n.startswith(HEADS["sam2"]) for n in changed)
@@ -93,9 +106,8 @@ def test_adapters_and_heads_change_and_nothing_else(scan, base, form):
 
 
 @pytest.mark.parametrize("form", ["temporal", "dilated"])
-def test_a_resumed_adaptation_gives_the_same_weights(scan, base, tmp_path, form):
-    whole = prepared(scan, base, form)
-    unbroken = whole.run()
+def test_a_resumed_adaptation_gives_the_same_weights(scan, base, finished, tmp_path, form):
+    whole, unbroken = finished(form)
     checkpoint = tmp_path / "checkpoint.pt"
     seen = []
     first = prepared(scan, base, form, checkpoint=checkpoint)
