@@ -423,4 +423,7 @@ def _attend(query: Tensor, memory: SeedMemory) -> Tensor:
             memory.value[:, None],
             attn_mask=memory.known[:, None, None],
         )[:, 0]
-    return found.transpose(1, 2).reshape(query.shape)
+    # In the layout of the query: the layers that follow would keep another one.
+    channels_last = query.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return found.transpose(1, 2).reshape(query.shape).contiguous(memory_format=layout)
