@@ -280,6 +280,27 @@ def test_steps_are_equal_whatever_the_number_of_threads(clips, threads, precisio
         torch.testing.assert_close(one, two, rtol=0, atol=0)
 
 
+def test_no_operation_of_a_step_is_shared_by_threads(clips, threads, monkeypatch):
+    """On cores that other programs use, they wait for each other."""
+    cores = []
+
+    def noted(function):
+        def call(*arguments, **options):
+            cores.append(torch.get_num_threads())
+            return function(*arguments, **options)
+
+        return call
+
+    threads(2)
+    trainer = Trainer(CONFIG, plan(), clips, CPU)
+    for name in ("make_batch", "step_loss"):
+        monkeypatch.setattr(trainer_module, name, noted(getattr(trainer_module, name)))
+    utils = trainer_module.nn.utils
+    monkeypatch.setattr(utils, "clip_grad_norm_", noted(utils.clip_grad_norm_))
+    trainer.advance()
+    assert cores == [1] * 6
+
+
 def test_a_batch_in_parts_gives_the_loss_and_the_gradient_of_the_whole(clips, monkeypatch):
     found = []
     for compute in (trainer_module.compute_in_parts, lambda compute, items, _: compute(items)):

@@ -70,6 +70,15 @@ def compute_in_parts(
     return [one for future in futures for one in future.result()]
 
 
+def compute_on_one_core(compute: Callable[[], _R], device: torch.device) -> _R:
+    """The result of ``compute()``; on a CPU, threads that share operations are not used.
+
+    On cores that other programs use, they wait for each other far longer than they compute.
+    """
+    (found,) = compute_in_parts(lambda _: [compute()], [None], device)
+    return found
+
+
 @lru_cache(maxsize=1)
 def _single_core_threads(n: int) -> ThreadPoolExecutor:
     """Threads on each of which torch uses one core."""

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from napari_slmsam2.core.atomic_write import atomic_write
 from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.core.errors import CheckpointError
-from napari_slmsam2.engine.compact.cpu_workers import compute_in_parts
+from napari_slmsam2.engine.compact.cpu_workers import compute_in_parts, compute_on_one_core
 from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.compact.sweep import select
 from napari_slmsam2.training.compact.config import TrainingConfig
@@ -139,12 +139,15 @@ class Trainer:
         indices = drawn.choice(len(self._chances), plan.batch_size, p=self._chances)
         supervised = drawn.permutation(self._length)[: plan.supervised_steps].tolist()
         generator = torch.Generator(self.device).manual_seed(plan.seed * 1_000_003 + self.step)
-        batch = make_batch(
-            self._clips,
-            indices,
-            self.network.config,
-            generator=generator,
-            gentle=plan.gentle,
+        batch = compute_on_one_core(
+            lambda: make_batch(
+                self._clips,
+                indices,
+                self.network.config,
+                generator=generator,
+                gentle=plan.gentle,
+            ),
+            self.device,
         )
         if self.distributed.size > 1:
             batch = select(batch, self.distributed.part(plan.batch_size))
@@ -159,6 +162,14 @@ class Trainer:
             range(len(batch.weights)),
             self.device,
         )
+        norm = compute_on_one_core(lambda: self._update(shares), self.device)
+        self.step += 1
+        losses = self.distributed.total(torch.stack([share.losses for share in shares]).sum(0))
+        loss = torch.where(torch.isfinite(norm), losses[0], torch.nan)
+        return dict(zip(("loss", *shares[0].names), (loss, *losses[1:]), strict=True))
+
+    def _update(self, shares: Sequence[_Share]) -> Tensor:
+        """Change the weights by the sum of the gradients; returns its norm, shape ()."""
         self.optimizer.zero_grad(set_to_none=True)
         for share in shares:
             for parameter, gradient in zip(self._trained(), share.gradients, strict=True):
@@ -167,14 +178,11 @@ class Trainer:
                 elif gradient is not None:
                     parameter.grad += gradient
         self.distributed.all_reduce_gradients(self.network.parameters())
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), plan.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.clip_norm)
         self.optimizer.step()
         self._schedule.step()
-        self.step += 1
         self._average.update_parameters(self.network)
-        losses = self.distributed.total(torch.stack([share.losses for share in shares]).sum(0))
-        loss = torch.where(torch.isfinite(norm), losses[0], torch.nan)
-        return dict(zip(("loss", *shares[0].names), (loss, *losses[1:]), strict=True))
+        return norm
 
     def _gradients(self, batch: Batch, totals: Mapping[int, StepTotals]) -> _Share:
         """The share of some clips in the loss of a step; called on several threads at once."""
