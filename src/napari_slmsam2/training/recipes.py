@@ -91,7 +91,7 @@ class AdaptRecipe(Settings):
     minutes: float = setting(
         5.0, "Time", "Of clips, training and evaluation together.", minimum=0.05, unit="min"
     )
-    steps: int = setting(1000, "Steps", "Optimiser steps, at most.", minimum=2)
+    steps: int = setting(400, "Steps", "Optimiser steps, at most.", minimum=2)
     fewest_steps: int = setting(
         30,
         "Fewest steps",
@@ -100,7 +100,7 @@ class AdaptRecipe(Settings):
         advanced=True,
     )
     batch_size: int = setting(16, "Batch", "Clips per step. Less needs less memory.", minimum=1)
-    clips: int = setting(512, "Clips", "Clips cut from the volumes, at most.", minimum=4)
+    clips: int = setting(256, "Clips", "Clips cut from the volumes, at most.", minimum=4)
     trained: str = setting(
         "all",
         "Trained parts",
@@ -250,9 +250,9 @@ RECIPES = {
             name="this-volume",
             source="seeds",
             minutes=1.5,
-            steps=320,
+            steps=120,
             fewest_steps=10,
-            clips=192,
+            clips=96,
             learning_rate=2e-4,
             l2_sp=0.01,
             average=0.95,

@@ -194,7 +194,6 @@ class CompactBackend:
         plan = TrainingConfig(
             steps=steps,
             batch_size=batch_size,
-            supervised_steps=1,
             learning_rate=recipe.learning_rate,
             weight_decay=0.0,
             warm_up=min(_WARM_UP, steps // 4),

@@ -31,8 +31,7 @@ from napari_slmsam2.training.synthetic.stack import LabelledStack
 
 SHARD_CLIPS = 128
 ROLLOUT_CLIPS = 3
-"""Clips of one scenario that start from rollout states, in addition to one from the true mask; more
-where they are shorter."""
+"""Clips of one scenario that start from rollout states, in addition to one from the true mask."""
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Clip))
 
@@ -144,7 +143,6 @@ def cut_clips(
     rng: np.random.Generator,
     *,
     is_part: bool = False,
-    length: int = LENGTH,
 ) -> list[Clip]:
     """Clips of one scenario: from the true mask, and from rollout states of a sweep.
 
@@ -156,11 +154,8 @@ def cut_clips(
     rng : numpy.random.Generator
     is_part : bool
         The object may continue beyond the stack: its ends are not marked.
-    length : int
-        Steps of a clip.
     """
-    # Clips of one step as well start before the last slice of the object or on it.
-    scenario = draw_scenario(stack.mask.sum((1, 2)), max(2, length), rng)
+    scenario = draw_scenario(stack.mask.sum((1, 2)), LENGTH, rng)
     if scenario is None:
         return []
     if is_part:
@@ -168,8 +163,7 @@ def cut_clips(
     stack = replace(stack, image=np.ascontiguousarray(stack.image))
     states = rollout_states(segmenter, stack, scenario)
     starts: dict[int, RolloutState | None] = {scenario.start: None}
-    most = ROLLOUT_CLIPS * max(1, LENGTH // length)
-    starts |= {int(i): states[i] for i in rng.permutation(list(states))[:most]}
+    starts |= {int(i): states[i] for i in rng.permutation(list(states))[:ROLLOUT_CLIPS]}
     clips = [
         cut_clip(
             stack.image,
@@ -177,7 +171,6 @@ def cut_clips(
             stack.spacing,
             replace(scenario, start=start),
             segmenter.config,
-            length,
             state=state,
             label=stack.label,
         )

@@ -15,10 +15,6 @@ from napari_slmsam2.training.data.shards import FIELDS, cut_clips
 from napari_slmsam2.training.data.split import DataSplit
 from napari_slmsam2.training.data.sweep import never_absent
 
-LENGTH = 1
-"""Steps of a clip. Most clips start from rollout states: a step of another clip shows more than a
-second step of the same one."""
-
 _MOST_FAILURES = 20
 """Draws without a clip in a row, for every training object, before cutting stops."""
 
@@ -65,9 +61,7 @@ class ClipCutter:
         while len(self._clips) < most and failures <= _MOST_FAILURES * len(self._objects):
             chosen = self._objects[next(self._order)]
             stack = chosen.stack(self._rng)
-            found = cut_clips(
-                stack, self._segmenter, self._rng, is_part=chosen.is_part, length=LENGTH
-            )
+            found = cut_clips(stack, self._segmenter, self._rng, is_part=chosen.is_part)
             self._clips += found
             self._names += [self._set_names[id(chosen.scan)]] * len(found)
             failures = 0 if found else failures + 1
