@@ -9,7 +9,17 @@ import time
 
 import numpy as np
 import torch
-from against_sam2 import FULL_BANK, SHAPE, GeneratedVolume, Ours, Theirs, make_network, seeds
+from against_sam2 import (
+    FULL_BANK,
+    SHAPE,
+    GeneratedVolume,
+    Ours,
+    Theirs,
+    make_network,
+    means_of_four,
+    peak_of_process,
+    seeds,
+)
 from tests.random_weights import randomise
 
 from napari_slmsam2.core.config import PropagationConfig, slm_sam2_config
@@ -51,13 +61,16 @@ def print_table(arguments: argparse.Namespace) -> None:
         for size in arguments.sizes:
             for labels in arguments.labels:
                 print_row(family, size, labels, device, arguments)
-    if device.type == "cuda":
-        print_growth(max(arguments.sizes), device)
-    print(f"{time.perf_counter() - started:.0f} s in all")
+    print_growth(max(arguments.sizes), device, arguments.slices)
+    print(f"{time.perf_counter() - started:.0f} s so far", flush=True)
+    if device.type == "cuda" or arguments.compiled:
+        print_compiled(max(arguments.sizes), device, arguments.slices)
+        print(f"{time.perf_counter() - started:.0f} s in all")
 
 
 def parity(size: int, device: torch.device, slices: int = 10) -> float:
     """Largest difference of a logit from SAM 2's own predictor, over a forward walk."""
+    allowed = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     network = make_network(size).to(device).eval()
     volume = GeneratedVolume(slices)
@@ -69,13 +82,14 @@ def parity(size: int, device: torch.device, slices: int = 10) -> float:
         np.abs(logits[0, 0].cpu().numpy() - ours.logits[1]).max()
         for (_, _, logits), ours in zip(theirs.walk(), walk.walk(0), strict=True)
     ]
+    torch.backends.cudnn.allow_tf32 = allowed
     return float(max(differences))
 
 
 def print_row(
     family: str, size: int, labels: int, device: torch.device, arguments: argparse.Namespace
 ) -> None:
-    """Times of one case, both predictors by turns; SAM 2 has no short-term memory."""
+    """Times of one case, SAM 2's predictor first; it has no short-term memory."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     if family == "SAM 2":
@@ -116,20 +130,52 @@ def settings(slices: int) -> PropagationConfig:
 
 
 def milliseconds(seconds: list[float]) -> str:
-    """The median over the slices with full memory."""
+    """The median of the slices with full memory, see `means_of_four`."""
     full = seconds[2 * FULL_BANK :] or seconds[FULL_BANK:] or seconds
-    return f"{1000 * statistics.median(full):.1f}" if full else ""
+    return f"{1000 * statistics.median(means_of_four(full)):.1f}" if full else ""
 
 
-def print_growth(size: int, device: torch.device) -> None:
-    """Peak memory of runs of 64 and of 192 slices, with a small budget for embeddings."""
-    peaks = []
-    for slices in (64, 192):
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+def print_growth(size: int, device: torch.device, slices: int) -> None:
+    """Peak memory of runs of some slices and of three times as many, in both predictors.
+
+    Of the device on a card, else of whole processes. The budget for embeddings is small.
+    """
+    print(
+        "| peak memory, MiB | px | slices | three times as many | a slice |\n|---|---|---|---|---|"
+    )
+    for who in ("SAM 2", "here"):
+        few, many = (
+            peak_on_card(who, n, size, device)
+            if device.type == "cuda"
+            else peak_of_process({"SAM 2": "sam2"}.get(who, who), n, size)
+            for n in (slices, 3 * slices)
+        )
+        a_slice = (many - few) / (2 * slices)
+        print(f"| {who} | {size} | {slices}: {few:.0f} | {many:.0f} | {a_slice:.2f} |", flush=True)
+
+
+def peak_on_card(who: str, slices: int, size: int, device: torch.device) -> float:
+    """Peak memory of the tensors of one whole run, in MiB."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    network, volume = make_network(size).to(device).eval(), GeneratedVolume(slices)
+    if who == "SAM 2":
+        with torch.autocast(device.type, torch.bfloat16):
+            for _ in Theirs(network, size, volume, 1).run():
+                pass
+    else:
         config = settings(slices).replace(embedding_budget=256)
-        network = make_network(size).to(device).eval()
-        for _ in Ours(network, GeneratedVolume(slices), 1, config).run():
+        for _ in Ours(network, volume, 1, config).run():
             pass
-        peaks.append(torch.cuda.max_memory_allocated(device) / 2**20)
-    print(f"peak memory at {size} px, 64 and 192 slices: {peaks[0]:.0f} and {peaks[1]:.0f} MiB")
+    return torch.cuda.max_memory_allocated(device) / 2**20
+
+
+def print_compiled(size: int, device: torch.device, slices: int) -> None:
+    """Time of SAM 2 with its compiled image encoder, one label; compiling takes a minute or two."""
+    network = make_network(size).to(device).eval()
+    theirs = Theirs(network, size, GeneratedVolume(slices), 1, compiled=True)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        walk = theirs.run()
+        next(walk)
+        seconds = [second for second, _ in walk]
+    print(f"SAM 2 with its compiled encoder, {size} px, 1 label: {milliseconds(seconds)} ms")

@@ -4,21 +4,27 @@
     python benchmarks/training_steps.py --device cuda --size 512 --network sam2
 
 Operators and reads by the host are counted at torch's dispatcher (`operators.py`) and do not depend
-on the machine; seconds are processor seconds on a CPU and medians. Random weights, generated scans;
-both ways take their steps by turns and see the same clips.
+on the machine; seconds are processor seconds on a CPU and medians. MiB are the most that the
+tensors of a step take at once, beside the network and the state of the optimiser. "Recomputed": the
+activations are, in the backward pass (`checkpointing`). Random weights, generated scans; all ways
+take their steps by turns and see the same clips.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -36,9 +42,13 @@ from napari_slmsam2.training.recipes import PaperRecipe, get_recipe
 from napari_slmsam2.training.sam2.clips import ClipSampler
 from napari_slmsam2.training.sam2.trainer import Sam2Trainer
 
+COUNTS = ("operators", "reads by the host", "uploads")
+Way = tuple[int, bool]
+"""Clips at once, and whether activations are recomputed."""
+
 
 def main() -> None:
-    """Print one row per way."""
+    """Print one row per number of clips that are computed at once, with and without activations."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -58,29 +68,51 @@ def main() -> None:
         scans = [read_pair(*write_pair(Path(folder), seed)) for seed in range(2)]
     clips = ClipSampler(split_data(scans, 0).training_objects, recipe, arguments.size, device)
     trainers = {}
-    for at_once in (1, arguments.batch):
+    for way in itertools.product((1, arguments.batch), (False, True)):
         network = SliceNetwork(config)
         randomise(network, 1)
-        trainers[at_once] = Sam2Trainer(
+        trainers[way] = Sam2Trainer(
             network, recipe, clips, steps=arguments.steps, batch_size=arguments.batch,
-            distributed=DistributedContext(device=device), at_once=at_once,
+            distributed=DistributedContext(device=device), at_once=way[0], save_memory=way[1],
         )  # fmt: skip
-    seconds: dict[int, list[float]] = {at_once: [] for at_once in trainers}
-    counted: dict[int, Counter[str]] = {at_once: Counter() for at_once in trainers}
+    seconds: dict[Way, list[float]] = {way: [] for way in trainers}
+    counted: dict[Way, Counter[str]] = {way: Counter() for way in trainers}
+    peaks: dict[Way, float] = {}
     for step in range(arguments.steps):
-        for at_once, trainer in trainers.items():
+        for way, trainer in trainers.items():
             started = clock(device)
-            if step == arguments.steps - 1:
-                with DispatchCounter(counted[at_once]), CallCounter(counted[at_once]):
+            if step == arguments.steps - 2:
+                peaks[way] = peak_memory(trainer.advance, device)
+            elif step == arguments.steps - 1:
+                with DispatchCounter(counted[way]), CallCounter(counted[way]):
                     trainer.advance()
-                continue
-            trainer.advance()
-            seconds[at_once].append(clock(device) - started)
-    print("| clips at once | s a step | operators | reads by the host | uploads |")
-    print("|---|---|---|---|---|")
-    for at_once, counts in counted.items():
-        found = " | ".join(str(counts[k]) for k in ("operators", "reads by the host", "uploads"))
-        print(f"| {at_once} | {statistics.median(seconds[at_once][1:]):.3f} | {found} |")
+            else:
+                trainer.advance()
+                seconds[way].append(clock(device) - started)
+    head = "clips at once", "recomputed", "s a step", "MiB", *COUNTS
+    print(f"| {' | '.join(head)} |")
+    print(f"|{'---|' * len(head)}")
+    for (at_once, save_memory), counts in counted.items():
+        way = at_once, save_memory
+        found = " | ".join(str(counts[k]) for k in COUNTS)
+        print(
+            f"| {at_once} | {'yes' if save_memory else 'no'} | "
+            f"{statistics.median(seconds[way][1:]):.3f} | {peaks[way]:.0f} | {found} |"
+        )
+
+
+def peak_memory(step: Callable[[], object], device: torch.device) -> float:
+    """MiB of tensors that a step has at once, in addition to those before it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    sizes = [event.nbytes() for event in sorted(events, key=lambda e: e.start_ns())]
+    return float(np.cumsum(sizes).max()) / 2**20
 
 
 def clock(device: torch.device) -> float:

@@ -52,3 +52,12 @@ def tiny_file(path: Path) -> Path:
     randomise(network, 11)
     save_weights(path, network.state_dict(), {"config": TINY.to_dict()})
     return path
+
+
+def without_dropout(network: torch.nn.Module) -> None:
+    """Set the dropout of a network to 0."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "dropout_p"):
+            module.dropout_p = 0.0

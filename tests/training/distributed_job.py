@@ -21,14 +21,14 @@ from napari_slmsam2.training.distributed import DistributedContext, init_distrib
 from napari_slmsam2.training.recipes import PaperRecipe, get_recipe
 from napari_slmsam2.training.sam2.clips import ClipSampler
 from napari_slmsam2.training.sam2.trainer import Sam2Trainer
-from tests.random_weights import TINY
+from tests.random_weights import TINY, without_dropout
 
-RATES = {"adapted": 4e-4, "adapters": 4e-4, "trained": 1.5e-3, "tuned": 1e-4}
+RATES = {"adapted": 4e-4, "adapters": 4e-4, "trained": 1.5e-3, "tuned": 1e-4, "batched": 1e-4}
 """Learning rates: about what a step changes every weight by."""
 
 
 def work(distributed: DistributedContext, data: Path, out: Path) -> None:
-    """Train four networks; the first process writes what came of them into ``out``.
+    """Train five networks; the first process writes what came of them into ``out``.
 
     In float32: in bfloat16 the parts of a batch are rounded otherwise than the whole.
     """
@@ -38,7 +38,8 @@ def work(distributed: DistributedContext, data: Path, out: Path) -> None:
     _adapt(distributed, scan, base, out)
     _adapt_by_adapters(distributed, scan, base, out)
     _train(distributed, scan, base, out)
-    _fine_tune(distributed, scan, out)
+    _fine_tune(distributed, scan, out, "tuned")
+    _fine_tune(distributed, scan, out, "batched", at_once=2)
 
 
 def _adapt(
@@ -89,24 +90,29 @@ def _train(
         save_file(trainer.network.state_dict(), out / "trained.safetensors")
 
 
-def _fine_tune(distributed: DistributedContext, scan: LabelledScan, out: Path) -> None:
+def _fine_tune(
+    distributed: DistributedContext, scan: LabelledScan, out: Path, name: str, *, at_once: int = 1
+) -> None:
     torch.manual_seed(0)
+    network = SliceNetwork(TINY)
+    if at_once > 1:
+        without_dropout(network)  # which is drawn once for all clips of a process
     recipe = get_recipe("paper").replace(
         clip_slices=3,
         corrections=1,
-        learning_rate=RATES["tuned"],
-        encoder_rate=RATES["tuned"],
+        learning_rate=RATES[name],
+        encoder_rate=RATES[name],
         clip_norm=1.0,
     )
     assert isinstance(recipe, PaperRecipe)
     clips = ClipSampler(split_data([scan], 0).training_objects, recipe, 64, distributed.device)
     trainer = Sam2Trainer(
-        SliceNetwork(TINY), recipe, clips, steps=3, batch_size=3, distributed=distributed
+        network, recipe, clips, steps=3, batch_size=3, distributed=distributed, at_once=at_once
     )
     losses = [trainer.advance()["loss"] for _ in range(3)]
     if distributed.is_main:
-        save_file(trainer.network.state_dict(), out / "tuned.safetensors")
-        (out / "losses.txt").write_text(" ".join(f"{loss:.5f}" for loss in losses))
+        save_file(trainer.network.state_dict(), out / f"{name}.safetensors")
+        (out / f"losses_{name}.txt").write_text(" ".join(f"{loss:.5f}" for loss in losses))
 
 
 if __name__ == "__main__":

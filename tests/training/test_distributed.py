@@ -48,10 +48,9 @@ def test_two_processes_train_like_one(tmp_path, repository, monkeypatch):
         # Where a gradient is nothing but rounding, AdamW still makes a whole step.
         assert float(apart.mean()) < 0.03 * rate, name
     assert (one / "curve.txt").read_text() == (two / "curve.txt").read_text()
-    losses = [
-        [float(x) for x in (folder / "losses.txt").read_text().split()] for folder in (one, two)
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    for name in ("losses_tuned.txt", "losses_batched.txt"):
+        losses = [[float(x) for x in (f / name).read_text().split()] for f in (one, two)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_parts_of_a_batch_do_not_overlap_and_leave_nothing_out():
@@ -59,6 +58,9 @@ def test_parts_of_a_batch_do_not_overlap_and_leave_nothing_out():
     assert sorted(i for part in parts for i in part) == list(range(8))
     with pytest.raises(ConfigError, match="smaller than the number of processes"):
         DistributedContext(0, 4).part(3)
+    assert DistributedContext(2, 3).largest_part(8) == max(map(len, parts))
+    with pytest.raises(ConfigError, match="smaller than the number of processes"):
+        DistributedContext(0, 4).largest_part(3)
 
 
 def test_without_a_launcher_there_is_one_process(monkeypatch):
@@ -67,3 +69,4 @@ def test_without_a_launcher_there_is_one_process(monkeypatch):
         assert (distributed.rank, distributed.size, distributed.is_main) == (0, 1, True)
         assert distributed.broadcast("this") == "this"
         assert not distributed.any(False)
+        assert distributed.smallest(3) == 3

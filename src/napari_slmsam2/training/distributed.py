@@ -47,6 +47,11 @@ class DistributedContext:
         """Whether this is the process that evaluates, writes and reports."""
         return self.rank == 0
 
+    @property
+    def alone(self) -> DistributedContext:
+        """The context of a process that exchanges nothing with the others."""
+        return DistributedContext(device=self.device)
+
     def part(self, n: int) -> list[int]:
         """The items of ``n`` that this process computes.
 
@@ -60,6 +65,11 @@ class DistributedContext:
                 "batch", "is smaller than the number of processes", expected=self.size, found=n
             )
         return list(range(self.rank, n, self.size))
+
+    def largest_part(self, n: int) -> int:
+        """How many of ``n`` items the process with the most of them computes; see `part`."""
+        self.part(n)
+        return -(-n // self.size)
 
     def total(self, value: Tensor) -> Tensor:
         """A sum over all processes; gradients do not flow through it."""
@@ -94,6 +104,14 @@ class DistributedContext:
         dist.broadcast_object_list(values, device=self.device)
         found: T = values[0]
         return found
+
+    def smallest(self, value: int) -> int:
+        """The smallest of the values of all processes."""
+        if self.size == 1:
+            return value
+        found = torch.tensor(value, device=self.device)
+        dist.all_reduce(found, op=dist.ReduceOp.MIN)
+        return int(found)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
 import torch
 from tests.labelled_files import as_improved, write_pair
-from tests.random_weights import TINY, randomise
+from tests.random_weights import TINY, randomise, without_dropout
 
 from napari_slmsam2.core.errors import ConfigError, DeviceMemoryError, VolumeError
 from napari_slmsam2.core.memory import MemoryBank, MemoryEntry
@@ -124,6 +126,7 @@ def test_only_what_is_chosen_changes(base, drawer, trained):
     assert ("image_encoder" in kinds) == (trained == "all")
     assert ("recent_memory_attention" in kinds) == (trained != "heads")
     assert all(trainer.recipe.trains(name) for name in changed)
+    assert "sam_mask_decoder.conv_s0.weight" in changed  # computed with the image features
 
 
 def test_every_parameter_has_its_learning_rate(base):
@@ -160,18 +163,24 @@ def test_from_scans_to_a_file_that_propagates(base, scans, tmp_path):
     np.testing.assert_array_equal(session.labels[..., 7] == 1, scans[0].mask(1, 7))
 
 
-def test_an_adaptation_resumes_from_a_checkpoint(base, scans, tmp_path):
-    unbroken = Adaptation(scans[:1], base, SHORT, device="cpu")
+@pytest.mark.parametrize("checkpointing", ["off", "auto"])
+def test_an_adaptation_resumes_from_a_checkpoint(base, scans, tmp_path, monkeypatch, checkpointing):
+    """Also where its activations are recomputed because memory was short at the start."""
+    if checkpointing == "auto":
+        monkeypatch.setattr(backends, "free_memory", lambda device: 64**2 * 1900 * 3)
+    recipe = SHORT.replace(checkpointing=checkpointing)
+    unbroken = Adaptation(scans[:1], base, recipe, device="cpu")
     unbroken.prepare()
     whole = unbroken.run()
     checkpoint = tmp_path / "checkpoint.pt"
-    first = Adaptation(scans[:1], base, SHORT, device="cpu", checkpoint=checkpoint)
+    first = Adaptation(scans[:1], base, recipe, device="cpu", checkpoint=checkpoint)
     first.prepare()
     seen = []
     first.run(seen.append, lambda: any(p.step >= 3 for p in seen))
-    second = Adaptation(scans[:1], base, SHORT, device="cpu", checkpoint=checkpoint)
+    second = Adaptation(scans[:1], base, recipe, device="cpu", checkpoint=checkpoint)
     second.prepare()
     assert second.run().curve == whole.curve
+    assert second._run.trainer.save_memory == (checkpointing == "auto")
 
 
 def test_networks_and_recipes_must_fit(base, scans):
@@ -363,14 +372,6 @@ def test_clip_loss_adds_up(base, drawer):
     assert set(parts) == {"mask", "dice_loss", "iou", "presence"}
 
 
-def without_dropout(network):
-    for module in network.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "dropout_p"):
-            module.dropout_p = 0.0
-
-
 def test_a_batch_of_clips_has_the_loss_and_the_gradients_of_single_clips(base, drawer):
     """Clips with other numbers of labels, and all kinds of prompts; also when memory is saved."""
     clips, seeds, kinds = [], [], set()
@@ -447,3 +448,51 @@ def test_clips_of_other_lengths_are_computed_apart_and_drawn_ahead_together(base
 )
 def test_clips_at_once_follow_from_the_free_memory(free, per_clip, batch, clips):
     assert clips_at_once(free, per_clip, batch) == clips
+
+
+class SecondOfTwo(DistributedContext):
+    """The second of two processes; the first has room for one clip, with activations recomputed."""
+
+    def total(self, value):
+        pytest.fail("a trial step waits for the other process")
+
+    def all_reduce_gradients(self, parameters):
+        pytest.fail("a trial step waits for the other process")
+
+    def smallest(self, value):
+        return min(value, 1)
+
+    def any(self, flag):
+        return True
+
+
+def test_trial_steps_of_several_processes_exchange_nothing(base, scans, monkeypatch):
+    """Else one that runs out of memory, and tries again, would leave the others waiting."""
+    tried, profile = [], backends.profile_steps
+    monkeypatch.setattr(
+        backends, "profile_steps", lambda *a, **k: tried.append(a[1]) or profile(*a, **k)
+    )
+    recipe = SHORT.replace(batch_size=3)
+    job = Adaptation(scans, base, recipe, distributed=SecondOfTwo(1, 2))
+    job._backend.profile_steps()
+    assert tried == [2]  # of three clips the first process computes two
+    trainer = job._backend.trainer(3)
+    assert (trainer.at_once, trainer.save_memory) == (1, True)
+    assert trainer._chunks()[0][0] == [(recipe.seed, 0, 1)]
+
+
+def test_a_process_that_ends_waits_for_the_clips_that_are_drawn(tmp_path):
+    """A thread that is stopped inside PyTorch can abort the process."""
+    script = """
+import sys, time, pathlib
+from napari_slmsam2.training.sam2.clips import DrawnAhead
+
+def draw(seed):
+    time.sleep(1)
+    pathlib.Path(sys.argv[1]).touch()
+
+DrawnAhead(draw).begin([(0,)])
+"""
+    drawn = tmp_path / "drawn"
+    subprocess.run([sys.executable, "-c", script, str(drawn)], check=True, timeout=120)
+    assert drawn.exists()

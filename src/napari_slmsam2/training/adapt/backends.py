@@ -145,15 +145,16 @@ class CompactBackend:
 
     def profile_steps(self) -> TrialStep:
         """See `FineTuningBackend.profile_steps`."""
+        # Alone: where memory runs out in one process, the others would wait for it.
         return profile_steps(
-            lambda n: self._trainer(1, n).advance(),
-            self._recipe.batch_size,
+            lambda n: self._trainer(1, n, self._distributed.alone).advance(),
+            self._distributed.largest_part(self._recipe.batch_size),
             self._distributed.device,
         )
 
     def trainer(self, steps: int) -> Trainer:
         """See `FineTuningBackend.trainer`."""
-        return self._trainer(steps, self._recipe.batch_size)
+        return self._trainer(steps, self._recipe.batch_size, self._distributed)
 
     def candidate(
         self, network: CompactNetwork, advanced: Advanced = lambda slices: None
@@ -188,7 +189,7 @@ class CompactBackend:
             network, name="adapting", device=self._distributed.device, dtype=torch.float32
         )
 
-    def _trainer(self, steps: int, batch_size: int) -> Trainer:
+    def _trainer(self, steps: int, batch_size: int, distributed: DistributedContext) -> Trainer:
         recipe, device = self._recipe, self._distributed.device
         dtype = choose_dtype(device)
         plan = TrainingConfig(
@@ -202,7 +203,7 @@ class CompactBackend:
             precision="bfloat16" if dtype is torch.bfloat16 else "float32",
             gentle=True,
         )
-        trainer = Trainer(self._config, plan, self._clips, device, self._distributed)
+        trainer = Trainer(self._config, plan, self._clips, device, distributed)
         trainer.start_from(self.network)
         if recipe.trained == "adapters":
             trainer.train_adapters(recipe.rank)
@@ -280,10 +281,18 @@ class Sam2Backend:
             self._predict_memory()  # where main memory runs out the process may be killed
         each = self._bytes_per_slice() * self._recipe.clip_slices
         free = free_memory(self._distributed.device)
-        self._at_once = clips_at_once(free, each, self._recipe.batch_size)
+        clips = self._distributed.largest_part(self._recipe.batch_size)
+        self._at_once = clips_at_once(free, each, clips)
+        trial = self._try_until_it_fits(clips)
+        # The checkpoint of the main process continues all of them.
+        self._at_once = self._distributed.smallest(self._at_once)
+        self._save_memory = self._distributed.any(self._save_memory)
+        return trial
+
+    def _try_until_it_fits(self, clips: int) -> TrialStep:
         while True:
             try:
-                return self._try()
+                return self._try(clips)
             except DeviceMemoryError:
                 if self._at_once > 1:
                     self._at_once //= 2
@@ -317,7 +326,7 @@ class Sam2Backend:
 
     def trainer(self, steps: int) -> Sam2Trainer:
         """See `FineTuningBackend.trainer`."""
-        return self._trainer(steps, self._recipe.batch_size)
+        return self._trainer(steps, self._recipe.batch_size, self._distributed)
 
     def candidate(
         self, network: SliceNetwork, advanced: Advanced = lambda slices: None
@@ -349,22 +358,23 @@ class Sam2Backend:
             network, name="adapting", device=self._distributed.device, dtype=self._dtype
         )
 
-    def _try(self) -> TrialStep:
+    def _try(self, clips: int) -> TrialStep:
+        # Alone: where memory runs out in one process, the others would wait for it.
         return profile_steps(
-            lambda n: self._trainer(1, n).advance(),
-            self._recipe.batch_size,
+            lambda n: self._trainer(1, n, self._distributed.alone).advance(),
+            clips,
             self._distributed.device,
             at_once=self._at_once,
         )
 
-    def _trainer(self, steps: int, batch_size: int) -> Sam2Trainer:
+    def _trainer(self, steps: int, batch_size: int, distributed: DistributedContext) -> Sam2Trainer:
         return Sam2Trainer(
             copy.deepcopy(self.network),
             self._recipe,
             self._clips,
             steps=steps,
             batch_size=batch_size,
-            distributed=self._distributed,
+            distributed=distributed,
             precision=self._dtype,
             save_memory=self._save_memory,
             at_once=self._at_once,

@@ -75,6 +75,8 @@ class _Cut:
 class DrawnAhead:
     """Draws the next clips in a thread of its own, while those before are trained on.
 
+    A process that ends waits for the thread: it cannot be interrupted inside PyTorch.
+
     Parameters
     ----------
     draw : callable
@@ -89,7 +91,7 @@ class DrawnAhead:
     def begin(self, seeds: Sequence[tuple[int, ...]]) -> None:
         """Draw clips in the background."""
         self._clips = {}
-        self._thread = threading.Thread(target=self._run, args=(tuple(seeds),), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(tuple(seeds),))
         self._thread.start()
 
     def take(self, seed: tuple[int, ...]) -> Sam2Clip:

@@ -234,8 +234,9 @@ def _encode(
     step = length if together else 1
     for start in range(0, length, step):
         inputs = [clip.encoder_input(i) for i in range(start, start + step) for clip in clips]
-        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-            encoded: ImageEmbedding = call(network.encode_image, torch.cat(inputs))
+        # Of a frozen encoder nothing is kept; the heads' convolutions of its features are trained.
+        encode = call if trained else _once
+        encoded: ImageEmbedding = encode(network.encode_image, torch.cat(inputs))
         for first in range(0, step * count, count):
             some = encoded.part(slice(first, first + count))
             yield some if count == 1 else _pick(some, owner)

@@ -27,8 +27,9 @@ _Seed = tuple[int, int, int]
 class Sam2Trainer:
     """Network, optimiser and position in the training.
 
-    A step depends only on the seed and its number, so that a resumed training gives the same
-    result as an uninterrupted one.
+    A step depends only on the seed, its number and ``at_once``, so that a resumed training gives
+    the same result as an uninterrupted one. Dropout is drawn once for the clips that are computed
+    together, so that it depends on the number of processes as well.
 
     Parameters
     ----------
@@ -160,6 +161,7 @@ class Sam2Trainer:
         return {
             "step": self.step,
             "at_once": self.at_once,
+            "save_memory": self.save_memory,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -171,6 +173,7 @@ class Sam2Trainer:
         self.step = state["step"]
         # Dropout is drawn batch by batch; states of earlier versions had one clip in each.
         self.at_once = state.get("at_once", 1)
+        self.save_memory = state.get("save_memory", self.save_memory)
         self._schedule = make_schedule(self.optimizer, self._rate, self.step)
 
 
