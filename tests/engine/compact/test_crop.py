@@ -144,6 +144,18 @@ def test_the_prior_is_the_interpolation_between_annotated_slices():
     assert 0 < (both[1] > 0).sum() < (prior > 0).sum()
 
 
+def test_overlap_is_that_of_the_annotated_masks_around_a_slice():
+    first, second = np.zeros((2, 40, 40), bool)
+    first[10:20, 10:20] = True
+    second[10:20, 15:25] = True
+    apart = np.zeros((40, 40), bool)
+    apart[30:34, 30:34] = True
+    shapes = KnownShapes.collect({2: first, 8: second, 12: apart}, (1, 15))
+    assert shapes.overlap(5) == pytest.approx(0.5)
+    assert shapes.overlap(10) == 0
+    assert shapes.overlap(1) == shapes.overlap(14) == 1
+
+
 def test_contrast_is_that_of_the_object_and_its_surround():
     mask = disc((100, 100), 50, 50, 10)
     image = np.where(mask, 0.8, 0.3).astype(np.float32)
@@ -182,6 +194,8 @@ def test_position_features_contain_marked_ends_and_seeds_ahead():
     assert between[4] == 1
     assert between[6] == pytest.approx(0.4)
     assert between[SEED_AREA] == pytest.approx(np.log(314 * 4 + 1))
+    doubtful = features({10: 314, 20: 100}, 14, 1, None, SPACING, 0.15)
+    assert doubtful[6] == pytest.approx(0.2)
     finer = features(areas, 14, 1, None, (1.5, 0.5, 0.5))
     np.testing.assert_allclose(finer, open_end, rtol=1e-6)
 

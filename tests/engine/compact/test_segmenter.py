@@ -140,6 +140,17 @@ def test_a_marked_extent_outvotes_the_presence_head():
     assert found.any((1, 2)).tolist() == [3 <= i <= 9 for i in range(14)]
 
 
+@pytest.mark.parametrize(("drift", "overlaps"), [(0.0, True), (3.5, False)])
+def test_the_shape_between_seeds_is_trusted_as_far_as_their_masks_overlap(drift, overlaps):
+    network, seen = untrained(), []
+    network.register_forward_pre_hook(
+        lambda _, given: seen.append(float(given[0].positions[:, 6].max()))
+    )
+    mask = ball(shape=(14, 60, 64), centre=(6, 30, 30), radii=(8, 8, 8), drift=drift)
+    propagate(network, mask, [2, 10])
+    assert max(seen) == (pytest.approx(7 / 8) if overlaps else 0)
+
+
 def test_labels_in_one_batch_do_not_see_each_other():
     mask = ball()
     other = ball(centre=(6, 20, 48), radii=(5, 8, 8), drift=0.0) & ~mask

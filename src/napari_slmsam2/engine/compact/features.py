@@ -29,6 +29,10 @@ LOGITS_PER_PIXEL = 2.0
 MAX_LOGIT = 8.0
 """Bound of the logits that are propagated from slice to slice."""
 
+TRUSTED_OVERLAP = 0.3
+"""Dice of two annotated masks from which the shape between them is trusted more towards the next
+one. A shape between masks that hardly overlap is a guess: it would make both sweeps err alike."""
+
 N_POSITION_FEATURES = 9
 END_MARKED, BETWEEN_SEEDS, SEED_AREA, THICKNESS, ZOOM = 2, 4, 5, 7, 8
 
@@ -111,6 +115,17 @@ class KnownShapes:
             return None
         return interpolated_logits(self.masks, index) / np.float32(EDGE_SHARPNESS)
 
+    def overlap(self, index: int) -> float:
+        """Dice of the annotated masks around a slice; 1 where there is none on one of its sides."""
+        present = [i for i, mask in self.masks.items() if mask.any()]
+        before = max((i for i in present if i < index), default=None)
+        after = min((i for i in present if i > index), default=None)
+        if before is None or after is None:
+            return 1.0
+        first, second = self.masks[before], self.masks[after]
+        common = np.count_nonzero(first & second)
+        return 2.0 * common / (np.count_nonzero(first) + np.count_nonzero(second))
+
 
 def interpolated_priors(
     shapes: Sequence[KnownShapes], indices: Sequence[int], crops: ObjectCrops
@@ -170,6 +185,7 @@ def position_features(
     direction: int,
     extent: tuple[int, int] | None,
     spacing: tuple[float, float, float],
+    overlap: float = 1.0,
 ) -> npt.NDArray[np.float32]:
     """Position of a slice in its sweep, for one object.
 
@@ -183,6 +199,8 @@ def position_features(
         First and last slice of the object, if the person marked them.
     spacing : tuple of float
         ``(slice, row, column)`` distance of the voxel centres.
+    overlap : float
+        See `KnownShapes.overlap`.
 
     Returns
     -------
@@ -190,8 +208,8 @@ def position_features(
         Distance from the seed over the half length of the object (open ends); log of the number of
         slices from the seed; whether the end is marked; fraction of the way to it; whether another
         seed lies ahead; the seed's area in pixels of the slice; fraction of the way to the seed
-        ahead; a slice's thickness over the size of a pixel; 0. `in_crops` makes the network's input
-        of it.
+        ahead, less where the masks overlap less than `TRUSTED_OVERLAP`; a slice's thickness over
+        the size of a pixel; 0. `in_crops` makes the network's input of it.
     """
     taper = find_taper(areas, index, direction, extent, spacing)
     behind = [i for i, area in areas.items() if (index - i) * direction > 0 and area]
@@ -199,6 +217,7 @@ def position_features(
     ahead = [abs(i - source) for i in areas if (i - index) * direction > 0]
     way, marked = abs(index - source), taper.end is not None
     pixel = float(np.sqrt(spacing[1] * spacing[2]))
+    trust = min(1.0, overlap / TRUSTED_OVERLAP)
     return np.array(
         [
             0.0 if marked or taper.between else min(4.0, taper.travel(index)),
@@ -207,7 +226,7 @@ def position_features(
             min(1.5, taper.travel(index)) if marked else 0.0,
             float(taper.between),
             areas[source],
-            way / min(ahead) if taper.between else 0.0,
+            trust * way / min(ahead) if taper.between else 0.0,
             spacing[0] / pixel,
             0.0,
         ],

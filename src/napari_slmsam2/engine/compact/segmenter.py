@@ -334,12 +334,15 @@ class CompactSegmenter(RawSliceSegmenter):
         state: SweepState,
     ) -> StepInput:
         positions, travel, certain = [], [], []
-        for arrival in arrivals:
+        for arrival, one in zip(arrivals, tracked, strict=True):
             bank, index, direction = arrival.bank, arrival.index, arrival.direction
             areas = {i: entry.content.area for i, entry in bank.seeds.items()}
             extent = context.extents.get(bank.label)
             taper = find_taper(areas, index, direction, extent, context.spacing)
-            positions.append(position_features(areas, index, direction, extent, context.spacing))
+            overlap = one.shapes.overlap(index)
+            positions.append(
+                position_features(areas, index, direction, extent, context.spacing, overlap)
+            )
             travel.append(taper.travel(index))
             within = extent is not None and extent[0] <= index <= extent[1]
             certain.append(taper.between or within)

@@ -216,11 +216,13 @@ def cut_clip(
     slices = [min(i, last_slice) for i in (start, *steps, steps[-1] + 1)]
     pixels = room.read([_tensor(image[i]) for i in slices])
     stop = _first_not_swept(scenario, last_slice)
+    shapes = KnownShapes.collect(seeds, scenario.extent)
     position = [
-        _position(seed_areas, i, scenario.extent, spacing, float(room.zoom)) if i < stop else None
+        _position(seed_areas, i, scenario.extent, spacing, float(room.zoom), shapes.overlap(i))
+        if i < stop
+        else None
         for i in steps
     ]
-    shapes = KnownShapes.collect(seeds, scenario.extent)
     priors = [interpolated_priors([shapes], [i], room) for i in steps]
     seed_fields = _seeds(image, mask, seed_areas, steps[0], config, source.contrast)
     return Clip(
@@ -255,9 +257,10 @@ def _position(
     extent: tuple[int, int] | None,
     spacing: tuple[float, float, float],
     zoom: float,
+    overlap: float,
 ) -> tuple[npt.NDArray[np.float32], float]:
     """Position features of a step in pixels of the clip, and the distance from the seed."""
-    features = position_features(areas, index, 1, extent, spacing)
+    features = position_features(areas, index, 1, extent, spacing, overlap)
     features[SEED_AREA] *= zoom**2
     features[THICKNESS] *= zoom
     features[ZOOM] = np.log2(zoom) / 2
