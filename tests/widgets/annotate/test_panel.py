@@ -612,9 +612,12 @@ def test_the_dock_widget_closed_in_mid_run_gives_everything_back(bench, qtbot):
     panel = weakref.ref(bench.panel)
     bench.panel.deleteLater()
     bench.panel = None
-    qtbot.wait(50)
-    gc.collect()
-    assert panel() is None
+
+    def is_gone():
+        gc.collect()
+        return panel() is None
+
+    qtbot.waitUntil(is_gone, timeout=10_000)
     bench.viewer.layers[-1].paint((3, 3, 3), 1)
     bench.viewer.dims.set_point(0, 9)
 
