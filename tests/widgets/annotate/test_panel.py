@@ -612,6 +612,7 @@ def test_the_dock_widget_closed_in_mid_run_gives_everything_back(bench, qtbot):
     panel = weakref.ref(bench.panel)
     bench.panel.deleteLater()
     bench.panel = None
+    qtbot.wait(50)  # napari deletes the dock widget later
 
     def is_gone():
         gc.collect()
