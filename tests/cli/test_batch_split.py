@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -111,13 +112,22 @@ def test_workers_write_the_chunks_that_they_do_not_share(cli, volume, monkeypatc
     """Parts end before slices 20 and 35 here; a chunk has four slices, and a coarser one eight."""
     monkeypatch.setattr(label_store, "label_chunks", lambda shape, *_: (4, *shape[1:]))
     monkeypatch.setattr(_pyramid, "_SMALL", 20)
-    single = ("propagate", volume / "image.zarr", volume / "seeds.zarr", "--axis", 0)
-    assert cli(*single, "--model", "interpolation", "-o", volume / "same.ome.zarr").code == 0
-    whole = content(volume / "same.ome.zarr")
-    (volume / "same.ome.zarr").rename(volume / "single.ome.zarr")
     engine, written = InThisProcess(), {True: [], False: []}
     write, write_coarser = LabelStore.write, LabelStore.write_coarser
-    coarser, commonest = [], _pyramid._commonest
+    tiles, coarser, writing, commonest = Counter(), [], [], _pyramid._commonest
+
+    def counting(labels, step):
+        coarser.extend(writing)
+        if writing or not engine.working:  # the files of parts have coarser levels as well
+            tiles[labels.tobytes()] += 1
+        return commonest(labels, step)
+
+    monkeypatch.setattr(_pyramid, "_commonest", counting)
+    single = ("propagate", volume / "image.zarr", volume / "seeds.zarr", "--axis", 0)
+    assert cli(*single, "--model", "interpolation", "-o", volume / "same.ome.zarr").code == 0
+    whole, once = content(volume / "same.ome.zarr"), tiles.copy()
+    tiles.clear()
+    (volume / "same.ome.zarr").rename(volume / "single.ome.zarr")
 
     def noting(store, first, labels):
         if ".parts" not in str(store.folder):
@@ -125,13 +135,9 @@ def test_workers_write_the_chunks_that_they_do_not_share(cli, volume, monkeypatc
         write(store, first, labels)
 
     def noting_coarser(store, step, slices):
-        def computing(labels, step):
-            coarser.append(slices)
-            return commonest(labels, step)
-
-        with monkeypatch.context() as noted:
-            noted.setattr(_pyramid, "_commonest", computing)
-            write_coarser(store, step, slices)
+        writing.append(slices)
+        write_coarser(store, step, slices)
+        writing.clear()
 
     monkeypatch.setattr(LabelStore, "write", noting)
     monkeypatch.setattr(LabelStore, "write_coarser", noting_coarser)
@@ -144,6 +150,7 @@ def test_workers_write_the_chunks_that_they_do_not_share(cli, volume, monkeypatc
     assert written[False] == [4, 32, 48], "those of slices 5, 35 and 50, where parts begin"
     assert sorted(written[True]) == sorted({*range(0, 60, 4)} - {4, 32, 48})
     assert (volume / "same.ome.zarr/2").is_dir()
+    assert tiles == once, "no part of a coarser level is computed twice"
     assert coarser == [range(8, 20), range(20, 32), range(36, 48)], "8-15, 24-31 and 40-47"
     left = sorted(path.name for path in volume.iterdir() if "same" in path.name)
     assert left == ["same.ome.zarr", "same.ome.zarr.batch.json"]
@@ -173,6 +180,17 @@ def test_a_part_that_cannot_be_copied_fails_alone(cli, volume, monkeypatch):
     again = cli(*command(volume, "out.ome.zarr", *options))
     assert again.code == 0, again.err
     assert "5 skipped" in again.out
+
+
+def test_a_full_disk_before_the_parts_leaves_no_files(cli, volume, monkeypatch):
+    def failing(store, *args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(LabelStore, "begin_coarser", failing)
+    failed = cli(*command(volume, "out.ome.zarr", "--split", 50, "--model", "interpolation"))
+    assert failed.code == 1
+    assert not [path for path in volume.iterdir() if path.name.startswith(".")]
+    assert not (volume / "out.ome.zarr").exists()
 
 
 def test_parts_end_where_no_gap_is_cut(cli, volume):

@@ -120,7 +120,7 @@ def test_the_window_has_the_formats_of_the_command_line(manifest):
     contributions = manifest.contributions
     patterns = {pattern for reader in contributions.readers for pattern in reader.filename_patterns}
     without_suffix = {"[!.]" * length for length in range(1, 13)}
-    without_suffix.add("[12].[0-9]*.[0-9]*.[0-9]*[0-9]")
+    without_suffix |= {"[12].[0-9]*.[0-9]*.[0-9]*[0-9]", "2.25.[0-9]*[0-9]"}
     assert patterns - without_suffix == {f"*{s}" for known in FORMATS for s in known.readable}
     assert without_suffix < patterns
     offered = {ext for writer in contributions.writers for ext in writer.filename_extensions}
@@ -404,7 +404,9 @@ def test_a_dicom_folder_is_opened_by_drag_and_drop(window, tmp_path, qtbot):
     assert window.layers[0].data.shape == (6, 5, 7)
 
 
-@pytest.mark.parametrize("name", ["{}", "IM000{}", "IM-0001-000{}", "1.2.840.10008.7.{}"])
+@pytest.mark.parametrize(
+    "name", ["{}", "IM000{}", "IM-0001-000{}", "1.2.840.10008.7.{}", "2.25.3298{}"]
+)
 def test_a_dicom_file_without_suffix_opens_its_series(viewer, tmp_path, name):
     stored, _ = save_series(tmp_path, name=name)
     found, reader = npe2.read_get_reader([str(tmp_path / name.format(0))], stack=False)

@@ -179,7 +179,12 @@ class _Volume:
         out, overwrite = split.job.main_output, split.job.replace
         self.split = split
         self.stream = LabelStream(out, split.image, highest=split.highest, overwrite=overwrite)
-        store, step = replace(self.stream.store), self.stream.begin_coarser()
+        store = replace(self.stream.store)
+        try:
+            step = self.stream.begin_coarser()
+        except BaseException:
+            self.stream.discard()
+            raise
         self.regions = {part.number: Region(store, *slices, step) for part, slices in split.parts}
         self.left = set(self.regions)
         self._written: set[int] = set()
