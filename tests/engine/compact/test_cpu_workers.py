@@ -67,6 +67,11 @@ def test_two_cores_share_the_items_evenly(n, parts):
     assert sorted(sizes) == parts
 
 
+def test_parts_hold_as_many_items_as_asked():
+    sizes = compute_in_parts(lambda part: [len(part)] * len(part), range(16), CPU, most=4)
+    assert sizes == [4] * 16
+
+
 def test_other_threads_keep_their_number_of_cores(use_threads):
     use_threads(2)
     compute_in_parts(list, range(2 * PART), CPU)

@@ -303,7 +303,10 @@ def test_no_operation_of_a_step_is_shared_by_threads(clips, threads, monkeypatch
 
 def test_a_batch_in_parts_gives_the_loss_and_the_gradient_of_the_whole(clips, monkeypatch):
     found = []
-    for compute in (trainer_module.compute_in_parts, lambda compute, items, _: compute(items)):
+    for compute in (
+        trainer_module.compute_in_parts,
+        lambda compute, items, _, **__: compute(items),
+    ):
         monkeypatch.setattr(trainer_module, "compute_in_parts", compute)
         trainer = Trainer(CONFIG, plan(precision="float32", clip_norm=1e9), clips, CPU)
         losses = trainer.advance()

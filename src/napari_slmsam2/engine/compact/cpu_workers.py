@@ -26,14 +26,18 @@ PART = 8
 
 
 def compute_in_parts(
-    compute: Callable[[Sequence[_T]], list[_R]], items: Sequence[_T], device: torch.device
+    compute: Callable[[Sequence[_T]], list[_R]],
+    items: Sequence[_T],
+    device: torch.device,
+    *,
+    most: int = PART,
 ) -> list[_R]:
     """The results of ``compute(part)`` for parts of the items, in the order of the items.
 
-    On a CPU the parts hold up to `PART` items, and four or more items make an even number of parts,
-    so that two cores end together. Each is computed on one core, and as many at once as torch may
-    use threads (``OMP_NUM_THREADS``, ``torch.set_num_threads``). How many threads share an
-    operation changes the last digits of a result, and so may more than `PART` items: the results
+    On a CPU the parts hold up to ``most`` items, and four or more items make an even number of
+    parts, so that two cores end together. Each is computed on one core, and as many at once as
+    torch may use threads (``OMP_NUM_THREADS``, ``torch.set_num_threads``). How many threads share
+    an operation changes the last digits of a result, and so may more than `PART` items: the results
     are equal whatever the number of threads and of items. On other devices all items are one part.
 
     Parameters
@@ -43,6 +47,8 @@ def compute_in_parts(
     items : sequence
     device : torch.device
         On which ``compute`` computes.
+    most : int
+        Items of a part, `PART` at most.
 
     Raises
     ------
@@ -54,7 +60,7 @@ def compute_in_parts(
         return compute(items)
     if not items:
         return []
-    n_parts = 2 * math.ceil(len(items) / (2 * PART)) if len(items) > 3 else 1
+    n_parts = 2 * math.ceil(len(items) / (2 * most)) if len(items) > 3 else 1
     edges = [number * len(items) // n_parts for number in range(n_parts + 1)]
     parts = [items[first:stop] for first, stop in itertools.pairwise(edges)]
     n_threads = torch.get_num_threads()

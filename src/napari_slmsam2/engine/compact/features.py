@@ -19,6 +19,7 @@ from napari_slmsam2.engine.features.interpolation import (
     interpolated_logits,
 )
 from napari_slmsam2.engine.features.taper import find_taper
+from napari_slmsam2.engine.propagation.merge import dice
 
 Image = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -122,9 +123,7 @@ class KnownShapes:
         after = min((i for i in present if i > index), default=None)
         if before is None or after is None:
             return 1.0
-        first, second = self.masks[before], self.masks[after]
-        common = np.count_nonzero(first & second)
-        return 2.0 * common / (np.count_nonzero(first) + np.count_nonzero(second))
+        return dice(self.masks[before], self.masks[after])
 
 
 def interpolated_priors(

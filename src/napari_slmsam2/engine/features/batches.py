@@ -1,8 +1,9 @@
 """Operators whose last digits would depend on how many objects are computed together.
 
 On a CPU, the number of rows selects the order in which libraries sum the product of a matrix, and
-PyTorch leaves the convolution of one small image to another library than that of several. All other
-operators of the default model compute each object of a batch by itself.
+PyTorch leaves the convolution of one small image to another library than that of several. Attention
+is computed for every object by itself where the default model uses it. Its other operators compute
+each object of a batch alike, up to `napari_slmsam2.engine.compact.cpu_workers.PART` objects.
 """
 
 from __future__ import annotations

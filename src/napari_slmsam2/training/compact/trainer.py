@@ -28,6 +28,9 @@ from napari_slmsam2.training.distributed import DistributedContext
 from napari_slmsam2.training.lora import add_adapters
 from napari_slmsam2.training.optimizer import load_optimizer, make_adamw, make_schedule
 
+CLIPS_TOGETHER = 4
+"""Clips that a core of a CPU computes together, so that a step of 16 uses four cores."""
+
 
 class _Share(NamedTuple):
     """The share of some clips of a batch in an optimiser step.
@@ -161,6 +164,7 @@ class Trainer:
             lambda part: [self._gradients(select(batch, slice(part[0], part[-1] + 1)), totals)],
             range(len(batch.weights)),
             self.device,
+            most=CLIPS_TOGETHER,
         )
         norm = compute_on_one_core(lambda: self._update(shares), self.device)
         self.step += 1
@@ -190,7 +194,7 @@ class Trainer:
             self.device.type,
             torch.bfloat16,
             enabled=self.plan.precision == "bfloat16",
-            cache_enabled=False,  # threads would share it
+            cache_enabled=self.device.type != "cpu",  # threads would share it
         )
         with precision:
             results = list(roll_out(self.network, batch, totals))
