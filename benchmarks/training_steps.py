@@ -59,6 +59,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--slices", type=int, default=8)
     arguments = parser.parse_args()
+    if arguments.steps < 4:
+        parser.error("--steps: at least 4, of which the first and the last two are not timed")
     device = choose_device(arguments.device)
     config = TINY if arguments.network == "tiny" else slm_sam2_config("tiny")
     config = config.replace(image_size=arguments.size)
