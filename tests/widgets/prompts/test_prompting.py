@@ -594,9 +594,8 @@ def test_models_of_the_package_answer(viewer, qtbot, name):
 
 
 def test_the_ready_model_is_the_one_of_the_runs(clicker):
+    clicker.panel.prompt_bar.reach.setValue(0)  # a preview of other slices asks for it as well
     clicker.panel.prompt_bar.points.click()
     clicker.click(7, 10)
     assert isinstance(clicker.panel.runner.models.ready, ReadyModel)
-    # The slices beside the one with the click ask as well, when they are previewed.
-    first, *others = clicker.panel.runner.models.asked
-    assert all(request.model == first.model for request in others)
+    assert len(clicker.panel.runner.models.asked) == 1
