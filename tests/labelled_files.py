@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import torch
 from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.weights.checkpoints import save_weights
+from napari_slmsam2.training.adapt.adaptation import Adaptation
 from napari_slmsam2.training.adapt.evaluation import EvaluationResult
 from napari_slmsam2.training.adapt.report import AdaptReport
 
@@ -76,3 +79,16 @@ def as_improved(report: AdaptReport) -> AdaptReport:
     """The report as if the base model had found nothing, so that the weights are written."""
     worse = tuple(replace(one, dice=-1.0) for one in report.before.structures)
     return replace(report, before=EvaluationResult(worse))
+
+
+def run_once(
+    prepare: Callable[[str], Adaptation],
+) -> Callable[[str], tuple[Adaptation, AdaptReport]]:
+    """Adaptations of several kinds, each run at its first call: tests must not train them on."""
+
+    @functools.cache
+    def run(kind: str) -> tuple[Adaptation, AdaptReport]:
+        job = prepare(kind)
+        return job, job.run()
+
+    return run

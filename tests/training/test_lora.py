@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 
 import pytest
 import torch
@@ -22,7 +21,7 @@ from napari_slmsam2.training.recipes import get_recipe
 from napari_slmsam2.training.sam2 import rollout
 from napari_slmsam2.training.sam2.clips import ClipSampler
 from napari_slmsam2.training.sam2.trainer import Sam2Trainer
-from tests.labelled_files import as_improved, write_base, write_pair
+from tests.labelled_files import as_improved, run_once, write_base, write_pair
 from tests.random_weights import TINY, randomise
 
 RANK = 2
@@ -63,14 +62,7 @@ def prepared(scans, bases, kind, **options):
 
 @pytest.fixture(scope="module")
 def finished(scans, bases):
-    """The adaptation of a kind, run once: no test changes what it has trained."""
-
-    @functools.cache
-    def run(kind):
-        job = prepared(scans, bases, kind)
-        return job, job.run()
-
-    return run
+    return run_once(lambda kind: prepared(scans, bases, kind))
 
 
 def kept(job):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import functools
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from tests.labelled_files import as_improved, make_image, make_labels, write_pair
+from tests.labelled_files import as_improved, make_image, make_labels, run_once, write_pair
 from tests.random_weights import tiny_file
 
 from napari_slmsam2.core.config import ModelConfig
@@ -64,14 +63,7 @@ def prepared(scan, base, form, **options) -> Adaptation:
 
 @pytest.fixture(scope="module")
 def finished(scan, base):
-    """The adaptation of a form, run once: no test changes what it has trained."""
-
-    @functools.cache
-    def run(form):
-        job = prepared(scan, base, form)
-        return job, job.run()
-
-    return run
+    return run_once(lambda form: prepared(scan, base, form))
 
 
 @pytest.mark.parametrize("form", SLICE_ADAPTERS)
