@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from napari_slmsam2.engine.compact.cpu_workers import compute_on_one_core
 from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.compact.presence_gru import WIDTH
 from napari_slmsam2.training.compact.config import PresenceTrainingConfig
@@ -70,6 +72,7 @@ def train_presence(
     ends.centre.copy_(torch.from_numpy(clues.mean(0)))
     ends.scale.copy_(torch.from_numpy(np.maximum(clues.std(0), 0.1)))
     drawn = np.random.default_rng(plan.seed)
+    device = network.carried_weight.device
     steps = plan.passes * math.ceil(len(objects) / plan.batch_size)
     optimizer = make_adamw(ends.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, plan.learning_rate, total_steps=steps)
@@ -78,14 +81,19 @@ def train_presence(
         ends.train()
         for step in range(steps):
             picked = drawn.choice(len(objects), plan.batch_size, p=chances / chances.sum())
-            loss = _loss(network, [objects[i] for i in picked])
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            torch.nn.utils.clip_grad_norm_(ends.parameters(), 1.0)
-            optimizer.step()
+            chosen = [objects[i] for i in picked]
+            compute_on_one_core(partial(_fit, network, chosen, optimizer), device)
             schedule.step()
             advanced(step + 1, steps)
         ends.eval()
+
+
+def _fit(network: CompactNetwork, objects: Objects, optimizer: torch.optim.Optimizer) -> None:
+    """One optimiser step."""
+    optimizer.zero_grad()
+    torch.autograd.backward(_loss(network, objects))
+    torch.nn.utils.clip_grad_norm_(network.ends.parameters(), 1.0)
+    optimizer.step()
 
 
 def _loss(network: CompactNetwork, objects: Objects) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from napari_slmsam2.engine.compact.cpu_workers import compute_in_parts
 from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.training.compact.rollout import StepResult, roll_out, true_iou
 from napari_slmsam2.training.data.batch import Clips, ClipStore, make_batch
 
+CLIPS_TOGETHER = 64
+"""Clips of a batch on a device; on a CPU each core computes some of them."""
 
-@torch.no_grad()
-def validate(
-    network: CompactNetwork, clips: Clips, device: torch.device, batch_size: int = 32
-) -> dict[str, float]:
+
+def validate(network: CompactNetwork, clips: Clips, device: torch.device) -> dict[str, float]:
     """Evaluate a network on clips that it was not trained on, without augmentation.
 
     Returns
@@ -31,14 +33,21 @@ def validate(
     """
     network.eval()
     names, store = clips["set_names"], ClipStore.from_arrays(clips, device)
+
+    def score(part: Sequence[int]) -> list[dict[str, npt.NDArray[Any]]]:
+        indices, scores = np.asarray(part), []
+        with torch.no_grad():  # of the thread
+            batch = make_batch(store, indices, network.config, generator=None)
+            for result in roll_out(network, batch):
+                kept = (result.weight > 0).cpu().numpy()
+                of = {key: value.cpu().numpy()[kept] for key, value in _step_scores(result).items()}
+                scores.append({**of, "set": names[indices][kept]})
+        return scores
+
     scored: list[dict[str, npt.NDArray[Any]]] = []
-    for first in range(0, len(names), batch_size):
-        indices = np.arange(first, min(len(names), first + batch_size))
-        batch = make_batch(store, indices, network.config, generator=None)
-        for result in roll_out(network, batch):
-            kept = (result.weight > 0).cpu().numpy()
-            found = {key: value.cpu().numpy()[kept] for key, value in _step_scores(result).items()}
-            scored.append({**found, "set": names[indices][kept]})
+    for first in range(0, len(names), CLIPS_TOGETHER):
+        clips_together = range(first, min(len(names), first + CLIPS_TOGETHER))
+        scored += compute_in_parts(score, clips_together, device)
     of = {key: np.concatenate([part[key] for part in scored]) for key in scored[0]}
     there = of["present"]
     scores = {

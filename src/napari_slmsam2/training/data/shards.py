@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from napari_slmsam2.core.atomic_write import atomic_write
 from napari_slmsam2.core.config import CompactConfig
 from napari_slmsam2.core.errors import CheckpointError, InputError
+from napari_slmsam2.engine.compact.cpu_workers import compute_in_parts
 from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.engine.compact.segmenter import CompactSegmenter
 from napari_slmsam2.engine.loading import load_network
@@ -164,18 +166,22 @@ def cut_clips(
     states = rollout_states(segmenter, stack, scenario)
     starts: dict[int, RolloutState | None] = {scenario.start: None}
     starts |= {int(i): states[i] for i in rng.permutation(list(states))[:ROLLOUT_CLIPS]}
-    clips = [
-        cut_clip(
-            stack.image,
-            stack.mask,
-            stack.spacing,
-            replace(scenario, start=start),
-            segmenter.config,
-            state=state,
-            label=stack.label,
-        )
-        for start, state in starts.items()
-    ]
+
+    def cut(some: Sequence[tuple[int, RolloutState | None]]) -> list[Clip]:
+        return [
+            cut_clip(
+                stack.image,
+                stack.mask,
+                stack.spacing,
+                replace(scenario, start=start),
+                segmenter.config,
+                state=state,
+                label=stack.label,
+            )
+            for start, state in some
+        ]
+
+    clips = compute_in_parts(cut, list(starts.items()), torch.device("cpu"))
     return [clip for clip in clips if clip.weights.any()]
 
 
