@@ -38,7 +38,13 @@ class TrainOptions:
     training: Annotated[
         TrainingConfig,
         SettingOptions(
-            TrainingConfig(), {"steps": "--steps", "batch_size": "--batch", "seed": "--seed"}
+            TrainingConfig(),
+            {
+                "steps": "--steps",
+                "batch_size": "--batch",
+                "learning_rate": "--learning-rate",
+                "seed": "--seed",
+            },
         ),
     ]
     dagger: Annotated[

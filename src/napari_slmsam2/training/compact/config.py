@@ -59,7 +59,6 @@ class TrainingConfig(Settings):
         "Learning rate",
         "Highest learning rate of AdamW, after a warm-up; falls along a cosine to a hundredth.",
         minimum=0,
-        advanced=True,
     )
     weight_decay: float = setting(
         0.02, "Weight decay", "Of all weights with more than one axis.", minimum=0, advanced=True

@@ -23,6 +23,9 @@ HELD_OUT_SHARE = 0.12
 MARGIN = 24
 """Pixels kept around an object that is rendered."""
 
+LONGEST_STACK = 90
+"""Slices of a synthetic stack, at most."""
+
 SAMPLING_FILE = "sampling.json"
 
 
@@ -178,7 +181,9 @@ def draw_stack(
     name = str(rng.choice(names, p=shares / shares.sum()))
     if name == "synthetic":
         size = int(rng.choice((96, 128, 160)))
-        stack = make_stack(rng, (int(rng.integers(20, 40)), size, size))
+        # Long objects, such as vessels and nerves, are rare in labelled volumes.
+        most = LONGEST_STACK if size == 96 else 40
+        stack = make_stack(rng, (int(rng.integers(20, most)), size, size))
     else:
         stack = _real_stack(volumes[name][int(rng.integers(len(volumes[name])))], rng)
     return name, _reoriented(stack, rng)

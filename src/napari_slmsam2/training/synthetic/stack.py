@@ -60,10 +60,10 @@ class _Look:
 
 
 _LOOKS = {
-    "anatomy": _Look(0.30, anatomy, 0.6, 14.0, 0.25),
-    "blobs": _Look(0.20, blobs, 0.5, 11.0, 0.1),
+    "anatomy": _Look(0.25, anatomy, 0.6, 14.0, 0.25),
+    "blobs": _Look(0.15, blobs, 0.5, 11.0, 0.1),
     "cells": _Look(0.20, cells, 0.0, 16.0, 0.15),
-    "tubes": _Look(0.15, tubes, 0.3, 11.0, 0.15),
+    "tubes": _Look(0.25, tubes, 0.3, 11.0, 0.15),
     "lesion": _Look(0.15, lesions, 0.6, 11.0, 0.4),
 }
 
