@@ -32,10 +32,11 @@ MAX_LOGIT = 8.0
 
 TRUSTED_OVERLAP = 0.3
 """Dice of two annotated masks from which the shape between them is trusted more towards the next
-one. A shape between masks that hardly overlap is a guess: it would make both sweeps err alike."""
+one, and of that shape and a propagated mask from which it is trusted at all. A shape between masks
+that hardly overlap is a guess: it would make both sweeps err alike."""
 
 N_POSITION_FEATURES = 9
-END_MARKED, BETWEEN_SEEDS, SEED_AREA, THICKNESS, ZOOM = 2, 4, 5, 7, 8
+END_MARKED, BETWEEN_SEEDS, SEED_AREA, NEXT_SEED, THICKNESS, ZOOM = 2, 4, 5, 6, 7, 8
 
 
 def crop_for(mask: Mask, config: CompactConfig) -> ObjectCrops | None:
@@ -162,6 +163,37 @@ def interpolated_priors(
     inner = crops.shifted(first[:, 0], first[:, 1])
     logits = read_logits(torch.from_numpy(fields).to(device), inner, own_shapes)
     return logits.clamp_(-MAX_LOGIT, MAX_LOGIT)
+
+
+def trusted_priors(priors: Tensor, propagated: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Hide interpolated shapes that contradict the sweep, until the next seed is near.
+
+    Along a gap of many diameters, objects that cross the stack leave the straight line between two
+    annotated masks; what has been propagated over some slices is then the better evidence.
+
+    Parameters
+    ----------
+    priors : Tensor of float32, shape (B, N, N)
+        See `interpolated_priors`.
+    propagated : Tensor of float32, shape (B, N, N)
+        Mask logits.
+    positions : Tensor of float32, shape (B, 9)
+        See `position_features`.
+
+    Returns
+    -------
+    priors : Tensor of float32, shape (B, N, N)
+        0 where the shape is hidden.
+    positions : Tensor of float32, shape (B, 9)
+        Without the way to the next seed there.
+    """
+    shape, mask = priors > 0, propagated > 0
+    both, either = (shape & mask).sum((1, 2)), shape.sum((1, 2)) + mask.sum((1, 2))
+    visible = shape.flatten(1).any(1) & mask.flatten(1).any(1)
+    doubted = visible & (2 * both < TRUSTED_OVERLAP * either) & (positions[:, NEXT_SEED] < 0.5)
+    positions = positions.clone()
+    positions[:, NEXT_SEED].masked_fill_(doubted, 0.0)
+    return priors.masked_fill(doubted[:, None, None], 0.0), positions
 
 
 def chosen_seeds(areas: Mapping[int, int], index: int, direction: int, n: int) -> list[int]:

@@ -14,6 +14,7 @@ from napari_slmsam2.engine.compact.features import (
     LOGITS_PER_PIXEL,
     MAX_LOGIT,
     in_crops,
+    trusted_priors,
 )
 from napari_slmsam2.engine.compact.network import (
     CompactInput,
@@ -250,13 +251,18 @@ def _network_input(
         zoom=crops.zoom,
         ring=ring_width(config),
     )
-    propagated = (distances * LOGITS_PER_PIXEL)[:, None]
+    propagated = distances * LOGITS_PER_PIXEL
+    prior, positions = step.prior, step.positions
+    if prior is None:
+        prior = torch.zeros_like(propagated)
+    else:
+        prior, positions = trusted_priors(prior, propagated, positions)
     inputs = CompactInput(
         images=images,
         aligned=warped[:, :1],
-        warped=propagated,
-        prior=torch.zeros_like(propagated) if step.prior is None else step.prior[:, None],
-        positions=in_crops(step.positions, crops),
+        warped=propagated[:, None],
+        prior=prior[:, None],
+        positions=in_crops(positions, crops),
         labels=seed.labels,
     )
     return inputs, features
