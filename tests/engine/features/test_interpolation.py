@@ -143,7 +143,7 @@ def test_segmenter_follows_the_seeds_and_is_absent_beyond_them():
     context = SweepContext(14, SHAPE, (1.0, 1.0, 1.0))
     found = {i: segmenter.segment(None, i, 1, [bank], context)[0] for i in (0, 4, 8, 12)}
     assert [found[i].presence for i in (0, 4, 8, 12)] == [0.0, 1.0, 1.0, 0.0]
-    assert dice(found[4].patch.mask(SHAPE), disc(40, 45, 14)) > 0.97
+    assert dice(found[4].patch.mask(SHAPE), disc(40, 45, 15.5)) > 0.97
     assert not found[0].patch.mask(SHAPE).any()
     assert 0.5 < found[4].stability < 1
     assert 0 < found[4].predicted_iou < 1
@@ -162,6 +162,23 @@ def test_size_follows_a_round_profile_through_three_seeds():
         linear = interpolate_masks(masks[0], masks[outer], abs(z) / 10) > 0
         linear_errors.append(1 - dice(linear, truth))
     assert np.mean(errors) < 0.6 * np.mean(linear_errors)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_size_is_round_between_two_seeds(reverse):
+    """A ball of radius 30, annotated on its equator and on slice 24; a cone would be too small."""
+    seeds, true = {0: disc(40, 45, 30), 24: disc(40, 45, 18)}, np.sqrt(30**2 - 12**2)
+    index = 12
+    if reverse:
+        seeds, index = {24 - i: mask for i, mask in seeds.items()}, 24 - index
+    found = radius(interpolated_logits(seeds, index) > 0)
+    assert abs(found - true) < 0.6 * abs(24 - true)
+    assert found <= true + 0.5
+
+
+def test_size_stays_between_two_seeds_of_one_size():
+    found = interpolated_logits({0: disc(40, 45, 9), 10: disc(40, 45, 9)}, 4) > 0
+    np.testing.assert_array_equal(found, disc(40, 45, 9))
 
 
 def test_size_does_not_look_past_a_slice_without_the_object():

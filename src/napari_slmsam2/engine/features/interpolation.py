@@ -182,9 +182,10 @@ def interpolated_logits(masks: Mapping[int, npt.ArrayLike], index: int) -> Field
     """Mask logits of a slice from the annotated slices around it.
 
     The shape comes from the two neighbouring annotated slices (`interpolate_masks`), its size
-    from all of them: the radius of the disc of equal area follows a monotone cubic (Fritsch and
-    Carlson 1980) through the annotated slices, so that the object is round along the stack, not
-    a double cone.
+    from all of them, so that the object is round along the stack, not a double cone: the radius
+    of the disc of equal area follows a monotone cubic (Fritsch and Carlson 1980) through three or
+    more annotated slices. Between two, the area is the mean of a linear change and of half an
+    ellipsoid with its equator on the larger one.
 
     Parameters
     ----------
@@ -225,13 +226,20 @@ def _growth(areas: Mapping[int, int], index: int) -> float:
     start = max((i for i in absent if i < index), default=min(areas) - 1)
     stop = min((i for i in absent if i > index), default=max(areas) + 1)
     knots = [i for i in sorted(areas) if start < i < stop]
-    if len(knots) < 3 or not knots[0] < index < knots[-1]:
+    if len(knots) < 2 or not knots[0] < index < knots[-1]:
         return 1.0
-    from scipy.interpolate import PchipInterpolator  # a quarter of a second at the start
-
     radii = np.sqrt([areas[i] for i in knots])
-    cubic, linear = PchipInterpolator(knots, radii)(index), np.interp(index, knots, radii)
-    return float(np.clip(cubic / linear, 0.5, 2.0) ** 2)
+    linear = float(np.interp(index, knots, radii))
+    if len(knots) == 2:
+        larger, smaller = max(knots, key=lambda i: areas[i]), min(knots, key=lambda i: areas[i])
+        way = abs(index - larger) / (knots[1] - knots[0])
+        area = areas[larger] - (areas[larger] - areas[smaller]) * (way + way**2) / 2
+        radius = float(np.sqrt(area))
+    else:
+        from scipy.interpolate import PchipInterpolator  # a quarter of a second at the start
+
+        radius = float(PchipInterpolator(knots, radii)(index))
+    return float(np.clip(radius / linear, 0.5, 2.0) ** 2)
 
 
 def resized(distance: Field, area: float) -> Field:
