@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from napari_slmsam2.core.config import CompactConfig
@@ -29,7 +30,7 @@ def _small_and_fast(monkeypatch):
 
 def test_train_leaves_weights_that_propagate_takes(cli, scene, monkeypatch):
     out = scene.folder / "training"
-    options = (*SMALL, "--rounds", "1", "--objects", "1")
+    options = (*SMALL, "--rounds", "1", "--objects", "1", "--learning-rate", "0.001")
     with monkeypatch.context() as two_processes:
         two_processes.setattr(processes, "count_cores", lambda: 2)
         first = cli("train", "-o", out, *options, "--steps", "2")
@@ -40,6 +41,8 @@ def test_train_leaves_weights_that_propagate_takes(cli, scene, monkeypatch):
     again = cli("train", "-o", out, *options, "--steps", "3")
     assert again.code == 0, again.err
     assert json.loads((out / "log.jsonl").read_text().splitlines()[-1])["step"] == 3
+    with safe_open(out / "model.safetensors", "pt") as weights:
+        assert '"learning_rate": 0.001' in str(weights.metadata())
     result = scene.folder / "found.nii.gz"
     done = cli(
         "propagate", scene.image, scene.seeds, "-o", result, "--model", out / "model.safetensors"

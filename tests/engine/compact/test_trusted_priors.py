@@ -48,6 +48,12 @@ def test_a_shape_beside_the_propagated_mask_is_hidden(column, way, hidden):
     assert float(given[0, NEXT_SEED]) == pytest.approx(way), "the input is not changed"
 
 
+@pytest.mark.parametrize(("radius", "hidden"), [(3.0, True), (6.0, False)])
+def test_a_shape_of_quite_another_size_is_hidden(radius, hidden):
+    prior, _ = trusted_priors(disc(24, radius), disc(24, 12.0), positions(0.2))
+    assert bool(prior.any()) is not hidden
+
+
 @pytest.mark.parametrize("empty", ["prior", "mask"])
 def test_an_empty_mask_contradicts_nothing(empty):
     nothing = torch.full((1, 48, 48), -8.0)

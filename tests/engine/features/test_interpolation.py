@@ -165,15 +165,31 @@ def test_size_follows_a_round_profile_through_three_seeds():
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_size_is_round_between_two_seeds(reverse):
+@pytest.mark.parametrize("index", [6, 18])
+def test_size_is_round_between_two_seeds(reverse, index):
     """A ball of radius 30, annotated on its equator and on slice 24; a cone would be too small."""
-    seeds, true = {0: disc(40, 45, 30), 24: disc(40, 45, 18)}, np.sqrt(30**2 - 12**2)
-    index = 12
+    seeds, true, cone = {0: 30.0, 24: 18.0}, np.sqrt(30**2 - index**2), 30 - index / 2
     if reverse:
-        seeds, index = {24 - i: mask for i, mask in seeds.items()}, 24 - index
-    found = radius(interpolated_logits(seeds, index) > 0)
-    assert abs(found - true) < 0.6 * abs(24 - true)
+        seeds, index = {24 - i: size for i, size in seeds.items()}, 24 - index
+    masks = {i: disc(40, 45, size) for i, size in seeds.items()}
+    found = radius(interpolated_logits(masks, index) > 0)
+    assert abs(found - true) < 0.6 * abs(cone - true)
     assert found <= true + 0.5
+
+
+def test_each_part_between_two_seeds_has_a_size_of_its_own():
+    """A part that stays as it is beside one that becomes much smaller."""
+    small = disc(12, 12, 5)
+    masks = {0: disc(45, 50, 30) | small, 24: disc(45, 50, 6) | small}
+    found = interpolated_logits(masks, 12)[:20, :20] > 0
+    np.testing.assert_array_equal(found, small[:20, :20])
+
+
+def test_a_part_that_ends_is_not_made_round_twice():
+    lone, both = disc(40, 20, 12), disc(40, 65, 12)
+    found = interpolated_logits({0: lone | both, 24: both}, 12) > 0
+    alone = interpolate_masks(lone, np.zeros(SHAPE, bool), 0.5) > 0
+    np.testing.assert_array_equal(found, alone | both)
 
 
 def test_size_stays_between_two_seeds_of_one_size():

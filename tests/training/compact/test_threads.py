@@ -1,4 +1,4 @@
-"""Training on cores that other programs use: threads that share an operation wait for each other."""
+"""On cores that other programs use, threads that share an operation wait for each other."""
 
 import numpy as np
 import pytest
@@ -60,11 +60,15 @@ def test_each_clip_is_cut_on_one_core(network, cores):
 
 
 def test_clips_are_validated_on_one_core_each(network, cores):
+    """With the scores of one thread."""
     clips = cut(network)
     fields = {name: np.stack([getattr(clip, name) for clip in clips]) for name in shards.FIELDS}
+    fields["set_names"] = np.array(["a"] * len(clips))
     used = cores(validation, "roll_out")
-    validation.validate(network, {**fields, "set_names": np.array(["a"] * len(clips))}, CPU)
+    scores = validation.validate(network, fields, CPU)
     assert set(used) == {1}
+    torch.set_num_threads(1)
+    assert validation.validate(network, fields, CPU) == pytest.approx(scores, nan_ok=True)
 
 
 def test_presence_is_trained_on_one_core(network, cores):

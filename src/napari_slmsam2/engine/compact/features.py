@@ -31,9 +31,9 @@ MAX_LOGIT = 8.0
 """Bound of the logits that are propagated from slice to slice."""
 
 TRUSTED_OVERLAP = 0.3
-"""Dice of two annotated masks from which the shape between them is trusted more towards the next
-one, and of that shape and a propagated mask from which it is trusted at all. A shape between masks
-that hardly overlap is a guess: it would make both sweeps err alike."""
+"""Dice from which masks agree. If two annotated masks agree less, the shape between them is
+trusted less: it is a guess, and would make both sweeps err alike. If that shape and the propagated
+mask agree less, the shape is hidden, see `trusted_priors`."""
 
 N_POSITION_FEATURES = 9
 END_MARKED, BETWEEN_SEEDS, SEED_AREA, NEXT_SEED, THICKNESS, ZOOM = 2, 4, 5, 6, 7, 8
@@ -166,10 +166,14 @@ def interpolated_priors(
 
 
 def trusted_priors(priors: Tensor, propagated: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Hide interpolated shapes that contradict the sweep, until the next seed is near.
+    """Hide interpolated shapes that contradict the sweep.
 
-    Along a gap of many diameters, objects that cross the stack leave the straight line between two
-    annotated masks; what has been propagated over some slices is then the better evidence.
+    Objects that cross the stack leave the straight line between two annotated masks, most of all
+    in gaps of many diameters; what has been propagated over some slices is then the better
+    evidence. Shapes with another place or of another size are hidden up to the slice on which
+    the network reads that half of the way to the next seed is done. It reads less than that where
+    the annotated masks overlap little, see `position_features`: with a Dice below 0.15, or towards
+    a marked end, a shape can be hidden on the whole way.
 
     Parameters
     ----------

@@ -255,7 +255,7 @@ def _network_input(
     prior, positions = step.prior, step.positions
     if prior is None:
         prior = torch.zeros_like(propagated)
-    else:
+    elif config.memory != "long":  # such a network has no other mask
         prior, positions = trusted_priors(prior, propagated, positions)
     inputs = CompactInput(
         images=images,

@@ -67,7 +67,9 @@ def bounding_window(masks: Sequence[Mask], margin: int) -> tuple[slice, slice] |
     return rows, columns
 
 
-def interpolate_masks(before: npt.ArrayLike, after: npt.ArrayLike, fraction: float) -> Field:
+def interpolate_masks(
+    before: npt.ArrayLike, after: npt.ArrayLike, fraction: float, *, is_round: bool = False
+) -> Field:
     """The shape between two slices, as signed distance in pixels.
 
     Shape-based interpolation of signed distances (Raya and Udupa 1990, IEEE TMI 9:32-42). Parts
@@ -82,6 +84,10 @@ def interpolate_masks(before: npt.ArrayLike, after: npt.ArrayLike, fraction: flo
         An empty mask says that the object is absent.
     fraction : float
         Position between them: 0 on ``before``, 1 on ``after``.
+    is_round : bool
+        The area of a part that is on both slices is the mean of a linear change and of half an
+        ellipsoid with its equator on the slice with the larger area. Default: the distances
+        change linearly, as in a cone.
 
     Returns
     -------
@@ -101,7 +107,8 @@ def interpolate_masks(before: npt.ArrayLike, after: npt.ArrayLike, fraction: flo
         assert part_window is not None
         part_first, part_second = (None if part is None else part[part_window] for part in pair)
         view = cropped[part_window]
-        np.maximum(view, _interpolate_part(part_first, part_second, fraction), out=view)
+        part = _interpolate_part(part_first, part_second, fraction, is_round)
+        np.maximum(view, part, out=view)
     field[window] = cropped
     return field
 
@@ -143,7 +150,9 @@ def _distances(first: list[Mask], second: list[Mask]) -> list[tuple[float, int, 
     )
 
 
-def _interpolate_part(first: Mask | None, second: Mask | None, fraction: float) -> Field:
+def _interpolate_part(
+    first: Mask | None, second: Mask | None, fraction: float, is_round: bool
+) -> Field:
     if first is None:
         assert second is not None
         return _shrunk(second, 1.0 - fraction)
@@ -153,7 +162,20 @@ def _interpolate_part(first: Mask | None, second: Mask | None, fraction: float) 
     here = (1.0 - fraction) * start + fraction * end
     aligned = (1.0 - fraction) * _moved(first, here - start)
     aligned += fraction * _moved(second, here - end)
-    return aligned.astype(np.float32)
+    field: Field = aligned.astype(np.float32)
+    if not is_round:
+        return field
+    linear, wanted = _radius_between(first, second, fraction)
+    return resized(field, (wanted / linear) ** 2 * int((field > 0).sum()))
+
+
+def _radius_between(first: Mask, second: Mask, fraction: float) -> tuple[float, float]:
+    """Radii of discs of equal area between two slices: of a cone, and of a round object."""
+    areas = int(first.sum()), int(second.sum())
+    linear = (1.0 - fraction) * _radius(first) + fraction * _radius(second)
+    way = fraction if areas[0] >= areas[1] else 1.0 - fraction
+    area = max(areas) - (max(areas) - min(areas)) * (way + way**2) / 2
+    return linear, float(np.sqrt(area / np.pi))
 
 
 def _shrunk(mask: Mask, fraction: float) -> Field:
@@ -182,10 +204,10 @@ def interpolated_logits(masks: Mapping[int, npt.ArrayLike], index: int) -> Field
     """Mask logits of a slice from the annotated slices around it.
 
     The shape comes from the two neighbouring annotated slices (`interpolate_masks`), its size
-    from all of them, so that the object is round along the stack, not a double cone: the radius
-    of the disc of equal area follows a monotone cubic (Fritsch and Carlson 1980) through three or
-    more annotated slices. Between two, the area is the mean of a linear change and of half an
-    ellipsoid with its equator on the larger one.
+    from all slices that are annotated without an absent one between them, so that the object is
+    round along the stack, not a double cone: the radius of the disc of equal area follows a
+    monotone cubic (Fritsch and Carlson 1980) through three or more of them. With two, the size of
+    each part is that of a round object.
 
     Parameters
     ----------
@@ -213,33 +235,31 @@ def interpolated_logits(masks: Mapping[int, npt.ArrayLike], index: int) -> Field
         shape = np.shape(next(iter(masks.values())))
         return np.full(shape, -EDGE_SHARPNESS * np.hypot(*shape), np.float32)
     fraction = 0.0 if before == after else (index - before) / (after - before)
-    distance = interpolate_masks(masks[before], masks[after], fraction)
+    areas = {i: int(np.count_nonzero(m)) for i, m in masks.items()}
+    knots = _knots(areas, index)
+    distance = interpolate_masks(masks[before], masks[after], fraction, is_round=len(knots) == 2)
     if 0.0 < fraction < 1.0:
-        growth = _growth({i: int(np.count_nonzero(m)) for i, m in masks.items()}, index)
-        distance = resized(distance, growth * int((distance > 0).sum()))
+        distance = resized(distance, _growth(areas, knots, index) * int((distance > 0).sum()))
     return np.asarray(EDGE_SHARPNESS * distance, np.float32)
 
 
-def _growth(areas: Mapping[int, int], index: int) -> float:
-    """Area between two seeds over what it were if the radius changed linearly."""
+def _knots(areas: Mapping[int, int], index: int) -> list[int]:
+    """The seeds around a slice that no slice without the object separates from it."""
     absent = [i for i, area in areas.items() if not area]
     start = max((i for i in absent if i < index), default=min(areas) - 1)
     stop = min((i for i in absent if i > index), default=max(areas) + 1)
-    knots = [i for i in sorted(areas) if start < i < stop]
-    if len(knots) < 2 or not knots[0] < index < knots[-1]:
-        return 1.0
-    radii = np.sqrt([areas[i] for i in knots])
-    linear = float(np.interp(index, knots, radii))
-    if len(knots) == 2:
-        larger, smaller = max(knots, key=lambda i: areas[i]), min(knots, key=lambda i: areas[i])
-        way = abs(index - larger) / (knots[1] - knots[0])
-        area = areas[larger] - (areas[larger] - areas[smaller]) * (way + way**2) / 2
-        radius = float(np.sqrt(area))
-    else:
-        from scipy.interpolate import PchipInterpolator  # a quarter of a second at the start
+    return [i for i in sorted(areas) if start < i < stop]
 
-        radius = float(PchipInterpolator(knots, radii)(index))
-    return float(np.clip(radius / linear, 0.5, 2.0) ** 2)
+
+def _growth(areas: Mapping[int, int], knots: Sequence[int], index: int) -> float:
+    """Area among three or more seeds over what it were if the radius changed linearly."""
+    if len(knots) < 3 or not knots[0] < index < knots[-1]:
+        return 1.0
+    from scipy.interpolate import PchipInterpolator  # a quarter of a second at the start
+
+    radii = np.sqrt([areas[i] for i in knots])
+    cubic, linear = PchipInterpolator(knots, radii)(index), np.interp(index, knots, radii)
+    return float(np.clip(cubic / linear, 0.5, 2.0) ** 2)
 
 
 def resized(distance: Field, area: float) -> Field:

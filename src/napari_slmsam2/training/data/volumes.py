@@ -24,7 +24,7 @@ MARGIN = 24
 """Pixels kept around an object that is rendered."""
 
 LONGEST_STACK = 90
-"""Slices of a synthetic stack, at most."""
+"""Slices of a synthetic stack of the smallest size, at most, before it is reoriented."""
 
 SAMPLING_FILE = "sampling.json"
 
@@ -182,8 +182,8 @@ def draw_stack(
     if name == "synthetic":
         size = int(rng.choice((96, 128, 160)))
         # Long objects, such as vessels and nerves, are rare in labelled volumes.
-        most = LONGEST_STACK if size == 96 else 40
-        stack = make_stack(rng, (int(rng.integers(20, most)), size, size))
+        most = LONGEST_STACK if size == 96 else 39
+        stack = make_stack(rng, (int(rng.integers(20, most + 1)), size, size))
     else:
         stack = _real_stack(volumes[name][int(rng.integers(len(volumes[name])))], rng)
     return name, _reoriented(stack, rng)
