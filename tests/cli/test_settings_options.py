@@ -13,6 +13,7 @@ OPTIONS = {
         "--objects": (False, 800),
         "--minutes": (False, None),
         "--batch": (False, 32),
+        "--learning-rate": (False, 0.0015),
         "--real-clips": (False, 4352),
         "--synthetic-clips": (False, 1792),
         "--workers": (False, None),
