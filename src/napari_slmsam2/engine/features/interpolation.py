@@ -165,17 +165,16 @@ def _interpolate_part(
     field: Field = aligned.astype(np.float32)
     if not is_round:
         return field
-    linear, wanted = _radius_between(first, second, fraction)
-    return resized(field, (wanted / linear) ** 2 * int((field > 0).sum()))
+    return resized(field, _roundness(first, second, fraction) * int((field > 0).sum()))
 
 
-def _radius_between(first: Mask, second: Mask, fraction: float) -> tuple[float, float]:
-    """Radii of discs of equal area between two slices: of a cone, and of a round object."""
+def _roundness(first: Mask, second: Mask, fraction: float) -> float:
+    """Area of a round part between two slices over that of a cone."""
     areas = int(first.sum()), int(second.sum())
-    linear = (1.0 - fraction) * _radius(first) + fraction * _radius(second)
     way = fraction if areas[0] >= areas[1] else 1.0 - fraction
     area = max(areas) - (max(areas) - min(areas)) * (way + way**2) / 2
-    return linear, float(np.sqrt(area / np.pi))
+    of_cone = (1.0 - fraction) * _radius(first) + fraction * _radius(second)
+    return float(np.sqrt(area / np.pi) / of_cone) ** 2
 
 
 def _shrunk(mask: Mask, fraction: float) -> Field:

@@ -16,8 +16,8 @@ from napari_slmsam2.engine.compact.network import CompactNetwork
 from napari_slmsam2.training.compact.rollout import StepResult, roll_out, true_iou
 from napari_slmsam2.training.data.batch import Clips, ClipStore, make_batch
 
-CLIPS_TOGETHER = 64
-"""Clips of a batch on a device; on a CPU each core computes some of them."""
+BATCH_SIZE = 32
+"""Clips that are scored at once; each core of a CPU computes some of them."""
 
 
 def validate(network: CompactNetwork, clips: Clips, device: torch.device) -> dict[str, float]:
@@ -45,9 +45,9 @@ def validate(network: CompactNetwork, clips: Clips, device: torch.device) -> dic
         return scores
 
     scored: list[dict[str, npt.NDArray[Any]]] = []
-    for first in range(0, len(names), CLIPS_TOGETHER):
-        clips_together = range(first, min(len(names), first + CLIPS_TOGETHER))
-        scored += compute_in_parts(score, clips_together, device)
+    for first in range(0, len(names), BATCH_SIZE):
+        indices = range(first, min(len(names), first + BATCH_SIZE))
+        scored += compute_in_parts(score, indices, device)
     of = {key: np.concatenate([part[key] for part in scored]) for key in scored[0]}
     there = of["present"]
     scores = {

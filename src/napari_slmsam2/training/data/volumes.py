@@ -23,8 +23,9 @@ HELD_OUT_SHARE = 0.12
 MARGIN = 24
 """Pixels kept around an object that is rendered."""
 
-LONGEST_STACK = 90
-"""Slices of a synthetic stack of the smallest size, at most, before it is reoriented."""
+SYNTHETIC_SLICES = {96: 90, 128: 39, 160: 39}
+"""Most slices of a synthetic stack, by its rows and columns. Long objects, such as vessels and
+nerves, are rare in labelled volumes."""
 
 SAMPLING_FILE = "sampling.json"
 
@@ -180,10 +181,9 @@ def draw_stack(
     shares = np.array([weights.get(name, 1.0) for name in names])
     name = str(rng.choice(names, p=shares / shares.sum()))
     if name == "synthetic":
-        size = int(rng.choice((96, 128, 160)))
-        # Long objects, such as vessels and nerves, are rare in labelled volumes.
-        most = LONGEST_STACK if size == 96 else 39
-        stack = make_stack(rng, (int(rng.integers(20, most + 1)), size, size))
+        size = int(rng.choice(list(SYNTHETIC_SLICES)))
+        slices = int(rng.integers(20, SYNTHETIC_SLICES[size] + 1))
+        stack = make_stack(rng, (slices, size, size))
     else:
         stack = _real_stack(volumes[name][int(rng.integers(len(volumes[name])))], rng)
     return name, _reoriented(stack, rng)
