@@ -18,31 +18,6 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def cores(monkeypatch, two_threads):
-    """``cores(owner, name)``: the cores that each later call of a function may use, as a list."""
-
-    def watch(owner, name):
-        used, function = [], getattr(owner, name)
-
-        def call(*arguments, **options):
-            used.append(torch.get_num_threads())
-            return function(*arguments, **options)
-
-        monkeypatch.setattr(owner, name, call)
-        return used
-
-    return watch
-
-
-@pytest.fixture
 def network():
     torch.manual_seed(0)
     return CompactNetwork(CONFIG)
